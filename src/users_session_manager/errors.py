@@ -1,0 +1,32 @@
+"""What can go wrong, one class a reason; every one is a `SessionError`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+REJECTED: Final = "[Session Manager]: ⚠ !Session rejected! ⚠"
+
+
+class SessionError(Exception):
+    """The base of every error this library raises on its own account."""
+
+
+class SessionRejected(SessionError, LookupError):
+    """The key is unknown or its session has run out.
+
+    Its text is the npm package's, and never holds the key; `error` listeners find that in the details
+    they are given beside it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(REJECTED)
+
+
+class MissingDependency(SessionError, ImportError):
+    """An integration was imported without the package it is for.
+
+    Takes the `package` that could not be imported and the `extra` of this library that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'users-session-manager[{extra}]'", name=package)

@@ -1,0 +1,117 @@
+"""IsolatedEmitter: an event emitter whose listeners cannot break the one who emits, `async def` ones included."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from pyee import EventEmitter
+
+from .errors import SessionError
+from .log import log
+
+if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
+# Whether what runs now is a listener of `error`: its own failures must not come back to it.
+_in_error: ContextVar[bool] = ContextVar("users_session_manager_in_error", default=False)
+
+
+class IsolatedEmitter(EventEmitter):
+    """A `pyee.EventEmitter` that keeps its listeners apart.
+
+    - A listener that raises stops no other listener and does not reach the emitter. Its exception goes to the `error`
+      listeners with `{"listener": it}`; where there are none, and when an `error` listener itself fails, to the log.
+      What is no `Exception` (`KeyboardInterrupt`, gevent's timeouts) is not ours to keep, and passes.
+    - An `async def` listener is scheduled on the application's event loop: the one that runs on the emitting thread, else
+      the last one on which a listener was added or an event emitted. Without a loop its failure is a `SessionError`.
+    - As in Node, `error` without a listener raises its exception.
+
+    Threads: any thread may emit, add and remove. pyee's lock guards the listeners; it is not held while they run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heard: set[str] = set()  # events that have ever had a listener; the others cost next to nothing
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._has_async = False
+        self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
+
+    def emit(self, event: str, *args: Any, **kwargs: Any) -> bool:
+        """Call the listeners of `event` with the rest of the arguments; tell whether there were any."""
+        if self._has_async:
+            self._running_loop()
+        if event == "error":
+            token = _in_error.set(True)
+            try:
+                return super().emit(event, *args, **kwargs)
+            finally:
+                _in_error.reset(token)
+        if event in self._heard:
+            return super().emit(event, *args, **kwargs)
+        if event == "new_listener":  # pyee says so before it adds one
+            self._expect(*args)
+        return False
+
+    def _expect(self, event: str, listener: Callable[..., Any]) -> None:
+        self._heard.add(event)
+        if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(getattr(listener, "__call__", None)):
+            self._has_async = True
+            self._running_loop()
+
+    def _emit_run(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            result = f(*args, **kwargs)
+            if result is not None and inspect.iscoroutine(result):
+                self._schedule(f, result)
+        except Exception as failure:
+            self._report(f, failure, _in_error.get())
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that runs on this thread, and remember it as the application's."""
+        import asyncio  # not before there is an `async def` listener: it is larger than all of this library
+
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+        return self._loop
+
+    def _schedule(self, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> None:
+        import asyncio
+
+        in_error = _in_error.get()
+
+        def done(task: asyncio.Task[Any] | concurrent.futures.Future[Any]) -> None:
+            self._tasks.discard(task)  # type: ignore[arg-type]
+            failure = None if task.cancelled() else task.exception()
+            if isinstance(failure, Exception):
+                self._report(listener, failure, in_error)
+
+        running = self._running_loop()
+        if running is not None:
+            task = running.create_task(coroutine)
+            self._tasks.add(task)
+            task.add_done_callback(done)
+        elif self._loop is not None and not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(coroutine, self._loop).add_done_callback(done)
+        else:
+            coroutine.close()
+            raise SessionError(
+                "an async listener has no event loop to run on: "
+                "add it, or log somebody in, on the application's loop while that is running"
+            )
+
+    def _report(self, listener: Callable[..., Any], failure: Exception, in_error: bool) -> None:
+        if not in_error:
+            try:
+                self.emit("error", failure, {"listener": listener})
+                return
+            except Exception as unheard:
+                if unheard is not failure:
+                    raise
+        name = getattr(listener, "__qualname__", type(listener).__name__)
+        log.error("A listener failed: %s", name, exc_info=failure)

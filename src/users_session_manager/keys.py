@@ -1,0 +1,52 @@
+"""How a session key is made, and how it is shown without its secret.
+
+A key is `<label>_<secret>`, such as `Otter-candid-46_` and 32 hexadecimal digits. The label tells people apart
+in a log; the secret alone is what logs in.
+"""
+
+from __future__ import annotations
+
+import re
+from os import urandom
+
+# Sixty-four of each, so that six bits of a random byte pick one without bias.
+_ANIMALS = (
+    "Adder Alpaca Badger Beaver Bison Bittern Caribou Cheetah Chough Civet Condor Cormorant Coyote Crane Curlew "
+    "Dingo Dolphin Dormouse Eagle Egret Ermine Falcon Ferret Finch Gannet Gazelle Gecko Gibbon Grouse Hare Heron "
+    "Hoopoe Ibex Ibis Iguana Jackal Jackdaw Kestrel Kite Lapwing Lemur Linnet Lynx Marten Merlin Mongoose Narwhal "
+    "Newt Ocelot Osprey Otter Petrel Plover Puffin Quail Raven Robin Sable Salmon Stoat Tapir Toucan Vole Wren"
+).split()
+_MANNERS = (
+    "agile amber ample artful avid balmy blithe brave brisk calm candid chipper civil clever cosy crisp dapper "
+    "daring deft eager earnest fabled fair fleet fond frank gentle glad hardy hearty honest humble jaunty jolly "
+    "keen kind lively loyal lucid mellow merry mild modest neat nimble noble patient placid plucky polite proud "
+    "quick quiet ready serene sleek snug spry staunch sunny tidy vivid warm witty"
+).split()
+
+_KEY = re.compile(r"([A-Z][a-z]+-[a-z]+-[0-9]{2})_[0-9A-F]{32}")
+
+
+def new_key() -> str:
+    """Return a new session key, `str`, whose secret is 128 bits of the operating system's generator.
+
+    OWASP ASVS 5.0, 7.2.3: unique, from a cryptographically secure generator, at least 128 bits.
+    """
+    # One system call; no pool of random bytes is kept, since a forked child would hand out its parent's keys.
+    noise = urandom(19)
+    animal, manner = _ANIMALS[noise[0] & 63], _MANNERS[noise[1] & 63]
+    return f"{animal}-{manner}-{10 + noise[2] % 90}_{noise[3:].hex().upper()}"
+
+
+def is_key(value: object) -> bool:
+    """Tell whether `value` has the form of a session key; whether such a session exists is not looked at."""
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
+def label(key: object) -> str:
+    """Return the part of `key` that is safe to show, a `str` of one short line.
+
+    Anything that does not have the form of a key is described by its type alone: it may be somebody's password,
+    or a forged line of a log (OWASP ASVS 5.0, 16.2.5: tokens in logs only masked).
+    """
+    match = _KEY.fullmatch(key) if isinstance(key, str) else None
+    return match[1] if match else f"<{type(key).__name__}, not a key>"

@@ -1,0 +1,24 @@
+"""The project's one logger, and npm's DEBUG variable."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Final
+
+log: Final = logging.getLogger("users_session_manager")
+
+# Settings files often spell "off" out, as in DEBUG=False.
+_OFF = {"", "0", "false", "no", "off"}
+
+
+def _console_if_debug() -> None:
+    if os.environ.get("DEBUG", "").strip().lower() in _OFF:
+        return
+    console = logging.StreamHandler()
+    console.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.addHandler(console)
+    log.setLevel(logging.DEBUG)
+
+
+_console_if_debug()

@@ -1,0 +1,334 @@
+"""SessionTimer, a `threading.Timer` without a thread of its own, and the one clock thread that serves them all."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import Any, Final
+
+# The longest delay that a wait of the standard library takes, in seconds.
+LONGEST: Final = threading.TIMEOUT_MAX
+
+_NEW, _WAITING, _RUNNING, _DONE = range(4)
+
+# With fewer dead entries than this a heap is not worth rebuilding.
+_FEW = 64
+
+# How long stopping waits for a timer's function that still runs, in seconds: enough for one that is about to
+# return, little enough that one that hangs does not hold up the exit of the interpreter.
+_PATIENCE = 0.5
+
+
+class SessionTimer(threading.Timer):
+    """A `threading.Timer` that runs on the thread of its `clock`.
+
+    Takes what `threading.Timer` takes (`interval` in seconds, `function`, `args`, `kwargs`) and the `clock`. The public
+    names mean what the standard library says; there is no `ident`, and `daemon` is always true.
+
+    Threads: any thread may call any method; the clock's lock guards what they change.
+    """
+
+    # The set-up of Thread (an event, a name, an entry in the set of all threads) is left out on purpose: it costs
+    # many times what the rest of a session does.
+    __slots__ = (
+        *("interval", "function", "args", "deadline"),
+        *("_kwargs", "_clock", "_queued", "_state", "_finished", "_ended", "_name"),
+    )
+
+    def __init__(
+        self,
+        interval: float,
+        function: Callable[..., object],
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        clock: Clock,
+    ) -> None:
+        self.interval = interval
+        self.function = function
+        self.args: Iterable[Any] = () if args is None else args
+        self._kwargs = kwargs
+        self._clock = clock
+        self.deadline = inf  # in the clock's time; infinite until started and once cancelled
+        self._queued = inf  # the time of this timer's entry in the clock's heap; infinite without one
+        self._state = _NEW
+        self._finished: threading.Event | None = None
+        self._ended: threading.Event | None = None
+        self._name: str | None = None
+
+    def start(self) -> None:
+        """Begin the countdown; a second time it is a `RuntimeError`, as for any thread."""
+        with self._clock.lock:
+            if self._state != _NEW:
+                raise RuntimeError("threads can only be started once")
+            if self._finished is not None and self._finished.is_set():
+                self._end()
+            else:
+                self._clock.schedule(self, self.interval)
+
+    def cancel(self) -> None:
+        """Stop the countdown: `function` will not be called. Does nothing once it has been."""
+        with self._clock.lock:
+            if self._state == _WAITING:
+                self._clock.forget(self)
+                self._end()
+            else:
+                self.finished.set()
+
+    def is_alive(self) -> bool:
+        """Tell whether the countdown or `function` is under way."""
+        return self._state in (_WAITING, _RUNNING)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the timer has run out and `function` has returned, or `timeout` seconds; forever if `None`.
+
+        Raises `RuntimeError` before the start, and on the clock's thread, which would wait for itself.
+        """
+        with self._clock.lock:
+            if self._state == _NEW:
+                raise RuntimeError("cannot join thread before it is started")
+            if self._state == _DONE:
+                return
+            if self._clock.is_this_thread():
+                raise RuntimeError("cannot join current thread")
+            if self._ended is None:
+                self._ended = threading.Event()
+        self._ended.wait(timeout)
+
+    @property
+    def finished(self) -> threading.Event:  # type: ignore[override]  # an attribute in the standard library
+        """The event that is set once the timer was cancelled or has run."""
+        with self._clock.lock:
+            if self._finished is None:
+                self._finished = threading.Event()
+                if self._state == _DONE:
+                    self._finished.set()
+            return self._finished
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:  # type: ignore[override]
+        if self._kwargs is None:
+            self._kwargs = {}
+        return self._kwargs
+
+    @kwargs.setter
+    def kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        self._kwargs = kwargs
+
+    @property
+    def name(self) -> str:
+        return self._name or "SessionTimer"
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = str(name)
+
+    @property
+    def daemon(self) -> bool:
+        return True
+
+    @daemon.setter
+    def daemon(self, daemonic: bool) -> None:
+        if self._state != _NEW:
+            raise RuntimeError("cannot set daemon status of active thread")
+        if not daemonic:
+            raise ValueError("a SessionTimer cannot keep the interpreter from exiting: daemon is always True")
+
+    @property
+    def ident(self) -> None:
+        return None
+
+    @property
+    def native_id(self) -> None:  # type: ignore[override]
+        return None
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of {self.interval} s, {('new', 'waiting', 'running', 'done')[self._state]}>"
+
+    def _fire(self) -> None:
+        """Call `function` on this thread; what it raises goes where a thread's exceptions go."""
+        try:
+            if self._finished is None or not self._finished.is_set():
+                self.function(*self.args, **self.kwargs)
+        except SystemExit:
+            pass  # as in threading.Thread: it ends what runs here, not the process
+        except BaseException:
+            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self)))
+        finally:
+            with self._clock.lock:
+                self._end()
+
+    def _end(self) -> None:
+        self._state = _DONE
+        for event in (self._finished, self._ended):
+            if event is not None:
+                event.set()
+
+
+class Clock:
+    """The thread that runs timers out, and the lock that whoever keeps them shares.
+
+    `now` is the time in seconds that deadlines are measured in, monotonic. The thread starts with the first timer;
+    it is a daemon. After `os.fork` the child gets a thread of its own.
+
+    Threads: `schedule` and `forget` are called with `lock` held, everything else without it. `lock` guards the heap,
+    the state of every timer on it, and what the owner of the clock keeps beside it, so that a session and its timer
+    change together. It is re-entrant because a signal handler or a finalizer may log somebody out at any moment.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self.lock = threading.RLock()
+        self._wake = threading.Condition(self.lock)
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        self._wakes_at = inf  # when the thread looks again by itself; minus infinity while it is not asleep
+        self._heap: list[tuple[float, int, SessionTimer]] = []
+        self._order = itertools.count()  # timers of one deadline run out in the order of their start
+        self._dead = 0  # entries of the heap whose timer was cancelled or queued anew
+        self._firing: SessionTimer | None = None
+        _clocks.add(self)
+
+    def schedule(self, timer: SessionTimer, interval: float) -> None:
+        """Let `timer` run out `interval` seconds from now. A timer that waits already gets its new deadline."""
+        if self._thread is None and not self._stopped:
+            self._start()
+        deadline = timer.deadline = self.now() + interval
+        timer.interval = interval
+        timer._state = _WAITING
+        # A later deadline needs no entry: the one that is there will find it.
+        if deadline < timer._queued:
+            if timer._queued != inf:
+                self._dead += 1
+            timer._queued = deadline
+            heappush(self._heap, (deadline, next(self._order), timer))
+            if deadline < self._wakes_at:
+                self._wakes_at = deadline
+                self._wake.notify()
+
+    def forget(self, timer: SessionTimer) -> None:
+        """Let `timer` never run out. Does nothing if it does not wait."""
+        timer.deadline = inf
+        if timer._queued != inf:
+            timer._queued = inf
+            self._dead += 1
+            # So that what is deleted gives its memory back long before its deadline, at a constant cost a timer.
+            if self._dead > _FEW and self._dead * 2 > len(self._heap):
+                self._heap = [entry for entry in self._heap if entry[2]._queued == entry[0]]
+                heapify(self._heap)
+                self._dead = 0
+
+    def run_due(self) -> int:
+        """Run every timer out whose deadline has come, on the calling thread; return how many there were."""
+        count = 0
+        while True:
+            # One entry each time the lock is taken, so that a crowd of them keeps nobody waiting.
+            with self.lock:
+                if self._stopped or not self._heap or self._heap[0][0] > self.now():
+                    return count
+                timer = self._take_first()
+                self._firing = timer
+            if timer is not None:
+                timer._fire()
+                count += 1
+
+    def stop(self) -> None:
+        """End the thread; timers that wait will not run. Twice is harmless, and so is a call by a timer's function.
+
+        A function that is running gets half a second to return.
+        """
+        with self.lock:
+            self._stopped = True
+            thread, self._thread = self._thread, None
+            self._wake.notify()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_PATIENCE)
+
+    def is_this_thread(self) -> bool:
+        """Tell whether the caller runs on the clock's thread."""
+        return self._thread is threading.current_thread()
+
+    def _take_first(self) -> SessionTimer | None:
+        """Take the first entry off the heap; return its timer if that has run out."""
+        queued_at, order, timer = heappop(self._heap)
+        if queued_at != timer._queued:
+            self._dead -= 1
+            return None
+        if timer.deadline > self.now():
+            timer._queued = timer.deadline
+            heappush(self._heap, (timer.deadline, order, timer))
+            return None
+        timer._queued = inf
+        timer._state = _RUNNING
+        return timer
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._loop, name="users-session-manager clock", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def _loop(self) -> None:
+        while True:
+            self.run_due()
+            with self.lock:
+                if self._stopped:
+                    return
+                self._wakes_at = self._heap[0][0] if self._heap else inf
+                self._wake.wait(max(0.0, min(self._wakes_at - self.now(), LONGEST)))
+                self._wakes_at = -inf
+
+    def _revive(self) -> None:
+        """Give the child of a fork its own thread. The lock is held by the thread that forked."""
+        self._wake = threading.Condition(self.lock)  # the old one knows a thread that is not here
+        self._thread = None
+        self._wakes_at = inf
+        if self._firing is not None and self._firing._state == _RUNNING:
+            # It was under way on the parent's thread; whether it had done anything, its function finds out.
+            self._firing._queued = self._firing.deadline
+            heappush(self._heap, (self._firing.deadline, next(self._order), self._firing))
+        if self._heap and not self._stopped:
+            self._start()
+
+
+_clocks: weakref.WeakSet[Clock] = weakref.WeakSet()
+_held: list[Clock] = []
+
+
+def _before_fork() -> None:
+    clocks = list(_clocks)
+    for clock in clocks:
+        clock.lock.acquire()
+    _held[:] = clocks
+
+
+def _after_fork(in_child: bool) -> None:
+    # Emptied before the first lock is let go: then another thread may fork and fill it again.
+    clocks = list(_held)
+    _held.clear()
+    for clock in clocks:
+        if in_child:
+            clock._revive()
+        clock.lock.release()
+
+
+def _at_exit() -> None:
+    # A daemon thread that is cut off in the middle of a print can abort the interpreter.
+    for clock in list(_clocks):
+        clock.stop()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(in_child=False),
+        after_in_child=lambda: _after_fork(in_child=True),
+    )
