@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from pyee import EventEmitter
@@ -56,7 +56,15 @@ class IsolatedEmitter(EventEmitter):
             self._expect(*args)
         return False
 
+    def _revive(self) -> None:
+        """Make the emitter of a forked child usable: pyee's lock may have been held, and the loop is the parent's."""
+        self.__setstate__(self.__getstate__())
+        self._loop = None
+        self._tasks.clear()
+
     def _expect(self, event: str, listener: Callable[..., Any]) -> None:
+        import inspect  # here and not above, as asyncio below: an import of this library is to stay small
+
         self._heard.add(event)
         if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(getattr(listener, "__call__", None)):
             self._has_async = True
@@ -65,14 +73,14 @@ class IsolatedEmitter(EventEmitter):
     def _emit_run(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             result = f(*args, **kwargs)
-            if result is not None and inspect.iscoroutine(result):
+            if isinstance(result, CoroutineType):
                 self._schedule(f, result)
         except Exception as failure:
             self._report(f, failure, _in_error.get())
 
     def _running_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the loop that runs on this thread, and remember it as the application's."""
-        import asyncio  # not before there is an `async def` listener: it is larger than all of this library
+        import asyncio
 
         try:
             self._loop = asyncio.get_running_loop()
@@ -96,14 +104,17 @@ class IsolatedEmitter(EventEmitter):
             task = running.create_task(coroutine)
             self._tasks.add(task)
             task.add_done_callback(done)
-        elif self._loop is not None and not self._loop.is_closed():
+            return
+        try:
+            if self._loop is None:
+                raise RuntimeError("no event loop has been seen")
             asyncio.run_coroutine_threadsafe(coroutine, self._loop).add_done_callback(done)
-        else:
+        except RuntimeError as reason:
             coroutine.close()
             raise SessionError(
-                "an async listener has no event loop to run on: "
-                "add it, or log somebody in, on the application's loop while that is running"
-            )
+                f"an async listener cannot be run ({reason}): add it, or log somebody in, "
+                "on the application's event loop while that is running"
+            ) from reason
 
     def _report(self, listener: Callable[..., Any], failure: Exception, in_error: bool) -> None:
         if not in_error:

@@ -104,7 +104,7 @@ class SessionTimer(threading.Timer):
         self._ended.wait(timeout)
 
     @property
-    def finished(self) -> threading.Event:  # type: ignore[override]  # an attribute in the standard library
+    def finished(self) -> threading.Event:
         """The event that is set once the timer was cancelled or has run."""
         with self._clock.lock:
             if self._finished is None:
@@ -147,7 +147,7 @@ class SessionTimer(threading.Timer):
         return None
 
     @property
-    def native_id(self) -> None:  # type: ignore[override]
+    def native_id(self) -> None:
         return None
 
     def __repr__(self) -> str:

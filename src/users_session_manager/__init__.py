@@ -1,0 +1,26 @@
+# The house, from the top down; arrows between modules point down only:
+#
+#   integrations/   what a framework needs, each imported by name: they call the manager and listen
+#   manager.py      SessionManager: the npm API and the events; no time and no storage of its own
+#   events.py       the emitter that keeps listeners apart
+#   stores/         base.py says what a store must do, memory.py does it with a dict; a store owns time
+#   timers.py       SessionTimer, and the one clock thread behind all of them
+#   session.py      one record        keys.py   how a key is made and shown
+#   errors.py       what goes wrong   log.py    the one logger
+"""Who is logged in right now, and a logout the moment a session ends."""
+
+from .errors import MissingDependency, SessionError, SessionRejected
+from .manager import SessionManager
+from .session import Session
+from .stores.base import Store
+from .stores.memory import MemoryStore
+
+__all__ = [
+    "MemoryStore",
+    "MissingDependency",
+    "Session",
+    "SessionError",
+    "SessionManager",
+    "SessionRejected",
+    "Store",
+]
