@@ -26,8 +26,9 @@ class IsolatedEmitter(EventEmitter):
     - A listener that raises stops no other listener and does not reach the emitter. Its exception goes to the `error`
       listeners with `{"listener": it}`; where there are none, and when an `error` listener itself fails, to the log.
       What is no `Exception` (`KeyboardInterrupt`, gevent's timeouts) is not ours to keep, and passes.
-    - An `async def` listener is scheduled on the application's event loop: the one that runs on the emitting thread, else
-      the last one on which a listener was added or an event emitted. Without a loop its failure is a `SessionError`.
+    - An `async def` listener is scheduled on the application's event loop: the one that runs on the emitting thread,
+      else the last one on which a listener was added or an event emitted. Without a loop its failure is a
+      `SessionError`.
     - As in Node, `error` without a listener raises its exception.
 
     Threads: any thread may emit, add and remove. pyee's lock guards the listeners; it is not held while they run.
@@ -66,7 +67,7 @@ class IsolatedEmitter(EventEmitter):
         import inspect  # here and not above, as asyncio below: an import of this library is to stay small
 
         self._heard.add(event)
-        if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(getattr(listener, "__call__", None)):
+        if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(type(listener).__call__):
             self._has_async = True
             self._running_loop()
 
@@ -75,7 +76,7 @@ class IsolatedEmitter(EventEmitter):
             result = f(*args, **kwargs)
             if isinstance(result, CoroutineType):
                 self._schedule(f, result)
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001  # a listener is unknown code
             self._report(f, failure, _in_error.get())
 
     def _running_loop(self) -> asyncio.AbstractEventLoop | None:
@@ -121,7 +122,7 @@ class IsolatedEmitter(EventEmitter):
             try:
                 self.emit("error", failure, {"listener": listener})
                 return
-            except Exception as unheard:
+            except Exception as unheard:  # noqa: BLE001  # it is the same one, or it goes on
                 if unheard is not failure:
                     raise
         name = getattr(listener, "__qualname__", type(listener).__name__)

@@ -45,14 +45,16 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
     decides; a later one that names another store is a `SessionError`.
 
     A method that takes a key rejects one that is unknown or has run out, and anything that is no key at all: it emits
-    `error` with a `SessionRejected` and `{"key": key}`, and returns `False`. An `error` that nobody listens to is raised.
+    `error` with a `SessionRejected` and `{"key": key}`, and returns `False`. An `error` that nobody listens to is
+    raised.
 
     | event | when |
     |---|---|
     | `sessionCreated(key)` | after a login |
-    | `notifyClientToLogout(io, key)` | a session ran out, in `deleteAllSessions` and in `sendLogoutMessage`; only with a socket reference |
     | `sessionDeleted(key)` | a session was deleted or ran out: exactly once for each |
-    | `activeUserDeleted(key)` | with each `sessionDeleted` |
+    | `activeUserDeleted(key)` | after each `sessionDeleted` |
+    | `notifyClientToLogout(io, key)` | with a socket reference alone: before the `sessionDeleted` of a session that \
+    ran out, after it in `deleteAllSessions`, and by `sendLogoutMessage` |
     | `error(exception, details)` | a rejection; a listener that failed |
 
     Threads: any thread may call any method, listeners included, since no lock is held while they run. Listeners run on
@@ -75,7 +77,7 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
 
     @property
     def sessions(self) -> Mapping[str, Session]:
-        """The sessions by key; a `dict` in the memory store. Look, and change nothing: that is what the methods are for.
+        """The sessions by key; a `dict` in the memory store. To look at: the methods are what changes them.
 
         A session that ran out a moment ago may still stand here; `checkSessionStatus` is what decides.
         """
@@ -153,7 +155,7 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
     def deleteAllSessions(self) -> Literal[True]:
         """Log everyone out: for each session emit `sessionDeleted(key)`, then `notifyClientToLogout(io, key)`.
 
-        All of them have ended before the first event. With none there is nothing to emit, and it is `True` all the same.
+        All of them have ended before the first event. With none there is nothing to emit, and it is `True` too.
         """
         for session in self._store.clear():
             self._say("Session deleted", session.key)
@@ -190,7 +192,7 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
         It ends that session when it runs out. The `username` is for the log. Without a live session of that key the
         timer runs too, and ends nothing.
         """
-        timer = self._store.renew_timer(key, self.settings["SESSION_TIMEOUT"])
+        timer: SessionTimer = self._store.renew_timer(key, self.settings["SESSION_TIMEOUT"])
         if log.isEnabledFor(logging.DEBUG):
             log.debug("Timer of %s s started for %r: %s", timer.interval, username, label(key))
         return timer

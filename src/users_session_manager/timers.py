@@ -160,7 +160,7 @@ class SessionTimer(threading.Timer):
                 self.function(*self.args, **self.kwargs)
         except SystemExit:
             pass  # as in threading.Thread: it ends what runs here, not the process
-        except BaseException:
+        except BaseException:  # noqa: BLE001  # the clock must go on, whatever a timer's function does
             threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self)))
         finally:
             with self._clock.lock:

@@ -28,10 +28,10 @@ def attach(
     """Tell the Socket.IO clients of a session when it ends; return a callable that detaches.
 
     `io` is a `socketio.Server` in threading mode; it becomes the manager's socket reference. A client that sends
-    `session_key` with `{"session_key": key}`, or the key itself, is acknowledged with `True` and joins the room named by
-    that key if the session is alive; else it is acknowledged with `False` and gets `logout` straight away. It leaves the
-    session it belonged to before. Each client of a session gets one `logout` when it ends, however it ends, and one for
-    each `sendLogoutMessage`.
+    `session_key` with `{"session_key": key}`, or the key itself, is acknowledged with `True` and joins the room named
+    by that key if the session is alive; else it is acknowledged with `False` and gets `logout` straight away. It leaves
+    the session it belonged to before. Each client of a session gets one `logout` when it ends, however it ends, and one
+    for each `sendLogoutMessage`.
 
     `cookie` names a cookie of the handshake that holds the key, for clients that send `session_key` without one: a page
     whose key is in an HttpOnly cookie cannot read it (OWASP ASVS 5.0, 3.3.4).
