@@ -95,7 +95,7 @@ class IsolatedEmitter(EventEmitter):
         in_error = _in_error.get()
 
         def done(task: asyncio.Task[Any] | concurrent.futures.Future[Any]) -> None:
-            self._tasks.discard(task)  # type: ignore[arg-type]
+            self._tasks.discard(task)
             failure = None if task.cancelled() else task.exception()
             if isinstance(failure, Exception):
                 self._report(listener, failure, in_error)
@@ -122,7 +122,7 @@ class IsolatedEmitter(EventEmitter):
             try:
                 self.emit("error", failure, {"listener": listener})
                 return
-            except Exception as unheard:  # noqa: BLE001  # it is the same one, or it goes on
+            except Exception as unheard:  # it is the same one, or it goes on
                 if unheard is not failure:
                     raise
         name = getattr(listener, "__qualname__", type(listener).__name__)

@@ -104,7 +104,7 @@ class SessionTimer(threading.Timer):
         self._ended.wait(timeout)
 
     @property
-    def finished(self) -> threading.Event:
+    def finished(self) -> threading.Event:  # type: ignore[override]  # made when it is asked for
         """The event that is set once the timer was cancelled or has run."""
         with self._clock.lock:
             if self._finished is None:
@@ -114,7 +114,7 @@ class SessionTimer(threading.Timer):
             return self._finished
 
     @property
-    def kwargs(self) -> Mapping[str, Any]:  # type: ignore[override]
+    def kwargs(self) -> Mapping[str, Any]:
         if self._kwargs is None:
             self._kwargs = {}
         return self._kwargs
@@ -177,15 +177,17 @@ class Clock:
     """The thread that runs timers out, and the lock that whoever keeps them shares.
 
     `now` is the time in seconds that deadlines are measured in, monotonic. The thread starts with the first timer;
-    it is a daemon. After `os.fork` the child gets a thread of its own.
+    it is a daemon. After `os.fork` the child gets a thread of its own. With `thread=False` there is none: tests that turn
+    the time by hand call `run_due`.
 
     Threads: `schedule` and `forget` are called with `lock` held, everything else without it. `lock` guards the heap,
     the state of every timer on it, and what the owner of the clock keeps beside it, so that a session and its timer
     change together. It is re-entrant because a signal handler or a finalizer may log somebody out at any moment.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic, *, thread: bool = True) -> None:
         self.now = now
+        self._threaded = thread
         self.lock = threading.RLock()
         self._wake = threading.Condition(self.lock)
         self._stopped = False
@@ -199,7 +201,7 @@ class Clock:
 
     def schedule(self, timer: SessionTimer, interval: float) -> None:
         """Let `timer` run out `interval` seconds from now. A timer that waits already gets its new deadline."""
-        if self._thread is None and not self._stopped:
+        if self._thread is None:
             self._start()
         deadline = timer.deadline = self.now() + interval
         timer.interval = interval
@@ -271,6 +273,8 @@ class Clock:
         return timer
 
     def _start(self) -> None:
+        if self._stopped or not self._threaded:
+            return
         thread = threading.Thread(target=self._loop, name="users-session-manager clock", daemon=True)
         thread.start()
         self._thread = thread
@@ -294,7 +298,7 @@ class Clock:
             # It was under way on the parent's thread; whether it had done anything, its function finds out.
             self._firing._queued = self._firing.deadline
             heappush(self._heap, (self._firing.deadline, next(self._order), self._firing))
-        if self._heap and not self._stopped:
+        if self._heap:
             self._start()
 
 

@@ -25,14 +25,14 @@ class MemoryStore:
     """Keeps sessions in this process; the default. Implements `Store`.
 
     `now` is the time deadlines are measured in, seconds of a clock that never goes back; monotonic by default. Tests
-    hand in one they turn, and call `clock.run_due()`.
+    hand in one that they turn, with `thread=False`, and call `clock.run_due()` when something is to run out.
 
     Threads: any thread may call any method. The clock's lock guards `sessions` and the deadlines of their timers;
     `get` and `time_left` need no lock, since they read one entry and one deadline.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        self.clock = Clock(now)
+    def __init__(self, *, now: Callable[[], float] = time.monotonic, thread: bool = True) -> None:
+        self.clock = Clock(now, thread=thread)
         self.sessions = Sessions()
         self._now = now
         self._lock = self.clock.lock

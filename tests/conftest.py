@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from users_session_manager import MemoryStore, SessionManager, manager as manager_module
+
+
+class HandClock:
+    """Time that stands still until a test turns it, and then runs out on the test's own thread what is due."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.store = MemoryStore(now=lambda: self.seconds, thread=False)
+
+    def turn(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.store.clock.run_due()
+
+
+class Heard:
+    """The events a manager has emitted, in their order."""
+
+    def __init__(self, manager: SessionManager) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        for name in ("sessionCreated", "sessionDeleted", "activeUserDeleted", "notifyClientToLogout", "error"):
+            manager.on(name, self._listener(name))
+
+    def _listener(self, name: str) -> Any:
+        return lambda *args: self.events.append((name, *args))
+
+    def of(self, name: str) -> list[tuple[Any, ...]]:
+        return [tuple(args) for event, *args in self.events if event == name]
+
+    def names(self) -> list[str]:
+        return [event[0] for event in self.events]
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def manager(clock: HandClock) -> SessionManager:
+    """The singleton, fresh, on a clock turned by hand."""
+    return SessionManager(store=clock.store)
+
+
+@pytest.fixture
+def heard(manager: SessionManager) -> Heard:
+    return Heard(manager)
+
+
+@pytest.fixture(autouse=True)
+def fresh_singleton() -> Iterator[None]:
+    """Each test begins without a SessionManager, and leaves none behind."""
+    assert manager_module._instance is None, "a SessionManager is left over from elsewhere"
+    yield
+    if manager_module._instance is not None:
+        manager_module._instance.close()
