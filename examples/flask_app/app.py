@@ -1,0 +1,185 @@
+"""See who is logged in, live, and watch every open tab being logged out the moment a session runs out.
+
+Run it with `python examples/flask_app/app.py` and open the address it prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import socketio
+from flask import Flask, Response, abort, jsonify, render_template, request, send_file
+from socket_io_client import CDN, INTEGRITY, fetch
+from werkzeug.security import check_password_hash, generate_password_hash
+from werkzeug.serving import make_server
+
+from users_session_manager import SessionManager, SessionRejected
+from users_session_manager.integrations.socketio import attach
+
+HERE = Path(__file__).resolve().parent
+COOKIE = "session_key"
+
+# A real application has these hashes in its database, and its passwords nowhere.
+DEMO_USERS = {"luca": "lasagne", "fabio": "focaccia"}
+PASSWORD_HASHES = {name: generate_password_hash(password) for name, password in DEMO_USERS.items()}
+# What an unknown user is checked against: it takes as long as a known one, so the time tells nothing about who exists.
+NOBODY = generate_password_hash("nobody")
+
+
+def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Flask:
+    """Return the application; `client_script` is our own copy of socket.io-client, `None` for the CDN's."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = 4096
+    io = socketio.Server(async_mode="threading")
+    manager = SessionManager()
+    if not manager.setSessionTimeOut(timeout):
+        raise ValueError(f"timeout must be at least {manager.MIN_SESSION_TIMEOUT} seconds, got {timeout}")
+
+    # From here on every page that sends `session_key` hears `logout` the moment its session ends.
+    attach(manager, io, cookie=COOKIE)
+    app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
+
+    pushing = threading.Lock()  # so that no page gets an old list after a newer one
+
+    def list_for(reader: str) -> list[dict[str, Any]]:
+        rows = []
+        for key, session in list(manager.sessions.items()):
+            try:
+                left = manager.getSessionTimeLeft(key)
+            except SessionRejected:
+                continue  # it ran out while we were looking
+            # The label of a key is for showing. The whole key logs in, and is nobody's business but its owner's.
+            label = key.partition("_")[0]
+            timeout = session.timer.interval
+            row = {"username": session.username, "label": label, "left": left, "timeout": timeout, "you": key == reader}
+            rows.append(row)
+        return rows
+
+    def push_lists() -> None:
+        with pushing:
+            for key in list(manager.sessions):
+                # The room of a key holds the pages of that session and nobody else.
+                io.emit("sessions", list_for(key), to=key)
+
+    def on_created(key: str) -> None:
+        print(f"{manager.getUsernameFromSessionKey(key)} logged in, session {key.partition('_')[0]}", flush=True)
+        push_lists()
+
+    def on_deleted(key: str) -> None:
+        print(f"session {key.partition('_')[0]} has ended", flush=True)
+        push_lists()
+
+    manager.on("sessionCreated", on_created)
+    manager.on("sessionDeleted", on_deleted)
+
+    def key_of_request() -> str:
+        """Return the key of a live session. Any other is a SessionRejected, which `rejected` below answers."""
+        key = request.cookies.get(COOKIE, "")
+        manager.checkSessionStatus(key)
+        return key
+
+    @app.errorhandler(SessionRejected)
+    def rejected(_: SessionRejected) -> tuple[Response, int]:
+        return jsonify(logout=True), 401
+
+    @app.before_request
+    def refuse_forms() -> None:
+        # A form on somebody else's page can post, but it cannot post JSON.
+        if request.method == "POST" and not request.is_json:
+            abort(415)
+
+    @app.get("/")
+    def page() -> str:
+        username = manager.getUsernameFromSessionKey(request.cookies.get(COOKIE))
+        client = {"src": "/socket.io-client.js" if client_script else CDN, "integrity": INTEGRITY}
+        return render_template("page.html", username=username, demo_users=DEMO_USERS, client=client)
+
+    @app.post("/login")
+    def login() -> Any:
+        username, password = str(field("username")), str(field("password"))
+        right = check_password_hash(PASSWORD_HASHES.get(username, NOBODY), password)
+        if not right or username not in PASSWORD_HASHES:
+            return jsonify(error="That username and password do not go together."), 403
+        try:
+            manager.deleteSession(request.cookies.get(COOKIE))  # whoever used this browser before
+        except SessionRejected:
+            pass
+        key = manager.loadNewSession(username)  # calls on_created
+        response = jsonify(timeout=manager.getSessionTimeout())
+        # HttpOnly keeps the key from scripts, and Lax from the posts of other sites. Secure depends on the request because
+        # this demo is served over plain http, where not every browser would keep such a cookie; behind https it is set.
+        response.set_cookie(COOKIE, key, httponly=True, samesite="Lax", secure=request.is_secure)
+        return response
+
+    @app.get("/sessions")
+    def sessions() -> Response:
+        return jsonify(list_for(key_of_request()))  # reading never prolongs
+
+    @app.post("/still-here")
+    def still_here() -> Response:
+        manager.restartSessionTimer(key_of_request())
+        push_lists()
+        return jsonify()
+
+    @app.post("/timeout")
+    def set_timeout() -> Any:
+        key_of_request()
+        if not manager.setSessionTimeOut(field("seconds")):
+            return jsonify(error=f"It has to be a number of at least {manager.MIN_SESSION_TIMEOUT} seconds."), 400
+        return jsonify(timeout=manager.getSessionTimeout())
+
+    @app.post("/logout")
+    def logout() -> Response:
+        manager.deleteSession(key_of_request())  # calls on_deleted, and every tab of the session gets `logout`
+        return jsonify()
+
+    @app.post("/logout-everyone")
+    def logout_everyone() -> Response:
+        key_of_request()  # a real application would also ask whether this user may
+        manager.deleteAllSessions()
+        return jsonify()
+
+    @app.get("/socket.io-client.js")
+    def socket_io_client() -> Response:
+        return send_file(client_script) if client_script else abort(404)
+
+    @app.after_request
+    def harden(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = (
+            f"default-src 'none'; script-src 'self'{'' if client_script else ' ' + CDN}; style-src 'self'; img-src 'self'; "
+            "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        )
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    return app
+
+
+def field(name: str) -> Any:
+    """Return one field of the request's JSON object; what is missing is an empty text."""
+    body = request.get_json()
+    return body.get(name, "") if isinstance(body, dict) else abort(400)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=5000, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=60, help="seconds a session lasts (default: %(default)s)")
+    options = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would hide the two that matter
+    app = create_app(timeout=options.timeout, client_script=fetch(HERE / "instance"))
+    # On a port that is taken this says so and exits.
+    server = make_server("127.0.0.1", options.port, app, threaded=True)
+    print(f"Open http://127.0.0.1:{server.port}/ in a browser. Ctrl-C ends it.", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
