@@ -158,8 +158,6 @@ class SessionTimer(threading.Timer):
         try:
             if self._finished is None or not self._finished.is_set():
                 self.function(*self.args, **self.kwargs)
-        except SystemExit:
-            pass  # as in threading.Thread: it ends what runs here, not the process
         except BaseException:  # noqa: BLE001  # the clock must go on, whatever a timer's function does
             threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self)))
         finally:
@@ -209,7 +207,7 @@ class Clock:
         # A later deadline needs no entry: the one that is there will find it.
         if deadline < timer._queued:
             if timer._queued != inf:
-                self._dead += 1
+                self._bury()
             timer._queued = deadline
             heappush(self._heap, (deadline, next(self._order), timer))
             if deadline < self._wakes_at:
@@ -221,12 +219,7 @@ class Clock:
         timer.deadline = inf
         if timer._queued != inf:
             timer._queued = inf
-            self._dead += 1
-            # So that what is deleted gives its memory back long before its deadline, at a constant cost a timer.
-            if self._dead > _FEW and self._dead * 2 > len(self._heap):
-                self._heap = [entry for entry in self._heap if entry[2]._queued == entry[0]]
-                heapify(self._heap)
-                self._dead = 0
+            self._bury()
 
     def run_due(self) -> int:
         """Run every timer out whose deadline has come, on the calling thread; return how many there were."""
@@ -257,6 +250,17 @@ class Clock:
     def is_this_thread(self) -> bool:
         """Tell whether the caller runs on the clock's thread."""
         return self._thread is threading.current_thread()
+
+    def _bury(self) -> None:
+        """Count one more dead entry, and drop them all once they are the greater part.
+
+        So what is deleted gives its memory back long before its deadline, at a cost a timer that stays the same.
+        """
+        self._dead += 1
+        if self._dead > _FEW and self._dead * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2]._queued == entry[0]]
+            heapify(self._heap)
+            self._dead = 0
 
     def _take_first(self) -> SessionTimer | None:
         """Take the first entry off the heap; return its timer if that has run out."""

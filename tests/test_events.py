@@ -1,0 +1,280 @@
+"""Listeners: told exactly once, kept apart, never under a lock."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import threading
+
+import pytest
+
+from users_session_manager import MemoryStore, SessionError, SessionManager, SessionRejected
+
+EVENTS = ["sessionCreated", "sessionDeleted", "activeUserDeleted", "notifyClientToLogout"]
+
+
+def everything(manager, clock):
+    """Cause each event at least once."""
+    manager.initSocketReference(object())
+    manager.deleteSession(manager.loadNewSession("Luca"))
+    manager.loadNewSession("Fabio")
+    clock.turn(3000)
+    manager.loadNewSession("Gino")
+    manager.deleteAllSessions()
+
+
+def fails(*args: object) -> None:
+    raise ZeroDivisionError("a listener's own fault")
+
+
+class TestIsolation:
+    @pytest.mark.parametrize("event", EVENTS)
+    def test_a_listener_that_raises_stops_nobody_else(self, manager, clock, event):
+        before: list[object] = []
+        after: list[object] = []
+        errors: list[tuple[Exception, dict[str, object]]] = []
+        manager.on(event, lambda *args: before.append(args))
+        manager.on(event, fails)
+        manager.on(event, lambda *args: after.append(args))
+        manager.on("error", lambda error, details: errors.append((error, details)))
+        everything(manager, clock)
+        assert before == after
+        assert len(before) >= 2
+        assert len(errors) == len(before)
+        assert all(isinstance(error, ZeroDivisionError) and details == {"listener": fails} for error, details in errors)
+        assert manager.getLoggedUsers() == []
+
+    def test_without_an_error_listener_the_log_has_the_traceback(self, manager, caplog):
+        manager.on("sessionCreated", fails)
+        key = manager.loadNewSession("Luca")
+        assert manager.checkSessionStatus(key)
+        (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert "fails" in record.getMessage()
+        assert "a listener's own fault" in caplog.text
+
+    def test_an_error_listener_that_fails_goes_to_the_log_and_the_others_hear(self, manager, caplog):
+        heard = []
+        calls = []
+
+        def broken(error, details):
+            calls.append(error)
+            fails()
+
+        manager.on("error", broken)
+        manager.on("error", lambda error, details: heard.append(error))
+        assert manager.checkSessionStatus("unknown") is False
+        assert len(calls) == 1
+        assert isinstance(heard[0], SessionRejected)
+        assert "a listener's own fault" in caplog.text
+
+    def test_what_is_no_exception_passes_and_the_session_has_ended(self, manager):
+        def interrupted(key):
+            raise KeyboardInterrupt
+
+        key = manager.loadNewSession("Luca")
+        manager.on("sessionDeleted", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            manager.deleteSession(key)
+        assert manager.getUsernameFromSessionKey(key) is False
+
+    def test_a_listener_may_call_any_method_from_any_thread(self, manager, clock):
+        made: list[str] = []
+
+        def restless(key):
+            def elsewhere():
+                manager.checkSessionStatus(made[0])
+                manager.restartSessionTimer(made[0])
+                manager.getLoggedUsers()
+
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join(30)
+            assert not thread.is_alive(), "a lock was held while a listener ran"
+            manager.deleteSession(manager.loadNewSession("nested"))
+
+        made.append(manager.loadNewSession("first"))
+        manager.once("sessionCreated", restless)
+        manager.once("sessionDeleted", restless)
+        manager.once("error", restless)
+        manager.deleteSession(manager.loadNewSession("Luca"))
+        manager.checkSessionStatus("unknown")
+        clock.turn(2999)
+        manager.restartSessionTimer(made[0])
+        clock.turn(1)
+        assert manager.getLoggedUsers() == ["first"]
+
+    def test_once_and_removal_work_as_in_pyee(self, manager):
+        heard: list[str] = []
+        manager.once("sessionCreated", heard.append)
+        first = manager.loadNewSession("Luca")
+        manager.loadNewSession("Luca")
+        assert heard == [first]
+        manager.on("sessionCreated", heard.append)
+        manager.remove_listener("sessionCreated", heard.append)
+        manager.loadNewSession("Luca")
+        assert heard == [first]
+        assert manager.emit("sessionCreated", "x") is False
+        with pytest.raises(ValueError, match="mine"):
+            manager.emit("error", ValueError("mine"))
+
+    def test_the_application_may_emit_its_own_events(self, manager):
+        heard = []
+        assert manager.emit("lunch", 1) is False
+        manager.on("lunch", lambda *args, **kwargs: heard.append((args, kwargs)))
+        assert manager.emit("lunch", 1, at="noon") is True
+        assert heard == [((1,), {"at": "noon"})]
+
+
+class TestABlockingListener:
+    def test_rejection_stays_on_time_while_the_clock_thread_is_held_up(self):
+        seconds = [1000.0]
+        store = MemoryStore(now=lambda: seconds[0])
+        manager = SessionManager(store=store)
+        begun, go_on = threading.Event(), threading.Event()
+        ended: list[str] = []
+
+        def blocks(key):
+            if not begun.is_set():
+                assert store.clock.is_this_thread()
+                begun.set()
+                go_on.wait(30)
+            ended.append(key)
+
+        manager.on("sessionDeleted", blocks)
+        manager.setSessionTimeOut(2)
+        first = manager.loadNewSession("Luca")
+        manager.setSessionTimeOut(5)
+        others = [manager.loadNewSession(f"user {number}") for number in range(100)]
+        seconds[0] += 2
+        assert begun.wait(30)
+        assert manager.getLoggedUsers() == [f"user {number}" for number in range(100)]
+        seconds[0] += 3
+        # The clock thread is still inside the listener, and all of them are rejected already.
+        for key in others:
+            with pytest.raises(SessionRejected):
+                manager.checkSessionStatus(key)
+            with pytest.raises(SessionRejected):
+                manager.restartSessionTimer(key)
+        assert manager.getLoggedUsers() == []
+        assert ended == []
+        done = threading.Event()
+        manager.on("activeUserDeleted", lambda key: done.set() if key == others[-1] else None)
+        go_on.set()
+        assert done.wait(30)
+        assert ended == [first, *others]
+
+
+class TestAsyncListeners:
+    def test_awaited_on_the_loop_that_runs_where_the_event_is_emitted(self, manager):
+        async def application():
+            told = asyncio.Event()
+
+            async def listener(key):
+                await asyncio.sleep(0)
+                heard.append((key, asyncio.get_running_loop() is loop))
+                told.set()
+
+            loop = asyncio.get_running_loop()
+            manager.on("sessionCreated", listener)
+            heard.append(manager.loadNewSession("Luca"))
+            await asyncio.wait_for(told.wait(), 30)
+
+        heard: list[object] = []
+        asyncio.run(application())
+        assert heard == [heard[0], (heard[0], True)]
+
+    @pytest.mark.parametrize("kind", ["function", "partial", "object"])
+    def test_awaited_on_the_applications_loop_from_the_clock_thread(self, kind):
+        manager = SessionManager()
+        heard: list[object] = []
+
+        async def application():
+            loop = asyncio.get_running_loop()
+            told = asyncio.Event()
+
+            async def listener(key):
+                heard.append((key, asyncio.get_running_loop() is loop))
+                told.set()
+
+            class Listener:
+                async def __call__(self, key):
+                    await listener(key)
+
+            manager.on(
+                "sessionDeleted",
+                {"function": listener, "partial": functools.partial(listener), "object": Listener()}[kind],
+            )
+            key = await asyncio.to_thread(manager.loadNewSession, "Luca")
+            # On the real clock's thread, without waiting for a real timeout.
+            with manager._store.clock.lock:
+                manager._store.clock.schedule(manager.sessions[key].timer, 0.01)
+            await asyncio.wait_for(told.wait(), 30)
+            return key
+
+        key = asyncio.run(application())
+        assert heard == [(key, True)]
+
+    def test_added_before_the_loop_runs_it_is_found_by_a_login_on_the_loop(self, manager, clock):
+        heard: list[str] = []
+
+        @manager.on("sessionDeleted")
+        async def listener(key):
+            heard.append(key)
+
+        async def application():
+            key = manager.loadNewSession("Luca")
+            await asyncio.to_thread(clock.turn, 3000)
+            while not heard:
+                await asyncio.sleep(0)
+            return key
+
+        assert asyncio.run(application()) == heard[0]
+
+    def test_its_failure_goes_where_failures_go(self, manager, caplog):
+        async def broken(*args):
+            raise ZeroDivisionError("later")
+
+        async def application(event):
+            manager.on(event, broken)
+            if event == "error":
+                manager.checkSessionStatus("unknown")
+            else:
+                manager.loadNewSession("Luca")
+            await asyncio.sleep(0.01)
+
+        errors = []
+        manager.once("error", lambda error, details: errors.append((error, details)))
+        asyncio.run(application("sessionCreated"))
+        assert [type(error) for error, _ in errors] == [ZeroDivisionError]
+        assert errors[0][1] == {"listener": broken}
+        assert "later" not in caplog.text
+        asyncio.run(application("error"))
+        assert caplog.text.count("ZeroDivisionError: later") == 1
+
+    def test_without_a_loop_it_is_a_clear_error(self, manager, clock):
+        errors = []
+        manager.on("error", lambda error, details: errors.append((error, details)))
+
+        @manager.on("sessionCreated")
+        async def listener(key):
+            raise AssertionError("there is no loop to run on")
+
+        manager.loadNewSession("Luca")
+        ((error, details),) = errors
+        assert isinstance(error, SessionError)
+        assert "no event loop" in str(error)
+        assert details == {"listener": listener}
+
+    def test_a_loop_that_has_closed_is_a_clear_error(self, manager, caplog):
+        async def application():
+            manager.loadNewSession("Luca")
+
+        @manager.on("sessionDeleted")
+        async def listener(key):
+            raise AssertionError("the loop has closed")
+
+        asyncio.run(application())
+        assert manager.deleteAllSessions() is True
+        assert "closed" in caplog.text
+        assert "event loop" in caplog.text

@@ -1,0 +1,265 @@
+"""A SessionTimer is a threading.Timer in all but its thread."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from users_session_manager.timers import Clock, SessionTimer
+
+
+@pytest.fixture(params=["threading.Timer", "SessionTimer"])
+def make(request):
+    """Makes timers of both kinds, so that each promise is seen to hold for the standard library's too."""
+    clock = Clock()
+
+    def make_one(interval: float, function: Any, *args: Any, **kwargs: Any) -> threading.Timer:
+        if request.param == "SessionTimer":
+            return SessionTimer(interval, function, *args, clock=clock, **kwargs)
+        timer = threading.Timer(interval, function, *args, **kwargs)
+        timer.daemon = True
+        return timer
+
+    yield make_one
+    clock.stop()
+
+
+class TestLikeTheStandardLibrary:
+    def test_it_calls_its_function_with_its_arguments(self, make):
+        called = []
+        timer = make(0.01, lambda *args, **kwargs: called.append((args, kwargs)), [1, 2], {"three": 3})
+        assert not timer.is_alive()
+        assert not timer.finished.is_set()
+        timer.start()
+        timer.join(30)
+        assert called == [((1, 2), {"three": 3})]
+        assert timer.finished.is_set()
+        assert not timer.is_alive()
+        timer.join()
+
+    def test_its_attributes(self, make):
+        function = list.append
+        timer = make(5, function)
+        assert isinstance(timer, threading.Timer)
+        assert (timer.interval, timer.function, list(timer.args), timer.kwargs) == (5, function, [], {})
+        assert timer.daemon is True
+        assert timer.ident is None
+        assert timer.native_id is None
+        assert isinstance(timer.name, str)
+        timer.name = "mine"
+        assert timer.name == "mine"
+        timer.kwargs = {"a": 1}
+        assert timer.kwargs == {"a": 1}
+
+    def test_cancelled_it_calls_nothing(self, make):
+        timer = make(3600, pytest.fail)
+        timer.start()
+        assert timer.is_alive()
+        timer.cancel()
+        assert timer.finished.is_set()
+        timer.join(30)
+        assert not timer.is_alive()
+
+    def test_cancelled_before_its_start_it_ends_at_once(self, make):
+        timer = make(0, pytest.fail)
+        timer.cancel()
+        timer.start()
+        timer.join(30)
+        assert not timer.is_alive()
+
+    def test_finished_set_by_hand_is_a_cancel(self, make):
+        timer = make(0.05, pytest.fail)
+        timer.start()
+        timer.finished.set()
+        timer.join(30)
+        assert not timer.is_alive()
+
+    def test_cancelled_while_its_function_runs_it_is_alive_until_that_returns(self, make):
+        begun, go_on = threading.Event(), threading.Event()
+
+        def function():
+            begun.set()
+            go_on.wait(30)
+
+        timer = make(0, function)
+        timer.start()
+        assert begun.wait(30)
+        timer.cancel()
+        assert timer.is_alive()
+        timer.join(0.01)
+        assert timer.is_alive()
+        go_on.set()
+        timer.join(30)
+        assert not timer.is_alive()
+
+    def test_it_starts_once(self, make):
+        timer = make(3600, list)
+        timer.start()
+        with pytest.raises(RuntimeError, match="once"):
+            timer.start()
+        timer.cancel()
+        timer.join(30)
+        with pytest.raises(RuntimeError, match="once"):
+            timer.start()
+
+    def test_it_cannot_be_joined_before_its_start(self, make):
+        with pytest.raises(RuntimeError, match="before it is started"):
+            make(1, list).join()
+
+    def test_it_cannot_be_joined_by_its_own_function(self, make):
+        failures = []
+
+        def function():
+            try:
+                timer.join()
+            except RuntimeError as failure:
+                failures.append(str(failure))
+
+        timer = make(0, function)
+        timer.start()
+        timer.join(30)
+        assert failures == ["cannot join current thread"]
+
+    def test_daemon_is_settled_by_the_start(self, make):
+        timer = make(3600, list)
+        timer.daemon = True
+        timer.start()
+        with pytest.raises(RuntimeError, match="active"):
+            timer.daemon = True
+        timer.cancel()
+
+    def test_what_its_function_raises_goes_to_the_excepthook(self, make, monkeypatch):
+        hooked = []
+        monkeypatch.setattr(threading, "excepthook", hooked.append)
+        timer = make(0, lambda: 1 / 0)
+        timer.start()
+        timer.join(30)
+        (failure,) = hooked
+        assert failure.exc_type is ZeroDivisionError
+        assert failure.thread is timer
+
+    def test_a_system_exit_ends_nothing_else_and_says_nothing(self, make, capsys, monkeypatch):
+        monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+
+        def leave():
+            raise SystemExit(1)
+
+        timer = make(0, leave)
+        timer.start()
+        timer.join(30)
+        assert capsys.readouterr().err == ""
+
+    def test_its_repr_tells_how_it_is(self, make):
+        timer = make(3600, list, ["Otter-candid-46_00000000000000000000000000000000"])
+        assert "0000000000" not in repr(timer)
+        timer.start()
+        assert "0000000000" not in repr(timer)
+        timer.cancel()
+
+
+def test_a_timer_that_would_keep_the_interpreter_alive_is_refused():
+    timer = SessionTimer(1, list, clock=Clock(thread=False))
+    with pytest.raises(ValueError, match="daemon is always True"):
+        timer.daemon = False
+
+
+class TestClock:
+    def test_timers_run_out_in_the_order_of_their_deadlines_then_of_their_start(self):
+        seconds = [0.0]
+        clock = Clock(lambda: seconds[0], thread=False)
+        order: list[int] = []
+        for number, interval in enumerate([3, 1, 2, 1]):
+            SessionTimer(interval, order.append, [number], clock=clock).start()
+        assert clock.run_due() == 0
+        seconds[0] = 2
+        assert clock.run_due() == 3
+        assert order == [1, 3, 2]
+        seconds[0] = 3
+        assert clock.run_due() == 1
+
+    def test_a_deadline_that_comes_nearer_is_kept(self):
+        seconds = [0.0]
+        clock = Clock(lambda: seconds[0], thread=False)
+        ran: list[str] = []
+        timer = SessionTimer(100, ran.append, ["once"], clock=clock)
+        timer.start()
+        with clock.lock:
+            clock.schedule(timer, 5)
+        seconds[0] = 5
+        assert clock.run_due() == 1
+        seconds[0] = 100
+        assert clock.run_due() == 0
+        assert ran == ["once"]
+
+    def test_its_thread_wakes_for_a_nearer_deadline(self):
+        clock = Clock()
+        SessionTimer(3600, pytest.fail, clock=clock).start()
+        ran = threading.Event()
+        SessionTimer(0.01, ran.set, clock=clock).start()
+        assert ran.wait(30)
+        clock.stop()
+
+    def test_deleted_timers_leave_the_heap_long_before_their_deadlines(self):
+        clock = Clock(thread=False)
+        timers = [SessionTimer(3000, list, clock=clock) for _ in range(10_000)]
+        for timer in timers:
+            timer.start()
+        for timer in timers[:9_900]:
+            timer.cancel()
+        assert len(clock._heap) < 300
+
+    def test_restarts_do_not_make_the_heap_grow(self):
+        clock = Clock(thread=False)
+        timer = SessionTimer(3000, list, clock=clock)
+        timer.start()
+        with clock.lock:
+            for _ in range(10_000):
+                clock.schedule(timer, 3000)
+            for interval in range(3000, 2000, -1):
+                clock.schedule(timer, interval)
+        assert len(clock._heap) < 300
+
+    def test_stopped_it_runs_nothing_and_twice_is_harmless(self):
+        clock = Clock()
+        SessionTimer(0.05, pytest.fail, clock=clock).start()
+        clock.stop()
+        clock.stop()
+        assert clock.run_due() == 0
+        SessionTimer(0, pytest.fail, clock=clock).start()
+        assert not any(thread.name == "users-session-manager clock" for thread in threading.enumerate())
+
+    def test_a_timer_may_stop_it(self):
+        clock = Clock()
+        timer = SessionTimer(0, clock.stop, clock=clock)
+        timer.start()
+        timer.join(30)
+        assert not timer.is_alive()
+
+    def test_a_function_that_hangs_does_not_hold_up_the_stop_for_ever(self):
+        clock = Clock()
+        begun, go_on = threading.Event(), threading.Event()
+        timer = SessionTimer(0, lambda: (begun.set(), go_on.wait(30)), clock=clock)
+        timer.start()
+        assert begun.wait(30)
+        clock.stop()
+        assert timer.is_alive()
+        go_on.set()
+        timer.join(30)
+
+    def test_when_no_thread_can_be_started_nothing_is_half_done(self, monkeypatch):
+        clock = Clock()
+
+        def no_more(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        timer = SessionTimer(1, list, clock=clock)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more)
+            with pytest.raises(RuntimeError, match="new thread"):
+                timer.start()
+        assert not timer.is_alive()
+        timer.start()
+        assert timer.is_alive()
+        clock.stop()
