@@ -96,7 +96,8 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
     def page() -> str:
         username = manager.getUsernameFromSessionKey(request.cookies.get(COOKIE))
         client = {"src": "/socket.io-client.js" if client_script else CDN, "integrity": INTEGRITY}
-        return render_template("page.html", username=username, demo_users=DEMO_USERS, client=client)
+        seconds = manager.getSessionTimeout()
+        return render_template("page.html", username=username, demo_users=DEMO_USERS, client=client, timeout=seconds)
 
     @app.post("/login")
     def login() -> Any:
@@ -110,8 +111,8 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
             pass
         key = manager.loadNewSession(username)  # calls on_created
         response = jsonify(timeout=manager.getSessionTimeout())
-        # HttpOnly keeps the key from scripts, and Lax from the posts of other sites. Secure depends on the request because
-        # this demo is served over plain http, where not every browser would keep such a cookie; behind https it is set.
+        # HttpOnly keeps the key from scripts, Lax keeps it from the posts of other sites. Secure waits for https: this
+        # demo is served over plain http, where not every browser would keep such a cookie.
         response.set_cookie(COOKIE, key, httponly=True, samesite="Lax", secure=request.is_secure)
         return response
 
@@ -123,7 +124,7 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
     def still_here() -> Response:
         manager.restartSessionTimer(key_of_request())
         push_lists()
-        return jsonify()
+        return jsonify({})
 
     @app.post("/timeout")
     def set_timeout() -> Any:
@@ -135,13 +136,13 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
     @app.post("/logout")
     def logout() -> Response:
         manager.deleteSession(key_of_request())  # calls on_deleted, and every tab of the session gets `logout`
-        return jsonify()
+        return jsonify({})
 
     @app.post("/logout-everyone")
     def logout_everyone() -> Response:
         key_of_request()  # a real application would also ask whether this user may
         manager.deleteAllSessions()
-        return jsonify()
+        return jsonify({})
 
     @app.get("/socket.io-client.js")
     def socket_io_client() -> Response:
@@ -150,8 +151,8 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
     @app.after_request
     def harden(response: Response) -> Response:
         response.headers["Content-Security-Policy"] = (
-            f"default-src 'none'; script-src 'self'{'' if client_script else ' ' + CDN}; style-src 'self'; img-src 'self'; "
-            "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+            f"default-src 'none'; script-src 'self'{'' if client_script else ' ' + CDN}; style-src 'self'; "
+            "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         )
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"

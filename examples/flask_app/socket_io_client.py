@@ -32,4 +32,5 @@ def fetch(folder: Path) -> Path | None:
 def _is_genuine(script: Path) -> bool:
     if not script.is_file():
         return False
-    return INTEGRITY == "sha384-" + base64.b64encode(hashlib.sha384(script.read_bytes()).digest()).decode()
+    digest = hashlib.sha384(script.read_bytes()).digest()
+    return f"sha384-{base64.b64encode(digest).decode()}" == INTEGRITY

@@ -158,6 +158,7 @@ el("login-form").addEventListener("submit", async (event) => {
     password.focus();
     return;
   }
+  el("seconds").value = answer.timeout;
   enter();
   el("still-here").focus();
 });
@@ -172,9 +173,14 @@ el("timeout-form").addEventListener("submit", async (event) => {
   el("seconds").setAttribute("aria-invalid", String(Boolean(answer.error)));
 });
 
-el("still-here").addEventListener("click", () => call("/still-here", {}));
-el("logout").addEventListener("click", () => call("/logout", {}));
-el("logout-everyone").addEventListener("click", () => call("/logout-everyone", {}));
+async function act(path) {
+  // What came of it is pushed; a page that is not connected has to ask.
+  if ((await call(path, {})) && !socket?.connected) refresh();
+}
+
+el("still-here").addEventListener("click", () => act("/still-here"));
+el("logout").addEventListener("click", () => act("/logout"));
+el("logout-everyone").addEventListener("click", () => act("/logout-everyone"));
 // The server decides what comes next: another tab may have logged in again meanwhile.
 el("again").addEventListener("click", () => location.assign("/"));
 

@@ -1,0 +1,233 @@
+"""The Flask example as a real process on loopback, and Chromium in front of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "flask_app"
+PATIENCE = 30  # seconds; how long a test waits for what it expects, which a busy machine may need
+
+# Without the last four, Chromium calls home at every start.
+SWITCHES = "--disable-gpu --no-first-run --disable-quic --disable-background-networking --disable-component-update "
+SWITCHES += "--disable-sync"
+
+# Chromium reports every answer of 400 and above as an error of the page; these are what the example is meant to say.
+EXPECTED = re.compile(r"the server responded with a status of 40[013] ")
+OFFLINE = re.compile(r"net::ERR_|WebSocket connection to .* failed")
+
+
+class Example:
+    """The example as its users start it: a process that prints the address to open."""
+
+    def __init__(self, *options: str) -> None:
+        command = [sys.executable, str(EXAMPLE / "app.py"), "--port", "0", *options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.output = ""
+        self.url = self.wait_for_output(r"http://127\.0\.0\.1:\d+/")
+
+    def wait_for_output(self, pattern: str) -> str:
+        """Return what in the output matches `pattern`, as soon as it is there."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + 2 * PATIENCE
+        while not (found := re.search(pattern, self.output)):
+            left = deadline - time.monotonic()
+            readable = left > 0 and select.select([self._process.stdout], [], [], left)[0]
+            more = os.read(self._process.stdout.fileno(), 65536) if readable else b""
+            assert more, f"the example never printed {pattern!r}, but:\n{self.output}"
+            self.output += more.decode()
+        return found[0]
+
+    def stop(self) -> str:
+        """End the process; return everything it printed."""
+        self._process.terminate()
+        self.output += self._process.communicate(timeout=PATIENCE)[0].decode()
+        return self.output
+
+
+class Cable:
+    """A TCP connection to the example that can be cut: what was open breaks, what is tried is refused.
+
+    Playwright's own offline mode is a setting of the browser; here nothing but the network tells either side.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._target = ("127.0.0.1", urlsplit(url).port)
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._whole = True
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self._threads = [threading.Thread(target=self._accept, name="cable", daemon=True)]
+        self._threads[0].start()
+
+    def cut(self) -> None:
+        with self._lock:
+            self._whole = False
+            for end in self._open:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._whole = True
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        for end in [*self._open, self._listener]:
+            end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near = self._listener.accept()[0]
+            except OSError:
+                return
+            with self._lock:
+                if not self._whole:
+                    near.close()
+                    continue
+                far = socket.create_connection(self._target)
+                self._open += [near, far]
+            for pair in ((near, far), (far, near)):
+                self._threads.append(threading.Thread(target=self._carry, args=pair, name="cable", daemon=True))
+                self._threads[-1].start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def start_example() -> Iterator[Callable[..., Example]]:
+    """Starts the example with more options; it ends with the test."""
+    started: list[Example] = []
+
+    def start(*options: str) -> Example:
+        started.append(Example(*options))
+        return started[-1]
+
+    yield start
+    for example in started:
+        output = example.stop()
+        assert "Traceback" not in output, output
+
+
+@pytest.fixture
+def example(start_example: Callable[..., Example]) -> Example:
+    """The example, with sessions that outlast every test."""
+    return start_example("--timeout", "600")
+
+
+@pytest.fixture
+def cable(example: Example) -> Iterator[Cable]:
+    cable = Cable(example.url)
+    yield cable
+    cable.close()
+
+
+@pytest.fixture(scope="module")  # not longer: while Playwright runs, its event loop is in the way of other tests
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        _missing("no Chromium on the PATH: apt-get install chromium")
+    try:
+        from playwright.sync_api import expect, sync_playwright
+    except ImportError:
+        _missing("no Playwright: pip install playwright")
+    expect.set_options(timeout=PATIENCE * 1000)
+    # Chromium's sandbox refuses to run as root, as which containers do everything.
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*SWITCHES.split(), *root])
+        yield browser
+        browser.close()
+
+
+def _missing(reason: str) -> Any:
+    # Where everything is meant to be tested, a test that cannot run is one that failed.
+    return pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
+@pytest.fixture
+def expect(browser: Browser) -> Any:
+    from playwright.sync_api import expect
+
+    return expect
+
+
+class Person:
+    """Somebody with a browser of their own."""
+
+    def __init__(self, context: BrowserContext, url: str, complaints: list[str]) -> None:
+        self.context = context
+        self.url = url
+        self._complaints = complaints
+
+    def open_tab(self) -> Page:
+        page = self.context.new_page()
+        page.on("console", lambda message: self._complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda failure: self._complaints.append(str(failure)))
+        page.goto(self.url)
+        page.evaluate("window.neverReloaded = true")
+        return page
+
+    def log_in(self, username: str, password: str) -> Page:
+        page = self.open_tab()
+        page.get_by_label("Username").fill(username)
+        page.get_by_label("Password").fill(password)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_text("this is you").wait_for()
+        page.get_by_text("Connected", exact=True).wait_for()
+        return page
+
+
+@pytest.fixture
+def new_person(browser: Browser, example: Example) -> Iterator[Callable[..., Person]]:
+    """Gives people browsers without any cookies; what their pages complain of fails the test."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def new_person(*, url: str = example.url, **options: Any) -> Person:
+        contexts.append(browser.new_context(**options))
+        contexts[-1].set_default_timeout(PATIENCE * 1000)
+        return Person(contexts[-1], url, complaints)
+
+    yield new_person
+    for context in contexts:
+        context.close()
+    assert [text for text in complaints if not EXPECTED.search(text) and not OFFLINE.search(text)] == []
+
+
+@pytest.fixture
+def luca(new_person: Callable[..., Person]) -> Page:
+    """A page in which luca is logged in."""
+    return new_person().log_in("luca", "lasagne")
+
+
+@pytest.fixture
+def fabio(new_person: Callable[..., Person]) -> Page:
+    """A page of another browser in which fabio is logged in."""
+    return new_person().log_in("fabio", "focaccia")
