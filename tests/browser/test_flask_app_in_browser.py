@@ -89,10 +89,10 @@ def test_a_tab_that_was_cut_off_while_its_session_ended_learns_it_when_it_comes_
 ):
     page = new_person(url=cable.url).log_in("luca", "lasagne")
     cable.cut()
-    expect(page.get_by_text("Offline, trying again")).to_be_visible()
+    expect(page.get_by_text("Offline, retrying")).to_be_visible()
     button(fabio, "Log everyone out").click()
     assert_logged_out(expect, fabio)
-    expect(page.get_by_text("Offline, trying again")).to_be_visible()
+    expect(page.get_by_text("Offline, retrying")).to_be_visible()
     cable.mend()
     assert_logged_out(expect, page)
 
@@ -100,7 +100,7 @@ def test_a_tab_that_was_cut_off_while_its_session_ended_learns_it_when_it_comes_
 def test_a_tab_that_was_cut_off_while_its_session_lived_goes_on(new_person, cable, fabio, expect):
     page = new_person(url=cable.url).log_in("luca", "lasagne")
     cable.cut()
-    expect(page.get_by_text("Offline, trying again")).to_be_visible()
+    expect(page.get_by_text("Offline, retrying")).to_be_visible()
     button(fabio, "Log out").click()
     assert_logged_out(expect, fabio)
     cable.mend()
@@ -111,7 +111,7 @@ def test_a_tab_that_was_cut_off_while_its_session_lived_goes_on(new_person, cabl
 
 def test_a_browser_that_was_offline_learns_it_too(luca, fabio, expect):
     luca.context.set_offline(True)
-    expect(luca.get_by_text("Offline, trying again")).to_be_visible()
+    expect(luca.get_by_text("Offline, retrying")).to_be_visible()
     button(fabio, "Log everyone out").click()
     assert_logged_out(expect, fabio)
     luca.context.set_offline(False)
@@ -318,21 +318,22 @@ def test_nothing_sticks_out_on_a_phone(new_person, fabio, expect, width):
 SIDE_BY_SIDE = """<style>
 body {{ margin: 0; padding: 28px; display: flex; gap: 28px; background: #d9dfd9 }}
 img {{ border-radius: 12px; box-shadow: 0 6px 24px #0003 }}
-</style><img width=760 src="data:image/png;base64,{}"><img width=340 src="data:image/png;base64,{}">"""
+</style><img width=760 src="data:image/png;base64,{}"><img width=375 src="data:image/png;base64,{}">"""
 
 
 def test_the_picture_of_the_readme_shows_the_example(
     browser: Browser, new_person: Callable[..., Any], start_example: Callable[..., Any], tmp_path: Path, expect: Any
 ):
-    url = start_example("--timeout", "60").url
-    wide = new_person(url=url, viewport={"width": 760, "height": 700}, reduced_motion="reduce").log_in(
-        "luca", "lasagne"
-    )
-    phone = new_person(url=url, viewport={"width": 340, "height": 700}, reduced_motion="reduce", color_scheme="dark")
-    phone = phone.log_in("fabio", "focaccia")
+    url = start_example("--timeout", "45").url
+    still = {"url": url, "reduced_motion": "reduce"}
+    wide = new_person(viewport={"width": 760, "height": 790}, **still).log_in("luca", "lasagne")
+    wide.get_by_label("Timeout in seconds").fill("90")
+    button(wide, "Set").click()
+    expect(wide.get_by_text("Set to 90 seconds.")).to_be_visible()
+    phone = new_person(viewport={"width": 375, "height": 790}, color_scheme="dark", **still).log_in("fabio", "focaccia")
     expect(session_row(wide, "fabio")).to_be_visible()
     shots = [base64.b64encode(page.screenshot()).decode() for page in (wide, phone)]
-    frame = browser.new_page(viewport={"width": 1184, "height": 756})
+    frame = browser.new_page(viewport={"width": 1219, "height": 846})
     frame.set_content(SIDE_BY_SIDE.format(*shots))
     path = DOCS / "flask_app.png" if os.environ.get("UPDATE_PICTURE") else tmp_path / "flask_app.png"
     path.parent.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 // The session key is in an HttpOnly cookie: this script never sees it, and has no need to.
 
 const el = (id) => document.getElementById(id);
+const UNREACHABLE = "The server did not answer. Try again when you are connected.";
 const SOON = 10; // seconds before the end at which the page asks for attention
 
 let socket = null;
@@ -31,8 +32,8 @@ function enter() {
       refresh();
     });
   });
-  socket.on("disconnect", () => connection("offline", "Offline, trying again"));
-  socket.on("connect_error", () => connection("offline", "Offline, trying again"));
+  socket.on("disconnect", () => connection("offline", "Offline, retrying"));
+  socket.on("connect_error", () => connection("offline", "Offline, retrying"));
   socket.on("logout", leave);
   socket.on("sessions", (list) => {
     pushes += 1;
@@ -69,10 +70,10 @@ async function call(path, body) {
     response = await fetch(path, body && post);
     answer = await response.json();
   } catch {
-    el("notice").textContent = "The server did not answer. Try again when you are connected.";
+    el("notice").textContent = UNREACHABLE;
     return null;
   }
-  el("notice").textContent = "";
+  if (el("notice").textContent === UNREACHABLE) el("notice").textContent = "";
   if (answer.logout) {
     leave();
     return null;
