@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -296,6 +297,21 @@ def test_a_screen_reader_is_told_of_the_logout_at_once(luca, fabio, expect):
     expect(alarm).to_have_text("")
     button(fabio, "Log everyone out").click()
     expect(alarm).to_have_text("You are logged out.")
+
+
+def test_the_page_warns_before_the_end_and_no_more_once_the_countdown_begins_again(new_person, expect):
+    person = new_person()
+    person.context.clock.install()
+    page = person.log_in("luca", "lasagne")
+    warning = page.get_by_text("You will be logged out in a few seconds.")
+    expect(warning).not_to_be_visible()
+    person.context.clock.set_system_time(time.time() + 592)  # the page's clock alone: the session has long to go
+    expect(warning).to_be_in_viewport()
+    button(page, "Set").click()
+    expect(page.get_by_text("Set to 600 seconds.")).to_be_visible()
+    expect(warning).to_be_visible()
+    button(page, "I’m still here").click()
+    expect(warning).not_to_be_visible()
 
 
 @pytest.mark.parametrize("width", [320, 375])
