@@ -1,0 +1,151 @@
+"""The documents: their Python blocks run, their links resolve, their commands can be pasted, `api.md` is up to date.
+
+`UPDATE_DOCS=1 python -m pytest tests/test_documents.py` writes `docs/api.md` anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+import users_session_manager
+from users_session_manager import SessionManager
+
+pytest.importorskip("socketio", reason="the documents show the Socket.IO hook, and python-socketio is not installed")
+from users_session_manager.integrations import socketio as socketio_hook
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+API = ROOT / "docs" / "api.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+FENCED = re.compile(r"^ *```(.*)\n(?:.*\n)*?^ *```$", re.MULTILINE)
+COMMAND = re.compile(r"^<!-- command: (\w+) -->\n```bash\n(.+)\n```$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+
+
+@every_document
+def test_python_blocks_run(path: Path) -> None:
+    """In one namespace, from top to bottom; a failure is shown with the document's own line."""
+    pytest.importorskip("flask")
+    pytest.importorskip("django")
+    document = Sybil([PythonCodeBlockParser(), SkipParser()]).parse(path)
+    document.namespace["__name__"] = "__main__"
+    for example in document:
+        example.evaluate()
+
+
+@every_document
+def test_every_block_names_its_language(path: Path) -> None:
+    assert all(FENCED.findall(path.read_text()))
+
+
+@every_document
+def test_links_resolve(path: Path) -> None:
+    for link in LINK.findall(FENCED.sub("", path.read_text())):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.is_file(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def test_readme_commands_are_one_line_each() -> None:
+    commands = dict(COMMAND.findall(README.read_text()))
+    assert list(commands) == ["example", "tests"]
+    assert len(re.findall("```bash", README.read_text())) == 2 + 1  # and how to install the package
+    for file in re.findall(r"\S+/\S+\.(?:txt|py)", " ".join(commands.values())):
+        assert (ROOT / file).is_file(), file
+
+
+def test_readme_has_every_public_method() -> None:
+    text = README.read_text()
+    assert [name for name, _ in _members(SessionManager) if f"`{name}" not in text] == []
+
+
+def test_api_is_what_the_docstrings_say() -> None:
+    if os.environ.get("UPDATE_DOCS"):
+        API.write_text(_api())
+    assert API.read_text() == _api(), "out of date: UPDATE_DOCS=1 python -m pytest tests/test_documents.py"
+
+
+def _anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+class _Plain:
+    """An annotation or a default that shows as the source has it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _signature(function: Any) -> str:
+    signature = inspect.signature(function)
+    parameters = []
+    for parameter in signature.parameters.values():
+        if parameter.name != "self":
+            value = parameter.default
+            shown = _Plain(f"{value.__module__}.{value.__name__}") if inspect.isbuiltin(value) else value
+            parameters.append(parameter.replace(annotation=_Plain(parameter.annotation), default=shown))
+    # None is what a constructor and a procedure return; it says nothing.
+    returns = signature.empty if signature.return_annotation == "None" else _Plain(signature.return_annotation)
+    return str(signature.replace(parameters=parameters, return_annotation=returns))
+
+
+def _members(cls: type) -> Iterator[tuple[str, Any]]:
+    """The public methods and properties of a class that say what they are for, in the order of its source."""
+    for name, member in vars(cls).items():
+        is_ours = not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+        if is_ours and inspect.getdoc(member):
+            yield name, member
+
+
+def _text(thing: Any) -> str:
+    return re.sub(r"(?<=\S) {2,}", " ", inspect.getdoc(thing) or "")  # a line of a table that the source continues
+
+
+def _render(name: str, thing: Any) -> Iterator[str]:
+    if not inspect.isclass(thing):
+        yield f"## `{name}{_signature(thing)}`"
+        yield _text(thing)
+        return
+    made_by_hand = "__init__" in vars(thing) and Protocol not in thing.__bases__
+    yield f"## `{name}{_signature(thing.__init__) if made_by_hand else ''}`"
+    yield _text(thing)
+    members = list(_members(thing))
+    for index, (title, member) in enumerate(members):
+        if any(member is earlier for _, earlier in members[:index]):
+            continue
+        yield f"### `{title}{'' if isinstance(member, property) else _signature(member)}`"
+        yield _text(member)
+        also = [f"`{other}`" for other, same in members[index + 1 :] if same is member]
+        if also:
+            yield f"Also called {', '.join(also)}."
+
+
+def _api() -> str:
+    things = {name: getattr(users_session_manager, name) for name in ["SessionManager", "Session"]}
+    things |= {name: getattr(users_session_manager, name) for name in users_session_manager.__all__}
+    parts = ["# API", "This page is made from the docstrings. The [guide](guide.md) says how it goes together."]
+    parts.append("Everything here but `attach` is imported from `users_session_manager`.")
+    for name, thing in things.items():
+        parts += _render(name, thing)
+    parts += _render("attach", socketio_hook.attach)
+    parts.append("`attach` is imported from `users_session_manager.integrations.socketio`.")
+    return "\n\n".join(parts) + "\n"
