@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from users_session_manager import MemoryStore, SessionManager, manager as manager_module
+from users_session_manager import MemoryStore, SessionManager
+from users_session_manager import manager as manager_module
 
 
 class HandClock:

@@ -158,7 +158,7 @@ class TestExit:
             "manager.on('sessionDeleted', lambda key: time.sleep(3600)); runs_out(0, 'blocks'); time.sleep(0.1)",
             "import atexit; atexit.register(manager.deleteAllSessions)",
             "import atexit; atexit.register(lambda: manager.loadNewSession('late'))",
-            "manager.on('sessionDeleted', lambda key: sys.stdout.write(''))\nfor _ in range(20000): runs_out(0.05, 'x')",
+            "manager.on('sessionDeleted', lambda key: print(end=''))\nfor _ in range(20000): runs_out(0.05, 'x')",
         ],
         ids=["live sessions", "closed", "a listener that hangs", "delete at exit", "login at exit", "a burst"],
     )

@@ -40,7 +40,16 @@ def test_a_label_has_no_part_of_the_secret():
 
 @pytest.mark.parametrize(
     "value",
-    ["hunter2", "hunter2_pass", "Otter-candid-46_short", "forged\nline", new_key() + "\n", "x" * 10**6, b"hunter2", None],
+    [
+        "hunter2",
+        "hunter2_pass",
+        "Otter-candid-46_short",
+        "forged\nline",
+        new_key() + "\n",
+        "x" * 10**6,
+        b"hunter2",
+        None,
+    ],
     ids=lambda value: repr(value)[:20],
 )
 def test_what_is_no_key_is_described_by_its_type_alone(value):

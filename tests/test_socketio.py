@@ -323,7 +323,7 @@ class TestAttaching:
         "make", [object, lambda: socketio.AsyncServer(async_mode="asgi"), lambda: None], ids=["object", "async", "None"]
     )
     def test_what_cannot_deliver_is_refused(self, manager, make):
-        with pytest.raises(TypeError, match="must be a socketio.Server"):
+        with pytest.raises(TypeError, match=r"must be a socketio\.Server"):
             attach(manager, make())
         assert manager.getSocketReference() is None
 

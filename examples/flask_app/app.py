@@ -9,10 +9,10 @@ import argparse
 import logging
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import socketio
-from flask import Flask, Response, abort, jsonify, render_template, request, send_file
+from flask import Flask, Response, abort, jsonify, make_response, render_template, request, send_file
 from socket_io_client import CDN, INTEGRITY, fetch
 from werkzeug.security import check_password_hash, generate_password_hash
 from werkzeug.serving import make_server
@@ -48,9 +48,8 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
     def list_for(reader: str) -> list[dict[str, Any]]:
         rows = []
         for key, session in list(manager.sessions.items()):
-            try:
-                left = manager.getSessionTimeLeft(key)
-            except SessionRejected:
+            left = manager.getSessionTimeLeft(key)
+            if left is False:
                 continue  # it ran out while we were looking
             # The label of a key is for showing. The whole key logs in, and is nobody's business but its owner's.
             label = key.partition("_")[0]
@@ -73,18 +72,18 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
         print(f"session {key.partition('_')[0]} has ended", flush=True)
         push_lists()
 
+    def on_error(error: Exception, details: dict[str, Any]) -> None:
+        if not isinstance(error, SessionRejected):  # a rejection is the day's work; this is a fault of ours
+            app.logger.error("A listener failed: %r", details, exc_info=error)
+
     manager.on("sessionCreated", on_created)
     manager.on("sessionDeleted", on_deleted)
+    manager.on("error", on_error)  # with a listener a rejection is `False`; without one it would be raised
 
     def key_of_request() -> str:
-        """Return the key of a live session. Any other is a SessionRejected, which `rejected` below answers."""
+        """Return the key of a live session; a request without one gets no further."""
         key = request.cookies.get(COOKIE, "")
-        manager.checkSessionStatus(key)
-        return key
-
-    @app.errorhandler(SessionRejected)
-    def rejected(_: SessionRejected) -> tuple[Response, int]:
-        return jsonify(logout=True), 401
+        return key if manager.checkSessionStatus(key) else logged_out()
 
     @app.before_request
     def refuse_forms() -> None:
@@ -105,10 +104,7 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
         right = check_password_hash(PASSWORD_HASHES.get(username, NOBODY), password)
         if not right or username not in PASSWORD_HASHES:
             return jsonify(error="That username and password do not go together."), 403
-        try:
-            manager.deleteSession(request.cookies.get(COOKIE))  # whoever used this browser before
-        except SessionRejected:
-            pass
+        manager.deleteSession(request.cookies.get(COOKIE))  # whoever used this browser before
         key = manager.loadNewSession(username)  # calls on_created
         response = jsonify(timeout=manager.getSessionTimeout())
         # HttpOnly keeps the key from scripts, Lax keeps it from the posts of other sites. Secure waits for https: this
@@ -122,7 +118,8 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
 
     @app.post("/still-here")
     def still_here() -> Response:
-        manager.restartSessionTimer(key_of_request())
+        if not manager.restartSessionTimer(key_of_request()):
+            logged_out()
         push_lists()
         return jsonify({})
 
@@ -161,6 +158,11 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
         return response
 
     return app
+
+
+def logged_out() -> NoReturn:
+    """Answer the request with what the page takes for a logout."""
+    abort(make_response({"logout": True}, 401))
 
 
 def field(name: str) -> Any:

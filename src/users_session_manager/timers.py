@@ -175,8 +175,8 @@ class Clock:
     """The thread that runs timers out, and the lock that whoever keeps them shares.
 
     `now` is the time in seconds that deadlines are measured in, monotonic. The thread starts with the first timer;
-    it is a daemon. After `os.fork` the child gets a thread of its own. With `thread=False` there is none: tests that turn
-    the time by hand call `run_due`.
+    it is a daemon. After `os.fork` the child gets a thread of its own. With `thread=False` there is none: tests that
+    turn the time by hand call `run_due`.
 
     Threads: `schedule` and `forget` are called with `lock` held, everything else without it. `lock` guards the heap,
     the state of every timer on it, and what the owner of the clock keeps beside it, so that a session and its timer

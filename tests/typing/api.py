@@ -1,0 +1,68 @@
+"""The public API as a type checker sees it. Read by mypy, never run."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from typing_extensions import assert_type
+
+from users_session_manager import (
+    MemoryStore,
+    MissingDependency,
+    Session,
+    SessionError,
+    SessionManager,
+    SessionRejected,
+    Store,
+)
+from users_session_manager.integrations.socketio import attach
+
+manager = SessionManager()
+assert_type(manager, SessionManager)
+SessionManager(store=MemoryStore())
+SessionManager(store="redis://127.0.0.1:6379/0")
+SessionManager(MemoryStore())  # type: ignore[call-arg]
+SessionManager(store=5)  # type: ignore[arg-type]
+
+key = manager.loadNewSession("Luca")
+assert_type(key, str)
+assert_type(manager.addSession("Luca"), str)
+manager.loadNewSession(None)  # type: ignore[arg-type]
+
+assert_type(manager.checkSessionStatus(key), bool)
+assert_type(manager.restartSessionTimer(key), bool)
+assert_type(manager.getUsernameFromSessionKey(None), str | Literal[False])
+assert_type(manager.getSessionDetails(key), dict[str, Any] | Literal[False])
+assert_type(manager.setSessionData(key, {"a": 1}), bool)
+assert_type(manager.getSessionData(key), Any)
+assert_type(manager.getSessionTimeLeft(key), float | Literal[False])
+assert_type(manager.deleteSession(key), bool)
+assert_type(manager.deleteAllSessions(), Literal[True])
+assert_type(manager.getLoggedUsers(), list[str])
+assert_type(manager.setSessionTimeOut(3000), bool)
+assert_type(manager.getSessionTimeout(), float)
+assert_type(manager.getSessionTimeOut(), float)
+assert_type(manager.initSocketReference(object()), Literal[True])
+assert_type(manager.initSocketReferences(object()), Literal[True])
+assert_type(manager.sendLogoutMessage(key), bool)
+assert_type(manager.sessions, Mapping[str, Session])
+assert_type(manager.settings, dict[str, float])
+timer: threading.Timer = manager.createNewSessionTimer(key, "Luca")
+manager.close()
+
+
+@manager.on("sessionDeleted")
+async def on_deleted(key: str) -> None: ...
+
+
+store: Store = MemoryStore(now=lambda: 0.0, thread=False)
+session = store.get(key)
+assert_type(session, Session | None)
+if session is not None:
+    running: threading.Timer = session.timer
+    assert_type(session.createdAt, float)
+
+error: Exception = SessionRejected()
+lookup: LookupError = SessionRejected()
+base: SessionError = MissingDependency("a package", "extra")
+detach: Callable[[], None] = attach(manager, object(), namespace="/", cookie="session_key")
