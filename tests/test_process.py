@@ -237,3 +237,51 @@ class TestImport:
         assert done.stdout.strip() == (
             "python-socketio is not installed: pip install 'users-session-manager[socketio]'"
         )
+
+
+class TestPatched:
+    @pytest.mark.parametrize(
+        ("package", "patch"),
+        [
+            ("gevent", "from gevent import monkey; monkey.patch_all()"),
+            ("eventlet", "import warnings; warnings.simplefilter('ignore'); import eventlet; eventlet.monkey_patch()"),
+        ],
+    )
+    def test_sessions_run_out_under_monkey_patching(self, package, patch):
+        pytest.importorskip(package, exc_type=ImportError)
+        done = run(
+            f"{patch}\n"
+            + textwrap.dedent(
+                LIVE_CLOCK
+                + """
+    ended, all_ended = [], threading.Event()
+
+    def on_deleted(key):
+        time.sleep(0)  # another greenlet's turn, in the middle of a listener
+        ended.append(key)
+        if len(ended) == 200:
+            all_ended.set()
+
+    manager.on("sessionDeleted", on_deleted)
+
+    def login():
+        for _ in range(50):
+            runs_out(0.01, "Luca")
+            time.sleep(0)
+
+    threads = [threading.Thread(target=login) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    assert all_ended.wait(30)
+    assert len(set(ended)) == 200
+    child = os.fork()
+    if child == 0:
+        told = threading.Event()
+        manager.on("activeUserDeleted", lambda key: told.set())
+        runs_out(0.01, "child")
+        os._exit(0 if told.wait(30) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    """
+            )
+        )
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
