@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +55,15 @@ def manager(clock: HandClock) -> SessionManager:
 @pytest.fixture
 def heard(manager: SessionManager) -> Heard:
     return Heard(manager)
+
+
+@pytest.fixture(autouse=True)
+def no_secret_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a test does, no line of the library's log at DEBUG level shows the secret of a key."""
+    yield
+    form = logging.Formatter()
+    lines = [form.format(record) for record in caplog.get_records("call") if record.name == "users_session_manager"]
+    assert not [line for line in lines if re.search("[0-9A-F]{32}", line)]
 
 
 @pytest.fixture(autouse=True)
