@@ -10,6 +10,7 @@ from typing import Any
 import pyee
 import pytest
 
+import users_session_manager
 from users_session_manager import Session, SessionError, SessionManager, SessionRejected
 
 REJECTION = "[Session Manager]: ⚠ !Session rejected! ⚠"
@@ -427,3 +428,38 @@ class TestSocketReference:
         manager.loadNewSession("Luca")
         manager.deleteAllSessions()
         assert "notifyClientToLogout" not in heard.names()
+
+
+class TestErrors:
+    @pytest.mark.parametrize("name", ["SessionRejected", "TooManySessions", "StoreUnavailable", "MissingDependency"])
+    def test_each_is_a_session_error(self, name):
+        assert issubclass(getattr(users_session_manager, name), SessionError)
+        assert name in users_session_manager.__all__
+
+    def test_and_what_python_calls_it(self):
+        assert issubclass(SessionRejected, LookupError)
+        assert issubclass(users_session_manager.MissingDependency, ImportError)
+
+    def test_an_unreachable_store_is_raised_and_never_taken_for_an_answer(self, manager, clock, heard):
+        key = manager.loadNewSession("Luca")
+        heard.events.clear()
+
+        class Away:
+            def __getattr__(self, name: str) -> Any:
+                def unreachable(*args: Any) -> Any:
+                    raise users_session_manager.StoreUnavailable("the store is away")
+
+                return unreachable
+
+        manager._store, store = Away(), manager._store
+        try:
+            for call in (*TAKES_A_KEY.values(), lambda manager, _: manager.loadNewSession("Fabio")):
+                with pytest.raises(users_session_manager.StoreUnavailable):
+                    call(manager, key)
+            for method in ("getLoggedUsers", "deleteAllSessions"):
+                with pytest.raises(users_session_manager.StoreUnavailable):
+                    getattr(manager, method)()
+        finally:
+            manager._store = store
+        assert heard.events == []
+        assert manager.checkSessionStatus(key) is True

@@ -9,7 +9,7 @@
 #   errors.py       what goes wrong   log.py    the one logger
 """Who is logged in right now, and a logout the moment a session ends."""
 
-from .errors import MissingDependency, SessionError, SessionRejected
+from .errors import MissingDependency, SessionError, SessionRejected, StoreUnavailable, TooManySessions
 from .manager import SessionManager
 from .session import Session
 from .stores.base import Store
@@ -23,4 +23,6 @@ __all__ = [
     "SessionManager",
     "SessionRejected",
     "Store",
+    "StoreUnavailable",
+    "TooManySessions",
 ]

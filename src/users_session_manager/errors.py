@@ -22,6 +22,17 @@ class SessionRejected(SessionError, LookupError):
         super().__init__(REJECTED)
 
 
+class TooManySessions(SessionError):
+    """A login was refused because the user has as many sessions as one may have; nobody was logged out for it."""
+
+
+class StoreUnavailable(SessionError):
+    """The store could not be reached, so whether the session is alive is not known.
+
+    That is never taken for "logged in" (OWASP ASVS 5.0, 16.5.3: nothing fails open). Nothing was changed.
+    """
+
+
 class MissingDependency(SessionError, ImportError):
     """An integration was imported without the package it is for.
 
