@@ -1,6 +1,7 @@
 # The house, from the top down; arrows between modules point down only:
 #
 #   integrations/   what a framework needs, each imported by name: they call the manager and listen
+#   web.py          what the web frameworks have in common: where a key travels, the session of a request
 #   manager.py      SessionManager: the npm API and the events; no time and no storage of its own
 #   events.py       the emitter that keeps listeners apart
 #   stores/         base.py says what a store must do, memory.py does it with a dict; a store owns time

@@ -83,6 +83,11 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
         """
         return self._store.sessions
 
+    @property
+    def blocking(self) -> bool:
+        """Whether a method may wait for something outside the process; then an event loop leaves it to a thread."""
+        return self._store.blocking
+
     # Sessions
 
     def loadNewSession(self, username: str) -> str:

@@ -1,4 +1,7 @@
-"""The Flask example as a real process on loopback, and Chromium in front of it."""
+"""An example as a real process on loopback, and Chromium in front of it.
+
+The fixture `example` is `examples/flask_app`; the tests of another example have a fixture of that name of their own.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "flask_app"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE = 30  # seconds; how long a test waits for what it expects, which a busy machine may need
 
 # Without the last four, Chromium calls home at every start.
@@ -35,10 +38,10 @@ OFFLINE = re.compile(r"net::ERR_|WebSocket connection to .* failed")
 
 
 class Example:
-    """The example as its users start it: a process that prints the address to open."""
+    """An example as its users start it: a process that prints the address to open."""
 
-    def __init__(self, *options: str) -> None:
-        command = [sys.executable, str(EXAMPLE / "app.py"), "--port", "0", *options]
+    def __init__(self, script: str, *options: str) -> None:
+        command = [sys.executable, str(EXAMPLES / script), "--port", "0", *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.output = ""
         self.url = self.wait_for_output(r"http://127\.0\.0\.1:\d+/")
@@ -122,11 +125,11 @@ class Cable:
 
 @pytest.fixture
 def start_example() -> Iterator[Callable[..., Example]]:
-    """Starts the example with more options; it ends with the test."""
+    """Starts an example with more options; it ends with the test."""
     started: list[Example] = []
 
-    def start(*options: str) -> Example:
-        started.append(Example(*options))
+    def start(*options: str, script: str = "flask_app/app.py") -> Example:
+        started.append(Example(script, *options))
         return started[-1]
 
     yield start

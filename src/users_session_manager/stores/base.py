@@ -23,6 +23,10 @@ class Store(Protocol):
     """
 
     @property
+    def blocking(self) -> bool:
+        """Whether a call may wait for something outside the process; an event loop then leaves it to a thread."""
+
+    @property
     def sessions(self) -> Mapping[str, Session]:
         """The sessions by key, in the order of creation; it may still show some that ran out a moment ago."""
 

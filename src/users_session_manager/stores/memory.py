@@ -31,6 +31,8 @@ class MemoryStore:
     `get` and `time_left` need no lock, since they read one entry and one deadline.
     """
 
+    blocking = False
+
     def __init__(self, *, now: Callable[[], float] = time.monotonic, thread: bool = True) -> None:
         self.clock = Clock(now, thread=thread)
         self.sessions = Sessions()
