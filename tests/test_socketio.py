@@ -204,10 +204,8 @@ class TestTheEnd:
         for _ in range(5):
             client = connect()
             assert client.present(key) is True
-            gone = threading.Event()
-            server.io.on("disconnect", lambda *_, gone=gone: gone.set())
-            client.leave()
-            assert gone.wait(30)
+            server.io.disconnect(client.sid)
+            assert client.gone.wait(30)
         rooms = server.io.handlers["/"]["session_key"].__self__
         last = connect()
         assert last.present(key) is True
