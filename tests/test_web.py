@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from users_session_manager import SessionRejected
-from users_session_manager.web import KeyCarrier, admit
+from users_session_manager.web import KeyCarrier, admit, dismiss
 
 
 class TestKeyCarrier:
@@ -87,3 +87,20 @@ class TestAdmit:
             session.username  # noqa: B018
         with pytest.raises(SessionRejected):
             session.data = 1
+
+
+class TestDismiss:
+    def test_a_live_session_is_ended(self, manager, heard):
+        key = manager.loadNewSession("Luca")
+        assert dismiss(manager, key) is True
+        assert manager.getLoggedUsers() == []
+        assert heard.names() == ["sessionCreated", "sessionDeleted", "activeUserDeleted"]
+
+    @pytest.mark.parametrize("key", [None, "", "unknown"])
+    def test_any_other_key_is_no_event(self, manager, heard, key):
+        assert dismiss(manager, key) is False
+        assert heard.events == []
+
+    def test_a_session_that_ends_meanwhile_is_no_error(self, either, monkeypatch):
+        monkeypatch.setattr(either, "getUsernameFromSessionKey", lambda key: "Luca")
+        assert dismiss(either, "ended") is False

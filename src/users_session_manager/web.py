@@ -16,6 +16,9 @@ LOGGED_OUT: Final = {"logout": True}
 UNAVAILABLE: Final = {"unavailable": True}
 """The body of an answer 503: the store is away, so nobody knows whether the session is alive."""
 
+RETRY_AFTER: Final = 5
+"""The seconds in the `Retry-After` header of that answer."""
+
 # What RFC 9110, 5.6.2, allows in the name of a header, and RFC 6265 in that of a cookie.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -123,3 +126,16 @@ def admit(manager: SessionManager, key: str | None, *, prolong: bool = True) -> 
     if not (manager.restartSessionTimer(key) if prolong else manager.checkSessionStatus(key)):
         raise SessionRejected
     return RequestSession(manager, key)
+
+
+def dismiss(manager: SessionManager, key: str | None) -> bool:
+    """End the session of a request that carries `key`; tell whether there was one. One that has ended is no event.
+
+    For a logout, and for a login: whoever used this client before goes first (OWASP ASVS 5.0, 7.2.4).
+    """
+    if key is None or manager.getUsernameFromSessionKey(key) is False:
+        return False
+    try:
+        return manager.deleteSession(key)
+    except SessionRejected:
+        return False  # it has ended meanwhile
