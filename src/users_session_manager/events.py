@@ -90,8 +90,6 @@ class IsolatedEmitter(EventEmitter):
         return self._loop
 
     def _schedule(self, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> None:
-        import asyncio
-
         in_error = _in_error.get()
 
         def done(task: asyncio.Task[Any] | concurrent.futures.Future[Any]) -> None:
@@ -109,7 +107,7 @@ class IsolatedEmitter(EventEmitter):
         try:
             if self._loop is None:
                 raise RuntimeError("no event loop has been seen")
-            asyncio.run_coroutine_threadsafe(coroutine, self._loop).add_done_callback(done)
+            run_on(self._loop, coroutine).add_done_callback(done)
         except RuntimeError as reason:
             coroutine.close()
             raise SessionError(
@@ -127,3 +125,14 @@ class IsolatedEmitter(EventEmitter):
                     raise
         name = getattr(listener, "__qualname__", type(listener).__name__)
         log.error("A listener failed: %s", name, exc_info=failure)
+
+
+def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
+    """Run `coroutine` on a loop, from any thread, and wait for nothing; `RuntimeError` if the loop has closed."""
+    import asyncio
+
+    try:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+    except RuntimeError:
+        coroutine.close()  # else it would complain that nobody awaited it
+        raise

@@ -1,0 +1,149 @@
+"""A Socket.IO server of the mode named on the command line, on a free port, that a test steers by HTTP.
+
+`POST /do` takes `{"what": ..., "key": ..., "sid": ...}` and answers JSON. Prints its port when it listens.
+"""
+
+import sys
+
+MODE = sys.argv[1]
+if MODE == "gevent":
+    from gevent import monkey
+
+    monkey.patch_all()
+elif MODE == "eventlet":
+    import warnings
+
+    warnings.simplefilter("ignore")  # that eventlet is nearing its end is known
+    import eventlet
+
+    eventlet.monkey_patch()
+
+import json
+
+import socketio
+
+from users_session_manager import SessionManager
+from users_session_manager.integrations.socketio import attach
+
+manager = SessionManager()
+manager.on("error", lambda error, details: None)
+
+
+def run_out(key):
+    clock = manager._store.clock
+    with clock.lock:
+        clock.schedule(manager.sessions[key].timer, 0.01)
+
+
+ACTIONS = {
+    "login": lambda order: manager.loadNewSession("Luca"),
+    "runs out": lambda order: run_out(order["key"]),
+    "deleteSession": lambda order: manager.deleteSession(order["key"]),
+    "deleteAllSessions": lambda order: manager.deleteAllSessions(),
+    "sendLogoutMessage": lambda order: manager.sendLogoutMessage(order["key"]),
+    "restarted": lambda order: manager.restartSessionTimer(order["key"]),
+}
+
+
+def wsgi_application(emit):
+    def application(environ, start_response):
+        order = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+        if order["what"] == "mark":
+            emit("mark", to=order["sid"])
+            answer = True
+        else:
+            answer = ACTIONS[order["what"]](order)
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps(answer).encode()]
+
+    return application
+
+
+def serve_threading():
+    from werkzeug.serving import make_server
+
+    io = socketio.Server(async_mode="threading")
+    attach(manager, io)
+    server = make_server("127.0.0.1", 0, socketio.WSGIApp(io, wsgi_application(io.emit)), threaded=True)
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+def serve_gevent():
+    from gevent import pywsgi
+
+    io = socketio.Server(async_mode="gevent")
+    attach(manager, io)
+    server = pywsgi.WSGIServer(("127.0.0.1", 0), socketio.WSGIApp(io, wsgi_application(io.emit)), log=None)
+    server.start()
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+def serve_eventlet():
+    io = socketio.Server(async_mode="eventlet")
+    attach(manager, io)
+    listener = eventlet.listen(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    eventlet.wsgi.server(listener, socketio.WSGIApp(io, wsgi_application(io.emit)), log_output=False)
+
+
+def serve_flask_socketio():
+    import flask
+    import flask_socketio
+    from werkzeug.serving import make_server
+
+    app = flask.Flask(__name__)
+    io = flask_socketio.SocketIO(app, async_mode="threading")
+    attach(manager, io)
+
+    @app.post("/do")
+    def do():
+        order = flask.request.get_json()
+        if order["what"] == "mark":
+            io.emit("mark", to=order["sid"])
+            return flask.jsonify(True)
+        return flask.jsonify(ACTIONS[order["what"]](order))
+
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+def serve_asgi():
+    import asyncio
+    import socket
+
+    import uvicorn
+
+    io = socketio.AsyncServer(async_mode="asgi")
+    attach(manager, io)
+
+    async def application(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        order = json.loads((await receive())["body"])
+        if order["what"] == "mark":
+            await io.emit("mark", to=order["sid"])
+            answer = True
+        elif order.get("thread"):
+            answer = await asyncio.to_thread(ACTIONS[order["what"]], order)
+        else:
+            answer = ACTIONS[order["what"]](order)
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    server = uvicorn.Server(uvicorn.Config(socketio.ASGIApp(io, application), log_level="error"))
+    asyncio.run(server.serve(sockets=[listener]))
+
+
+{
+    "threading": serve_threading,
+    "gevent": serve_gevent,
+    "eventlet": serve_eventlet,
+    "flask_socketio": serve_flask_socketio,
+    "asgi": serve_asgi,
+}[MODE]()
