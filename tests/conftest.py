@@ -3,6 +3,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +50,29 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     report = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and report is not None and report.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real redis-server of the tests' own, on a free port of loopback."""
+    program = shutil.which("redis-server")
+    if program is None:
+        reason = "no redis-server on the PATH: apt-get install redis-server"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    server = subprocess.Popen([program, *options], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    for line in server.stdout:
+        if "Ready to accept connections" in line:
+            break
+    else:
+        pytest.fail("redis-server did not start")
+    yield f"redis://127.0.0.1:{port}/0"
+    server.terminate()
+    server.communicate(timeout=30)
 
 
 @pytest.fixture

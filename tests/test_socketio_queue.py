@@ -1,0 +1,24 @@
+"""Logouts through a message queue: several Socket.IO servers, and a process that has none, on a real Redis."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("socketio")
+pytest.importorskip("simple_websocket")
+pytest.importorskip("redis")
+
+SCENARIOS = Path(__file__).parent / "servers" / "socketio_queue.py"
+
+
+@pytest.mark.parametrize(
+    "scenario", ["a_process_without_a_server", "a_worker", "an_async_server_without_a_loop", "an_async_server"]
+)
+def test_a_logout_reaches_the_clients_of_other_processes(redis_url, scenario):
+    command = [sys.executable, str(SCENARIOS), scenario, redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
