@@ -12,7 +12,7 @@ socketio = pytest.importorskip("socketio")
 serving = pytest.importorskip("werkzeug.serving")
 pytest.importorskip("simple_websocket")
 
-from users_session_manager import SessionError, SessionManager  # noqa: E402
+from users_session_manager import SessionError, SessionManager, StoreUnavailable  # noqa: E402
 from users_session_manager.integrations.socketio import attach  # noqa: E402
 
 
@@ -157,6 +157,25 @@ class TestJoining:
         assert client.heard(server) == ["logout"]
         manager.deleteSession(key)
         assert client.heard(server) == []
+
+    def test_while_the_store_is_away_nobody_joins_and_nobody_is_logged_out(self, manager, server, connect, monkeypatch):
+        client = connect()
+        key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Fabio")
+        assert client.present(key) is True
+
+        def away(_):
+            raise StoreUnavailable("the store is away")
+
+        for method in ("checkSessionStatus", "getUsernameFromSessionKey"):  # at the first look, and at the second
+            with monkeypatch.context() as patch:
+                patch.setattr(manager, method, away)
+                assert client.present(other) is False
+            assert client.heard(server) == []
+        assert client.present(key) is True
+        manager.deleteSession(other)
+        assert client.heard(server) == []
+        manager.deleteSession(key)
+        assert client.heard(server) == ["logout"]
 
 
 class TestTheEnd:

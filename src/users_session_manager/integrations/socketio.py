@@ -181,8 +181,12 @@ class _Members:
         except StoreUnavailable:
             return None
 
-    def _is_alive(self, key: str) -> bool:
-        return self._manager.getUsernameFromSessionKey(key) is not False
+    def _is_alive(self, key: str) -> bool | None:
+        """Tell the same without an event."""
+        try:
+            return self._manager.getUsernameFromSessionKey(key) is not False
+        except StoreUnavailable:
+            return None
 
 
 # A client that joins is checked twice. Before, because a room that is no session's is never joined: each client has one
@@ -206,14 +210,15 @@ class _Rooms(_Members):
         key = self._presented(sid, data)
         alive = self._check(key)
         with self._lock:
-            self._leave(sid)
-            if alive is None:
-                return False
+            if alive is not None:
+                self._leave(sid)
             if alive and self._enter(sid, key):
-                if self._is_alive(key):
+                alive = self._is_alive(key)
+                if alive:
                     return True
                 self._leave(sid)
-            self._emit(sid)
+            if alive is False:
+                self._emit(sid)
             return False
 
     def notify(self, _io: object, key: str) -> None:
@@ -266,14 +271,15 @@ class _LoopRooms(_Members):
         key = self._presented(sid, data)
         alive = await self._ask(self._check, key)
         async with self._lock:
-            await self._leave(sid)
-            if alive is None:
-                return False
+            if alive is not None:
+                await self._leave(sid)
             if alive and await self._enter(sid, key):
-                if await self._ask(self._is_alive, key):
+                alive = await self._ask(self._is_alive, key)
+                if alive:
                     return True
                 await self._leave(sid)
-            await self._emit(sid)
+            if alive is False:
+                await self._emit(sid)
             return False
 
     def notify(self, _io: object, key: str) -> None:
