@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from users_session_manager import MemoryStore, SessionError, SessionManager, SessionRejected
+from users_session_manager import MemoryStore, Session, SessionError, SessionManager, SessionRejected
 
-EVENTS = ["sessionCreated", "sessionDeleted", "activeUserDeleted", "notifyClientToLogout"]
+EVENTS = ["sessionCreated", "sessionDeleted", "activeUserDeleted", "sessionEnded", "notifyClientToLogout"]
 
 
 def everything(manager, clock):
@@ -26,6 +26,35 @@ def everything(manager, clock):
 
 def fails(*args: object) -> None:
     raise ZeroDivisionError("a listener's own fault")
+
+
+class TestEnded:
+    def test_a_session_comes_whole_with_the_reason_of_its_end_after_the_other_two(self, manager, clock, heard):
+        ended: list[tuple[Session, str]] = []
+        manager.on("sessionEnded", lambda session, reason: heard.events.append(("sessionEnded", session.key, reason)))
+        manager.on("sessionEnded", lambda session, reason: ended.append((session, reason)))
+        deleted = manager.loadNewSession("Luca")
+        manager.setSessionData(deleted, {"a": 1})
+        manager.deleteSession(deleted)
+        expired = manager.loadNewSession("Fabio")
+        clock.turn(3000)
+        one_of_all = manager.loadNewSession("Gino")
+        manager.deleteAllSessions()
+        assert heard.events == [
+            event
+            for key, reason in ((deleted, "deleted"), (expired, "expired"), (one_of_all, "deleted"))
+            for event in (
+                ("sessionCreated", key),
+                ("sessionDeleted", key),
+                ("activeUserDeleted", key),
+                ("sessionEnded", key, reason),
+            )
+        ]
+        assert [(session.username, session.data) for session, _ in ended] == [
+            ("Luca", {"a": 1}),
+            ("Fabio", None),
+            ("Gino", None),
+        ]
 
 
 class TestIsolation:

@@ -53,6 +53,8 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
     | `sessionCreated(key)` | after a login |
     | `sessionDeleted(key)` | a session was deleted or ran out: exactly once for each |
     | `activeUserDeleted(key)` | after each `sessionDeleted` |
+    | `sessionEnded(session, reason)` | after each `activeUserDeleted`: the `Session` that has ended, and \
+    `"deleted"` or `"expired"` |
     | `notifyClientToLogout(io, key)` | with a socket reference alone: before the `sessionDeleted` of a session that \
     ran out, after it in `deleteAllSessions`, and by `sendLogoutMessage` |
     | `error(exception, details)` | a rejection; a listener that failed |
@@ -154,7 +156,7 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
         if session is None:
             return self._reject(key)
         self._say("Session deleted", session.key)
-        self._announce_end(session.key)
+        self._announce_end(session, "deleted")
         return True
 
     def deleteAllSessions(self) -> Literal[True]:
@@ -164,7 +166,7 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
         """
         for session in self._store.clear():
             self._say("Session deleted", session.key)
-            self._announce_end(session.key)
+            self._announce_end(session, "deleted")
             self.sendLogoutMessage(session.key)
         return True
 
@@ -237,11 +239,12 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
     def _session_ran_out(self, session: Session) -> None:
         self._say("Session expired", session.key)
         self.sendLogoutMessage(session.key)
-        self._announce_end(session.key)
+        self._announce_end(session, "expired")
 
-    def _announce_end(self, key: str) -> None:
-        self.emit("sessionDeleted", key)
-        self.emit("activeUserDeleted", key)
+    def _announce_end(self, session: Session, reason: Literal["deleted", "expired"]) -> None:
+        self.emit("sessionDeleted", session.key)
+        self.emit("activeUserDeleted", session.key)
+        self.emit("sessionEnded", session, reason)
 
     def _reject(self, key: object) -> Literal[False]:
         self._say("Session rejected", key)
