@@ -25,6 +25,8 @@ import socketio
 from users_session_manager import SessionManager
 from users_session_manager.integrations.socketio import attach
 
+OPTIONS = {"ping_interval": 3}  # a client that polls leaves no sooner than its poll is answered
+
 manager = SessionManager()
 manager.on("error", lambda error, details: None)
 
@@ -62,7 +64,7 @@ def wsgi_application(emit):
 def serve_threading():
     from werkzeug.serving import make_server
 
-    io = socketio.Server(async_mode="threading")
+    io = socketio.Server(async_mode="threading", **OPTIONS)
     attach(manager, io)
     server = make_server("127.0.0.1", 0, socketio.WSGIApp(io, wsgi_application(io.emit)), threaded=True)
     print(server.server_port, flush=True)
@@ -72,7 +74,7 @@ def serve_threading():
 def serve_gevent():
     from gevent import pywsgi
 
-    io = socketio.Server(async_mode="gevent")
+    io = socketio.Server(async_mode="gevent", **OPTIONS)
     attach(manager, io)
     server = pywsgi.WSGIServer(("127.0.0.1", 0), socketio.WSGIApp(io, wsgi_application(io.emit)), log=None)
     server.start()
@@ -81,7 +83,7 @@ def serve_gevent():
 
 
 def serve_eventlet():
-    io = socketio.Server(async_mode="eventlet")
+    io = socketio.Server(async_mode="eventlet", **OPTIONS)
     attach(manager, io)
     listener = eventlet.listen(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
@@ -94,7 +96,7 @@ def serve_flask_socketio():
     from werkzeug.serving import make_server
 
     app = flask.Flask(__name__)
-    io = flask_socketio.SocketIO(app, async_mode="threading")
+    io = flask_socketio.SocketIO(app, async_mode="threading", **OPTIONS)
     attach(manager, io)
 
     @app.post("/do")
@@ -116,7 +118,7 @@ def serve_asgi():
 
     import uvicorn
 
-    io = socketio.AsyncServer(async_mode="asgi")
+    io = socketio.AsyncServer(async_mode="asgi", **OPTIONS)
     attach(manager, io)
 
     async def application(scope, receive, send):
