@@ -57,6 +57,24 @@ class TestEnded:
         ]
 
 
+class TestRejected:
+    @pytest.mark.parametrize("key", ["unknown", None, [], 7])
+    def test_who_looks_on_does_not_turn_the_exception_into_false(self, manager, key):
+        order: list[tuple[str, object]] = []
+        manager.on("sessionRejected", lambda key: order.append(("sessionRejected", key)))
+        with pytest.raises(SessionRejected):
+            manager.checkSessionStatus(key)
+        manager.on("error", lambda error, details: order.append(("error", details["key"])))
+        assert manager.restartSessionTimer(key) is False
+        assert order == [("sessionRejected", key), ("sessionRejected", key), ("error", key)]
+
+    def test_one_that_fails_changes_no_answer(self, manager, caplog):
+        manager.on("sessionRejected", fails)
+        with pytest.raises(SessionRejected):
+            manager.checkSessionStatus("unknown")
+        assert "a listener's own fault" in caplog.text
+
+
 class TestIsolation:
     @pytest.mark.parametrize("event", EVENTS)
     def test_a_listener_that_raises_stops_nobody_else(self, manager, clock, event):

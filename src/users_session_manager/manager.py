@@ -57,6 +57,7 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
     `"deleted"` or `"expired"` |
     | `notifyClientToLogout(io, key)` | with a socket reference alone: before the `sessionDeleted` of a session that \
     ran out, after it in `deleteAllSessions`, and by `sendLogoutMessage` |
+    | `sessionRejected(key)` | before the `error` of a rejection; who listens to it alone still gets the exception |
     | `error(exception, details)` | a rejection; a listener that failed |
 
     Threads: any thread may call any method, listeners included, since no lock is held while they run. Listeners run on
@@ -248,6 +249,7 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
 
     def _reject(self, key: object) -> Literal[False]:
         self._say("Session rejected", key)
+        self.emit("sessionRejected", key)
         self.emit("error", SessionRejected(), {"key": key})
         return False
 
