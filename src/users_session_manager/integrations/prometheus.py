@@ -1,0 +1,118 @@
+"""The numbers of a manager for Prometheus: how many people are logged in, and what becomes of their sessions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from ..errors import MissingDependency, SessionError, StoreUnavailable
+from ..manager import SessionManager
+from ..session import Session
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+    from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+except ImportError as missing:
+    raise MissingDependency("prometheus-client", "prometheus") from missing
+
+# In seconds, from somebody who only looked in to somebody who stayed all day.
+_DURATIONS = (5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400)
+
+
+def instrument(manager: SessionManager, *, registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
+    """Count what happens to the sessions of `manager` from now on; return a callable that undoes it.
+
+    | metric | kind | |
+    |---|---|---|
+    | `users_session_manager_sessions` | gauge | sessions that are alive at the instant of the scrape |
+    | `users_session_manager_sessions_created_total` | counter | logins |
+    | `users_session_manager_sessions_ended_total` | counter | by `reason`: `deleted` or `expired` |
+    | `users_session_manager_rejections_total` | counter | keys that were unknown or had run out |
+    | `users_session_manager_session_duration_seconds` | histogram | how long the sessions lasted that have ended |
+
+    No username, no key and no part of one becomes a label: each would be a time series of its own that is kept for
+    weeks, and would tell whoever reads the metrics who was logged in.
+
+    The gauge asks the store at each scrape, and is left out while the store is away: an old number would look like a
+    true one. Several processes: the counters and the histogram count what this process has done, so sum them over the
+    processes; so with the gauge of sessions in memory, but that of a store that processes share is the same in each,
+    so take its maximum. With Prometheus' multiprocess mode the counters and the histogram are in its files, and the
+    gauge is not: call `instrument` in the process that is scraped, with the registry that it serves.
+
+    Raises `SessionError` if `registry` has these metrics already. The callable may be called twice.
+    """
+    metrics = _Metrics(manager)
+    try:
+        registry.register(metrics)
+    except ValueError as duplicate:
+        raise SessionError("this registry has the metrics of a SessionManager already: undo that first") from duplicate
+    listeners: dict[str, Callable[..., None]] = {
+        "sessionCreated": metrics.count_created,
+        "sessionEnded": metrics.count_ended,
+        "sessionRejected": metrics.count_rejected,
+    }
+    for event, listener in listeners.items():
+        manager.on(event, listener)
+
+    def undo() -> None:
+        if listeners:
+            registry.unregister(metrics)
+        while listeners:
+            event, listener = listeners.popitem()
+            if listener in manager.listeners(event):  # the application may have removed them all
+                manager.remove_listener(event, listener)
+
+    return undo
+
+
+class _Metrics:
+    """The metrics of one manager, as one collector: so they are in a registry together or not at all.
+
+    Threads: any thread may call any method; the metrics lock themselves.
+    """
+
+    def __init__(self, manager: SessionManager) -> None:
+        self._manager = manager
+        prefix = "users_session_manager"
+        self._created = Counter(f"{prefix}_sessions_created_total", "Sessions that have begun.", registry=None)
+        self._ended = Counter(f"{prefix}_sessions_ended_total", "Sessions that have ended.", ["reason"], registry=None)
+        self._rejections = Counter(f"{prefix}_rejections_total", "Session keys that were rejected.", registry=None)
+        self._duration = Histogram(
+            f"{prefix}_session_duration_seconds",
+            "How long the sessions lasted that have ended.",
+            buckets=_DURATIONS,
+            registry=None,
+        )
+        for reason in ("deleted", "expired"):
+            self._ended.labels(reason)  # a counter that appears with its first event has no rate at that event
+
+    def count_created(self, _key: str) -> None:
+        self._created.inc()
+
+    def count_ended(self, session: Session, reason: str) -> None:
+        self._ended.labels(reason).inc()
+        # Unix time, since that is what a session keeps; whoever set the clock back gets no negative duration.
+        self._duration.observe(max(0.0, time.time() - session.createdAt))
+
+    def count_rejected(self, _key: object) -> None:
+        self._rejections.inc()
+
+    def describe(self) -> Iterator[Metric]:
+        yield self._sessions()
+        yield from self._counted()
+
+    def collect(self) -> Iterator[Metric]:
+        gauge = self._sessions()
+        try:
+            gauge.add_metric([], len(self._manager.getLoggedUsers()))
+            yield gauge
+        except StoreUnavailable:
+            pass  # the rest is known all the same
+        yield from self._counted()
+
+    def _sessions(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily("users_session_manager_sessions", "Sessions that are alive.", labels=[])
+
+    def _counted(self) -> Iterator[Metric]:
+        for metric in (self._created, self._ended, self._rejections, self._duration):
+            yield from metric.collect()

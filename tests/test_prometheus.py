@@ -1,0 +1,210 @@
+"""The metrics, as Prometheus reads them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("prometheus_client")
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from users_session_manager import SessionError, SessionRejected, StoreUnavailable
+from users_session_manager.integrations.prometheus import instrument
+
+PREFIX = "users_session_manager_"
+NAMES = {"sessions", "sessions_created", "sessions_ended", "rejections", "session_duration_seconds"}
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+def values(registry: CollectorRegistry) -> dict[str, float]:
+    """Return what a scrape reads, but for the buckets and the times at which counters were made."""
+    return {
+        sample.name.removeprefix(PREFIX) + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        for family in parse(generate_latest(registry).decode())
+        for sample in family.samples
+        if not sample.name.endswith(("_bucket", "_created")) or sample.name.endswith("_created_total")
+    }
+
+
+def test_importing_it_without_the_client_says_what_to_install():
+    code = "import sys; sys.modules['prometheus_client'] = None; import users_session_manager.integrations.prometheus"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "prometheus-client is not installed: pip install 'users-session-manager[prometheus]'" in ended.stderr
+
+
+def test_importing_it_registers_nothing():
+    code = """if True:
+        import prometheus_client
+        before = prometheus_client.generate_latest()
+        import users_session_manager.integrations.prometheus
+        assert b"users_session_manager" not in prometheus_client.generate_latest()
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_number_is_there_from_the_beginning(manager, registry):
+    instrument(manager, registry=registry)
+    assert values(registry) == {
+        "sessions": 0,
+        "sessions_created_total": 0,
+        "sessions_ended_total deleted": 0,
+        "sessions_ended_total expired": 0,
+        "rejections_total": 0,
+        "session_duration_seconds_count": 0,
+        "session_duration_seconds_sum": 0,
+    }
+
+
+def test_sessions_are_counted_with_the_reason_of_their_end(manager, clock, registry):
+    instrument(manager, registry=registry)
+    keys = [manager.loadNewSession(name) for name in ("Luca", "Luca", "Fabio", "Gino")]
+    manager.deleteSession(keys[0])
+    clock.turn(3000)
+    manager.loadNewSession("Luca")
+    manager.loadNewSession("Fabio")
+    now = values(registry)
+    assert (now["sessions"], now["sessions_created_total"]) == (2, 6)
+    assert (now["sessions_ended_total deleted"], now["sessions_ended_total expired"]) == (1, 3)
+    manager.deleteAllSessions()
+    now = values(registry)
+    assert (now["sessions"], now["sessions_ended_total deleted"]) == (0, 3)
+    assert now["session_duration_seconds_count"] == 6
+
+
+def test_the_gauge_is_right_at_the_instant_of_the_scrape(manager, clock, registry):
+    manager.loadNewSession("from before it was instrumented")
+    instrument(manager, registry=registry)
+    assert values(registry)["sessions"] == 1
+    clock.seconds += 3000  # and nobody has announced the end yet
+    assert values(registry)["sessions"] == 0
+    assert values(registry)["sessions_ended_total expired"] == 0
+
+
+def test_durations_fall_into_buckets_from_seconds_to_a_day(manager, registry, monkeypatch):
+    instrument(manager, registry=registry)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    lasted = (1, 59, 3601, 90_000, -5)  # the last one: the computer's clock was set back
+    for seconds in lasted:
+        key = manager.loadNewSession("Luca")
+        now += seconds
+        manager.deleteSession(key)
+    (family,) = [f for f in parse(generate_latest(registry).decode()) if f.name == f"{PREFIX}session_duration_seconds"]
+    buckets = {float(s.labels["le"]): s.value for s in family.samples if s.name.endswith("_bucket")}
+    assert buckets[5] == 2
+    assert buckets[60] == 3
+    assert (buckets[3600], buckets[7200]) == (3, 4)
+    assert (buckets[86400], buckets[float("inf")]) == (4, 5)
+    assert values(registry)["session_duration_seconds_sum"] == pytest.approx(1 + 59 + 3601 + 90_000)
+
+
+def test_rejections_are_counted_and_stay_exceptions(manager, registry):
+    instrument(manager, registry=registry)
+    for key in ("unknown", None, []):
+        with pytest.raises(SessionRejected):
+            manager.checkSessionStatus(key)
+    assert values(registry)["rejections_total"] == 3
+    manager.on("error", lambda *_: None)
+    assert manager.restartSessionTimer("unknown") is False
+    assert values(registry)["rejections_total"] == 4
+
+
+def test_who_is_logged_in_does_not_show(manager, clock, registry):
+    instrument(manager, registry=registry)
+    keys = [manager.loadNewSession(name) for name in ("Lucrezia", "Fabrizio")]
+    manager.deleteSession(keys[0])
+    clock.turn(3000)
+    text = generate_latest(registry).decode()
+    for secret in ("Lucrezia", "Fabrizio", *keys, *(key.partition("_")[0] for key in keys)):
+        assert secret not in text
+
+
+def test_names_kinds_and_units_are_those_of_prometheus(manager, registry):
+    instrument(manager, registry=registry)
+    families = list(parse_open_metrics(generate_open_metrics(registry).decode()))
+    assert {family.name for family in families} == {PREFIX + name for name in NAMES}
+    assert {family.type for family in families} == {"gauge", "counter", "histogram"}
+    assert all(family.documentation.endswith(".") for family in families)
+    assert [family.name for family in families if family.name.endswith("_seconds")]
+
+
+def test_a_store_that_is_away_leaves_the_gauge_out_and_the_rest_in(manager, clock, registry, monkeypatch):
+    instrument(manager, registry=registry)
+    manager.loadNewSession("Luca")
+
+    def away() -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(clock.store, "usernames", away)
+    now = values(registry)
+    assert "sessions" not in now
+    assert now["sessions_created_total"] == 1
+
+
+def test_twice_in_one_registry_is_an_error_and_changes_nothing(manager, registry):
+    undo = instrument(manager, registry=registry)
+    with pytest.raises(SessionError, match="already"):
+        instrument(manager, registry=registry)
+    manager.loadNewSession("Luca")
+    assert values(registry)["sessions_created_total"] == 1
+    elsewhere = CollectorRegistry()
+    instrument(manager, registry=elsewhere)
+    manager.loadNewSession("Luca")
+    undo()
+    assert (values(registry), values(elsewhere)["sessions_created_total"]) == ({}, 1)
+
+
+def test_undone_it_leaves_nothing_behind_and_twice_is_harmless(manager, registry):
+    undo = instrument(manager, registry=registry)
+    undo()
+    undo()
+    assert generate_latest(registry) == b""
+    for event in ("sessionCreated", "sessionEnded", "sessionRejected"):
+        assert manager.listeners(event) == []
+    instrument(manager, registry=registry)
+    manager.loadNewSession("Luca")
+    assert values(registry)["sessions_created_total"] == 1
+
+
+def test_it_can_be_undone_when_the_application_has_removed_all_listeners(manager, registry):
+    undo = instrument(manager, registry=registry)
+    manager.remove_all_listeners()
+    undo()
+    assert generate_latest(registry) == b""
+
+
+def test_in_multiprocess_mode_what_each_process_counted_is_added_up(tmp_path: Path):
+    worker = """if True:
+        from prometheus_client import CollectorRegistry
+        from users_session_manager import SessionManager
+        from users_session_manager.integrations.prometheus import instrument
+        manager = SessionManager()
+        instrument(manager, registry=CollectorRegistry())
+        manager.deleteSession(manager.loadNewSession("Luca"))
+    """
+    scraped = """if True:
+        import sys
+        from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)
+        sys.stdout.write(generate_latest(registry).decode())
+    """
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", worker], env=environment, check=True)
+    read = subprocess.run([sys.executable, "-c", scraped], env=environment, check=True, capture_output=True, text=True)
+    assert f"{PREFIX}sessions_created_total 2.0" in read.stdout
+    assert f'{PREFIX}sessions_ended_total{{reason="deleted"}} 2.0' in read.stdout
+    assert f"{PREFIX}session_duration_seconds_count 2.0" in read.stdout
