@@ -77,11 +77,7 @@ class SessionTimer(threading.Timer):
     def cancel(self) -> None:
         """Stop the countdown: `function` will not be called. Does nothing once it has been."""
         with self._clock.lock:
-            if self._state == _WAITING:
-                self._clock.forget(self)
-                self._end()
-            else:
-                self.finished.set()
+            self._clock.cancel(self)
 
     def is_alive(self) -> bool:
         """Tell whether the countdown or `function` is under way."""
@@ -166,9 +162,10 @@ class SessionTimer(threading.Timer):
 
     def _end(self) -> None:
         self._state = _DONE
-        for event in (self._finished, self._ended):
-            if event is not None:
-                event.set()
+        if self._finished is not None:
+            self._finished.set()
+        if self._ended is not None:
+            self._ended.set()
 
 
 class Clock:
@@ -178,7 +175,7 @@ class Clock:
     it is a daemon. After `os.fork` the child gets a thread of its own. With `thread=False` there is none: tests that
     turn the time by hand call `run_due`.
 
-    Threads: `schedule` and `forget` are called with `lock` held, everything else without it. `lock` guards the heap,
+    Threads: `schedule` and `cancel` are called with `lock` held, everything else without it. `lock` guards the heap,
     the state of every timer on it, and what the owner of the clock keeps beside it, so that a session and its timer
     change together. It is re-entrant because a signal handler or a finalizer may log somebody out at any moment.
     """
@@ -214,12 +211,14 @@ class Clock:
                 self._wakes_at = deadline
                 self._wake.notify()
 
-    def forget(self, timer: SessionTimer) -> None:
-        """Let `timer` never run out. Does nothing if it does not wait."""
-        timer.deadline = inf
-        if timer._queued != inf:
-            timer._queued = inf
-            self._bury()
+    def cancel(self, timer: SessionTimer) -> None:
+        """Let `timer` never run out. Nothing happens if it has."""
+        if timer._state != _WAITING:
+            timer.finished.set()
+            return
+        timer.deadline = timer._queued = inf
+        timer._end()
+        self._bury()
 
     def run_due(self) -> int:
         """Run every timer out whose deadline has come, on the calling thread; return how many there were."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from ..errors import SessionError
@@ -68,9 +69,9 @@ class MemoryStore:
             session = self.get(key)
             if session is None:
                 return False
-            if session.timer.is_alive():
+            if session.timer.deadline < inf:
                 self.clock.schedule(session.timer, timeout)
-            else:  # the application has cancelled it
+            else:  # the application has cancelled its timer
                 session.timer = self._start_timer(session.key, timeout)
             return True
 
@@ -79,7 +80,7 @@ class MemoryStore:
             timer = self._start_timer(key, timeout)
             session = self.get(key)
             if session is not None:
-                session.timer.cancel()
+                self.clock.cancel(session.timer)
                 session.timer = timer
             return timer
 
@@ -99,11 +100,11 @@ class MemoryStore:
     def remove(self, key: object) -> Session | None:
         with self._lock:
             session = self.get(key)
-            return None if session is None else self._take(session)
+            return session if session is not None and self._take(session) else None
 
     def clear(self) -> list[Session]:
         with self._lock:
-            return [session for session in self._live() if self._take(session) is not None]
+            return [session for session in self._live() if self._take(session)]
 
     def usernames(self) -> list[str]:
         with self._lock:
@@ -119,12 +120,16 @@ class MemoryStore:
         now = self._now()
         return [session for session in self.sessions.values() if session.timer.deadline > now]
 
-    def _take(self, session: Session) -> Session | None:
+    def _pop(self, session: Session) -> bool:
         """Take a session out, unless somebody has: a finalizer or a signal may have come between on this thread."""
-        if self.sessions.pop(session.key, None) is None:
-            return None
-        session.timer.cancel()
-        return session
+        return self.sessions.pop(session.key, None) is not None
+
+    def _take(self, session: Session) -> bool:
+        """Take a session out before its time."""
+        if not self._pop(session):
+            return False
+        self.clock.cancel(session.timer)
+        return True
 
     def _start_timer(self, key: object, timeout: float) -> SessionTimer:
         timer = SessionTimer(timeout, self._run_out, (key,), clock=self.clock)
@@ -134,7 +139,7 @@ class MemoryStore:
     def _run_out(self, key: object) -> None:
         with self._lock:
             session = self.sessions.get(key) if isinstance(key, str) else None
-            if session is None or session.timer.deadline > self._now() or self._take(session) is None:
+            if session is None or session.timer.deadline > self._now() or not self._pop(session):
                 return
         if self._on_run_out is not None:
             self._on_run_out(session)
