@@ -1,0 +1,150 @@
+"""The FastAPI example in a real browser: your data, and a logout in every tab the moment the session ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("argon2")
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+pytest.importorskip("uvicorn")
+
+if TYPE_CHECKING:
+    from conftest import Example
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+FORGED = "Otter-candid-46_" + "0" * 32
+
+
+@pytest.fixture
+def example(start_example: Callable[..., Example]) -> Example:
+    return start_example("--timeout", "600", script="fastapi_app/app.py")
+
+
+def session_cookie(page: Page) -> str:
+    return next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "session_key")
+
+
+def metrics(example: Example) -> dict[str, float]:
+    with urllib.request.urlopen(example.url + "metrics") as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def assert_logged_out(expect: Any, *pages: Page) -> None:
+    for page in pages:
+        expect(page.get_by_role("heading", name="You are logged out")).to_be_visible()
+        assert page.evaluate("window.neverReloaded"), "the page was reloaded"
+        assert page.locator("#orders").inner_text() == ""
+        assert "luca" not in page.locator("body").inner_text().lower()
+
+
+def test_people_see_their_own_data_and_who_is_logged_in(luca, fabio, expect):
+    expect(luca.get_by_role("heading", name="Hello, luca")).to_be_visible()
+    expect(luca.get_by_role("row", name="Lasagne al forno 2")).to_be_visible()
+    expect(luca.get_by_text("You have asked for them once in this session.")).to_be_visible()
+    expect(luca.get_by_role("listitem").filter(has_text="fabio")).to_be_visible()
+    expect(fabio.get_by_role("row", name="Focaccia with rosemary 3")).to_be_visible()
+    expect(fabio.get_by_role("row", name="Lasagne")).to_have_count(0)
+    luca.get_by_role("button", name="Show my orders again").click()
+    expect(luca.get_by_text("You have asked for them 2 times in this session.")).to_be_visible()
+    fabio.get_by_role("button", name="Log out").click()
+    assert_logged_out(expect, fabio)
+    expect(luca.get_by_role("listitem").filter(has_text="fabio")).to_have_count(0)
+
+
+def test_a_page_is_logged_out_when_its_session_runs_out_and_the_metrics_count_it(start_example, new_person, expect):
+    short = start_example("--timeout", "3", script="fastapi_app/app.py")
+    page = new_person(url=short.url).open_tab()
+    page.get_by_label("Username").fill("luca")
+    page.get_by_label("Password").fill("lasagne")
+    page.get_by_role("button", name="Log in").click()
+    # Nothing before this: on a machine that is slow enough, the session runs out before its page has seen anything.
+    assert_logged_out(expect, page)
+    short.wait_for_output(r"luca logged in, session [A-Z][a-z]+-[a-z]+-\d\d\n")
+    short.wait_for_output(r"session [A-Z][a-z]+-[a-z]+-\d\d of luca has ended: expired\n")
+    now = metrics(short)
+    assert now["users_session_manager_sessions"] == 0
+    assert now["users_session_manager_sessions_created_total"] == 1
+    assert now['users_session_manager_sessions_ended_total{reason="expired"}'] == 1
+    assert now["users_session_manager_session_duration_seconds_count"] == 1
+    page.get_by_role("button", name="Log in again").click()
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+
+
+def test_logging_out_in_one_tab_logs_the_other_one_out_and_nobody_else(new_person, example, fabio, expect):
+    person = new_person()
+    first, second = person.log_in("luca", "lasagne"), person.open_tab()
+    expect(second.get_by_text("Connected", exact=True)).to_be_visible()
+    assert metrics(example)["users_session_manager_sessions"] == 2
+    first.get_by_role("button", name="Log out").click()
+    assert_logged_out(expect, first, second)
+    assert person.context.cookies() == []
+    expect(fabio.get_by_text("Connected", exact=True)).to_be_visible()
+    now = metrics(example)
+    assert now["users_session_manager_sessions"] == 1
+    assert now['users_session_manager_sessions_ended_total{reason="deleted"}'] == 1
+
+
+def test_a_wrong_password_is_said_and_logs_nobody_in(new_person, example, expect):
+    page = new_person().open_tab()
+    for username, password in (("luca", "focaccia"), ("nobody", "nobody")):
+        page.get_by_label("Username").fill(username)
+        page.get_by_label("Password").fill(password)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("alert")).to_have_text("That username and password do not go together.")
+        expect(page.get_by_label("Password")).to_be_focused()
+        expect(page.get_by_label("Password")).to_have_value("")
+    assert page.context.cookies() == []
+    assert metrics(example)["users_session_manager_sessions_created_total"] == 0
+
+
+def test_a_forged_key_logs_nobody_in(luca, example, expect):
+    cookie = {"name": "session_key", "value": FORGED, "url": example.url}
+    luca.context.add_cookies([cookie])
+    luca.get_by_role("button", name="Show my orders again").click()
+    assert_logged_out(expect, luca)
+    assert luca.context.cookies() == [], "the dead cookie was taken back"
+    luca.context.add_cookies([cookie])
+    luca.reload()
+    expect(luca.get_by_role("heading", name="Log in")).to_be_visible()
+    assert metrics(example)["users_session_manager_rejections_total"] >= 2
+
+
+def test_the_key_of_a_session_that_has_ended_logs_nobody_in(luca, example, new_person, expect):
+    key = session_cookie(luca)
+    luca.get_by_role("button", name="Log out").click()
+    assert_logged_out(expect, luca)
+    thief = new_person()
+    thief.context.add_cookies([{"name": "session_key", "value": key, "url": example.url}])
+    page = thief.open_tab()
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+    for header in ({"Session-Key": key}, {"Cookie": f"session_key={key}"}):
+        for path in ("orders", "session"):
+            with pytest.raises(urllib.error.HTTPError) as refusal:
+                urllib.request.urlopen(urllib.request.Request(example.url + path, headers=header))
+            with refusal.value as answer:
+                assert (answer.code, json.load(answer)) == (401, {"logout": True})
+
+
+def test_every_answer_is_hardened_and_forms_of_other_sites_are_refused(example):
+    with urllib.request.urlopen(example.url) as answer:
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'")
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert re.search(r'integrity="sha384-[A-Za-z0-9+/]{64}"', answer.read().decode())
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data"):
+        body = b'{"username": "luca", "password": "lasagne"}'
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(urllib.request.Request(example.url + "login", body, {"Content-Type": kind}))
+        with refusal.value as answer:
+            assert answer.code == 415
