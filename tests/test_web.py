@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from users_session_manager import SessionRejected
-from users_session_manager.web import KeyCarrier, admit, dismiss
+from users_session_manager.web import KeyCarrier, admit, dismiss, show_loop
 
 
 class TestKeyCarrier:
@@ -104,3 +106,21 @@ class TestDismiss:
     def test_a_session_that_ends_meanwhile_is_no_error(self, either, monkeypatch):
         monkeypatch.setattr(either, "getUsernameFromSessionKey", lambda key: "Luca")
         assert dismiss(either, "ended") is False
+
+
+def test_a_loop_that_was_shown_is_where_async_listeners_run(manager):
+    told = []
+
+    async def listener(key):
+        told[0].set_result(asyncio.get_running_loop())
+
+    manager.on("sessionCreated", listener)  # before there is a loop
+
+    async def application():
+        loop = asyncio.get_running_loop()
+        told.append(loop.create_future())
+        show_loop(manager)
+        await asyncio.to_thread(manager.loadNewSession, "Luca")
+        assert await asyncio.wait_for(told[0], 30) is loop
+
+    asyncio.run(application())

@@ -139,3 +139,15 @@ def dismiss(manager: SessionManager, key: str | None) -> bool:
         return manager.deleteSession(key)
     except SessionRejected:
         return False  # it has ended meanwhile
+
+
+def show_loop(manager: SessionManager) -> None:
+    """Let the manager see the event loop that runs here, for the `async def` listeners of events that start elsewhere.
+
+    It looks whenever an `async def` listener is added.
+    """
+
+    async def nobody() -> None: ...
+
+    manager.on("loop", nobody)
+    manager.remove_listener("loop", nobody)

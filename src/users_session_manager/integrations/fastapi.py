@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import MissingDependency, SessionError, SessionRejected, StoreUnavailable
 from ..manager import SessionManager
-from ..web import LOGGED_OUT, RETRY_AFTER, UNAVAILABLE, KeyCarrier, RequestSession, admit, dismiss
+from ..web import LOGGED_OUT, RETRY_AFTER, UNAVAILABLE, KeyCarrier, RequestSession, admit, dismiss, show_loop
 
 try:
     from fastapi import FastAPI
@@ -81,7 +81,7 @@ class UserSessions:
 
         @asynccontextmanager
         async def with_loop(app: FastAPI) -> AsyncIterator[Any]:
-            _show_loop(self.manager)
+            show_loop(self.manager)
             async with lifespan(app) as state:
                 yield state
 
@@ -203,12 +203,3 @@ def _document_cookie(app: FastAPI, cookie: str) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
-
-
-def _show_loop(manager: SessionManager) -> None:
-    """Let the manager see the loop that runs here; it looks whenever an `async def` listener is added."""
-
-    async def nobody() -> None: ...
-
-    manager.on("loop", nobody)
-    manager.remove_listener("loop", nobody)
