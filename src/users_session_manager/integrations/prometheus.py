@@ -37,7 +37,7 @@ def instrument(manager: SessionManager, *, registry: CollectorRegistry = REGISTR
     true one. Several processes: the counters and the histogram count what this process has done, so sum them over the
     processes; so with the gauge of sessions in memory, but that of a store that processes share is the same in each,
     so take its maximum. With Prometheus' multiprocess mode the counters and the histogram are in its files, and the
-    gauge is not: call `instrument` in the process that is scraped, with the registry that it serves.
+    gauge is not: that takes a scrape of each worker by itself.
 
     Raises `SessionError` if `registry` has these metrics already. The callable may be called twice.
     """
