@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import socket
 import threading
@@ -203,6 +204,24 @@ class TestTheEnd:
         if other is not None:
             assert manager.checkSessionStatus(other)
 
+    def test_what_many_threads_send_to_one_client_arrives_whole(self, manager, server, connect):
+        key = manager.loadNewSession("Luca")
+        client = connect()
+        assert client.present(key) is True
+        barrier = threading.Barrier(8)
+
+        def send():
+            barrier.wait(30)
+            for _ in range(25):
+                manager.sendLogoutMessage(key)
+
+        threads = [threading.Thread(target=send) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert client.heard(server) == ["logout"] * 200
+
     def test_a_message_for_what_is_no_live_session_reaches_nobody(self, manager, server, connect):
         client = connect()
         manager.sendLogoutMessage(client.sid)
@@ -353,3 +372,44 @@ class TestAttaching:
         assert client.told.get(timeout=30) == "logout"
         client.leave()
         detach()
+
+    def test_a_loop_that_has_closed_is_no_crash(self, manager, caplog):
+        """The server has gone with its loop, and so have its clients."""
+        errors = []
+        manager.on("error", lambda error, details: errors.append(error))
+
+        async def application():
+            return attach(manager, socketio.AsyncServer(async_mode="asgi"))
+
+        detach = asyncio.run(application())
+        manager.sendLogoutMessage(manager.loadNewSession("Luca"))
+        assert manager.deleteAllSessions() is True
+        assert errors == []
+        assert "loop has closed" in caplog.text
+        detach()
+
+    def test_without_a_client_an_async_server_has_nobody_to_tell(self, manager):
+        errors = []
+        manager.on("error", lambda error, details: errors.append(error))
+        detach = attach(manager, socketio.AsyncServer(async_mode="asgi"))
+        manager.deleteSession(manager.loadNewSession("Luca"))
+        assert errors == []
+        detach()
+
+    def test_a_failure_to_send_on_the_loop_is_in_the_log(self, manager, caplog, monkeypatch):
+        io = socketio.AsyncServer(async_mode="asgi")
+
+        async def fails(*args, **kwargs):
+            raise ZeroDivisionError
+
+        async def application():
+            detach = attach(manager, io)
+            monkeypatch.setattr(io, "emit", fails)
+            manager.deleteSession(manager.loadNewSession("Luca"))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            detach()
+
+        asyncio.run(application())
+        assert "A logout could not be sent" in caplog.text
+        assert "ZeroDivisionError" in caplog.text
