@@ -22,6 +22,9 @@ from users_session_manager import SessionManager
 pytest.importorskip("socketio", reason="the documents show the Socket.IO hook, and python-socketio is not installed")
 from users_session_manager.integrations import socketio as socketio_hook
 
+# Django reads its settings once a process: the documents show it in the project that its own tests use.
+os.environ["DJANGO_SETTINGS_MODULE"] = "django_settings"
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 API = ROOT / "docs" / "api.md"

@@ -1,0 +1,18 @@
+# The Django integration, in the parts that Django asks for by name:
+#
+#   apps.py         the application for INSTALLED_APPS, and the system checks
+#   middleware.py   the middleware, `session_required`, what Django's login and logout do to sessions
+#   visit.py        one request: the key it shows, the session it belongs to, what its answer has to say
+#   conf.py         the setting USER_SESSIONS, and what can be wrong with it
+"""The Django integration: a login of Django's has a session with a deadline, and ends with it."""
+
+from ...errors import MissingDependency
+
+try:
+    import django  # noqa: F401  # here alone, so that one place says what to install
+except ImportError as missing:
+    raise MissingDependency("Django", "django") from missing
+
+from .middleware import UserSessionMiddleware, session_required
+
+__all__ = ["UserSessionMiddleware", "session_required"]

@@ -1,0 +1,27 @@
+"""The application that stands in INSTALLED_APPS: system checks, and the listeners to Django's signals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.core.checks import CheckMessage, register
+
+from . import conf
+
+
+class UserSessionsConfig(AppConfig):  # type: ignore[misc]  # Django is not typed
+    name = conf.APP
+    label = "users_session_manager"
+    verbose_name = "User sessions"
+
+    def ready(self) -> None:
+        from . import signals
+
+        register(check_settings)
+        signals.connect()
+
+
+def check_settings(**_: Any) -> list[CheckMessage]:
+    """Say what in the project's settings cannot work."""
+    return list(conf.problems())

@@ -1,0 +1,98 @@
+"""The setting `USER_SESSIONS`, and everything about a project's settings that cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error
+from django.utils.module_loading import import_string
+
+from ...manager import SessionManager
+from ...timers import LONGEST
+from ...web import KeyCarrier
+
+APP = "users_session_manager.integrations.django"
+MIDDLEWARE = f"{APP}.UserSessionMiddleware"
+BEFORE_OURS = (
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+)
+NOT_LISTED = "users_session_manager.E002"
+"""The one problem that a middleware cannot have: it is there, if perhaps by other means."""
+
+
+def defaults() -> dict[str, Any]:
+    """Return what `USER_SESSIONS` says of what it does not say."""
+    return {"HEADER": "Session-Key", "COOKIE": "session_key", "COOKIE_SECURE": not settings.DEBUG, "TIMEOUT": None}
+
+
+def read() -> dict[str, Any]:
+    """Return the whole of `USER_SESSIONS`."""
+    return {**defaults(), **getattr(settings, "USER_SESSIONS", {})}
+
+
+def carrier() -> KeyCarrier:
+    """Return where requests carry their keys; `ValueError` for names that cannot work."""
+    options = read()
+    return KeyCarrier(header=options["HEADER"], cookie=options["COOKIE"], secure=options["COOKIE_SECURE"])
+
+
+def problems() -> Iterator[CheckMessage]:
+    """Tell what in the settings cannot work, each with the name of the setting."""
+    for text in _wrong_values():
+        yield Error(text, id="users_session_manager.E001")
+    yield from _wrong_order()
+    if not apps.is_installed(APP):  # then nobody listens to Django's signals
+        yield Error(f"{APP!r} has to be in INSTALLED_APPS", id="users_session_manager.E004")
+
+
+def _wrong_values() -> Iterator[str]:
+    given = getattr(settings, "USER_SESSIONS", {})
+    if not isinstance(given, dict):
+        yield f"USER_SESSIONS has to be a dict, not {given!r}"
+        return
+    for name in given:
+        if name not in defaults():
+            yield f"USER_SESSIONS has no {name!r}; what it has is {', '.join(defaults())}"
+    options = read()
+    if not isinstance(options["COOKIE_SECURE"], bool):
+        yield f"USER_SESSIONS['COOKIE_SECURE'] has to be True or False, not {options['COOKIE_SECURE']!r}"
+    timeout, shortest = options["TIMEOUT"], SessionManager.MIN_SESSION_TIMEOUT
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and shortest <= timeout <= LONGEST):
+        yield f"USER_SESSIONS['TIMEOUT'] has to be a number of at least {shortest} seconds, not {timeout!r}"
+    try:
+        cookie = carrier().cookie
+    except ValueError as problem:
+        yield f"USER_SESSIONS['HEADER'] or ['COOKIE']: {problem}"
+    else:
+        if cookie in (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME):
+            yield f"USER_SESSIONS['COOKIE'] cannot be {cookie!r}: Django has a cookie of that name"
+
+
+def _wrong_order() -> Iterator[CheckMessage]:
+    ours = _position(MIDDLEWARE)
+    if ours is None:
+        yield Error(f"{MIDDLEWARE!r} has to be in MIDDLEWARE", id=NOT_LISTED)
+        return
+    for other in BEFORE_OURS:
+        theirs = _position(other)
+        if theirs is None or theirs > ours:
+            hint = f"MIDDLEWARE needs {other!r}, above {MIDDLEWARE!r}"
+            yield Error(hint, id="users_session_manager.E003")
+
+
+def _position(path: str) -> int | None:
+    """Return where in MIDDLEWARE the class of that path stands, or one that is made from it."""
+    wanted = import_string(path)
+    for index, name in enumerate(settings.MIDDLEWARE):
+        try:
+            found = import_string(name)
+        except ImportError:
+            continue  # Django says so itself
+        if isinstance(found, type) and issubclass(found, wanted):
+            return index
+    return None

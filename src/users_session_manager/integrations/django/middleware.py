@@ -1,0 +1,132 @@
+"""The middleware and `session_required`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import isawaitable
+from typing import Any, TypeVar, overload
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+
+from ...errors import SessionRejected, StoreUnavailable
+from ...manager import SessionManager
+from ...web import show_loop
+from . import conf
+from .visit import LazySession, Visit, keep_private, visit_of
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class UserSessionMiddleware:
+    """Puts `request.user_session`, and lets Django's login last no longer than the session it began.
+
+    It stands in MIDDLEWARE below Django's SessionMiddleware and AuthenticationMiddleware. Raises `ImproperlyConfigured`
+    for settings that cannot work.
+
+    | on the request | |
+    |---|---|
+    | `user_session` | a `RequestSession`, or `None`; looked up when first read, which prolongs nothing |
+    | `await auser_session()` | the same in an `async def` view |
+    | `user`, `await auser()` | as Django has them, but anonymous once the session of the login has ended |
+
+    A `SessionRejected` that a view raises is answered 401 with `{"logout": true}`, or, if the client would rather have
+    HTML than JSON, with a redirect to `LOGIN_URL`; a `StoreUnavailable` 503. Works on WSGI and ASGI alike.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[..., Any]) -> None:
+        wrong = [problem.msg for problem in conf.problems() if problem.id != conf.NOT_LISTED]
+        if wrong:
+            raise ImproperlyConfigured("; ".join(wrong))
+        self.get_response = get_response
+        self._carrier = conf.carrier()
+        header = self._carrier.header
+        self._header = None if header is None else f"HTTP_{header.upper().replace('-', '_')}"
+        self._is_async = iscoroutinefunction(get_response)
+        self._loop_is_known = False
+        if self._is_async:
+            markcoroutinefunction(self)
+        if (timeout := conf.read()["TIMEOUT"]) is not None:
+            SessionManager().setSessionTimeOut(timeout)
+        HttpRequest.user_session = LazySession()
+
+    def __call__(self, request: Any) -> Any:
+        visit = Visit(request, self._carrier, self._header, self._is_async)
+        request._user_session_visit = visit
+        request.auser_session = visit.alook
+        request.user = SimpleLazyObject(visit.user)
+        request.auser = visit.auser
+        return self._answer(request, visit) if self._is_async else visit.leave(self.get_response(request))
+
+    async def _answer(self, request: Any, visit: Visit) -> Any:
+        if not self._loop_is_known:  # `async def` listeners are to run on it, and a login comes from a thread
+            show_loop(SessionManager())
+            self._loop_is_known = True
+        return visit.leave(await self.get_response(request))
+
+    def process_exception(self, request: Any, exception: Exception) -> Any:
+        """Answer what a view has raised, if it is ours."""
+        if isinstance(exception, (SessionRejected, StoreUnavailable)):
+            return request._user_session_visit.refuse(exception)
+        return None
+
+
+@overload
+def session_required(view: View) -> View: ...
+
+
+@overload
+def session_required(*, passive: bool = False) -> Callable[[View], View]: ...
+
+
+def session_required(view: Any = None, *, passive: bool = False) -> Any:
+    """Let only requests with a live session through to `view`, and begin its timeout again; the rest are answered 401.
+
+    With `passive=True` the session goes on as it was: for what a page asks for by itself. `view` is a function or an
+    `async def`; `method_decorator(session_required, name="dispatch")` is for a class. Nothing that is answered is to be
+    stored by anybody.
+    """
+    if view is None:
+        return lambda view: _guard(view, prolong=not passive)
+    return _guard(view, prolong=not passive)
+
+
+def _guard(view: Callable[..., Any], *, prolong: bool) -> Callable[..., Any]:
+    @wraps(view)
+    def guarded(request: Any, *args: Any, **kwargs: Any) -> Any:
+        visit = _visit(request)
+        try:
+            visit.admit(prolong=prolong)
+        except (SessionRejected, StoreUnavailable) as reason:
+            return visit.refuse(reason)
+        return keep_private(view(request, *args, **kwargs))
+
+    @wraps(view)
+    async def aguarded(request: Any, *args: Any, **kwargs: Any) -> Any:
+        visit = _visit(request)
+        try:
+            await visit.ask(visit.admit, prolong=prolong)
+        except (SessionRejected, StoreUnavailable) as reason:
+            return await visit.ask(visit.refuse, reason)
+        response = view(request, *args, **kwargs)
+        return keep_private(await response if isawaitable(response) else response)
+
+    return aguarded if iscoroutinefunction(view) or _is_dispatch_of_async_class(view) else guarded
+
+
+def _is_dispatch_of_async_class(view: Any) -> bool:
+    """Tell whether `view` is what `method_decorator` makes of a method that returns what an `async def` does."""
+    return getattr(getattr(getattr(view, "func", None), "__self__", None), "view_is_async", False) is True
+
+
+def _visit(request: Any) -> Visit:
+    visit = visit_of(request)
+    if visit is None:
+        raise ImproperlyConfigured(f"session_required needs {conf.MIDDLEWARE!r} in MIDDLEWARE")
+    return visit

@@ -1,0 +1,218 @@
+"""One request: the key it shows, the session it belongs to, and what its answer has to tell the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY as USER_IN_SESSION
+from django.core.exceptions import SynchronousOnlyOperation
+from django.http import HttpResponseRedirect, JsonResponse
+from django.shortcuts import resolve_url
+from django.utils.cache import patch_vary_headers
+from django.utils.http import escape_leading_slashes
+
+from ...errors import SessionRejected, StoreUnavailable
+from ...manager import SessionManager
+from ...web import LOGGED_OUT, RETRY_AFTER, UNAVAILABLE, KeyCarrier, RequestSession, admit, dismiss
+
+KEY_IN_SESSION = "_user_session_key"
+"""Where Django's own session keeps the key that a login of Django's was given."""
+
+
+class Visit:
+    """What the middleware knows of one request.
+
+    `shown` is the key that the request carries. If it carries none, the key of Django's own login counts: a client that
+    has lost our cookie, or a test client after `force_login`, is logged in all the same, and gets the cookie again.
+
+    Threads: those of the request, one at a time; `ask` keeps what may wait off an event loop.
+    """
+
+    __slots__ = ("_auser", "_carrier", "_drop", "_looked", "_request", "_given", "_user", "is_async", "shown")
+
+    def __init__(self, request: Any, carrier: KeyCarrier, header: str | None, is_async: bool) -> None:
+        # As the server has it, which `request.headers` would first make a table of. One that stands twice is joined.
+        value = None if header is None else request.META.get(header)
+        cookie = None if carrier.cookie is None else request.COOKIES.get(carrier.cookie)
+        self.shown = carrier.key(() if value is None else (value,), cookie)
+        self.is_async = is_async
+        self._request = request
+        self._carrier = carrier
+        self._given: str | None = None
+        self._drop = self._looked = False
+        self._user = request.user
+        self._auser = getattr(request, "auser", None)  # since Django 5.0
+
+    # The session of the request
+
+    def admit(self, *, prolong: bool) -> RequestSession:
+        """Return the live session of the request; raise `SessionRejected` without one."""
+        key = self._request.session.get(KEY_IN_SESSION) if self.shown is None else self.shown
+        manager = SessionManager()
+        session = admit(manager, key, prolong=prolong)
+        if self.shown is None:
+            self._given = key
+        if self.is_async and manager.blocking:
+            session.username  # noqa: B018  # reads the details once, and here, so that the loop never waits for them
+        self._request.user_session = session
+        return session
+
+    def look(self) -> RequestSession | None:
+        """Return the session of the request, or `None`; prolongs nothing."""
+        self._looked = True
+        try:
+            return self.admit(prolong=False)
+        except SessionRejected:
+            self._forget_dead_cookie()
+            self._request.user_session = None
+            return None
+
+    async def alook(self) -> RequestSession | None:
+        """As `look`, where an event loop runs; `request.auser_session`."""
+        known = vars(self._request)
+        if "user_session" not in known:
+            await self.ask(self.look)
+        session: RequestSession | None = known["user_session"]
+        return session
+
+    async def ask(self, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call `question` on a thread that may wait; here if nothing has to be waited for."""
+        if self.shown is None and self._request.session.session_key is not None:
+            return await sync_to_async(question)(*args, **kwargs)  # Django's session may be in a database
+        if SessionManager().blocking:
+            return await sync_to_async(question, thread_sensitive=False)(*args, **kwargs)
+        return question(*args, **kwargs)
+
+    def is_on_loop(self) -> bool:
+        """Tell whether an event loop runs on this thread."""
+        if not self.is_async:
+            return False
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        return True
+
+    # Django's login, which ends with the session
+
+    def user(self) -> Any:
+        """Return whom Django has logged in, as long as the session of that login is alive; `request.user`."""
+        if (key := self._key_of_login()) is None:
+            return _anonymous()
+        if key and not self._user.is_authenticated:
+            dismiss(SessionManager(), key)  # Django lets the user in no more: deleted, deactivated, another password
+        return self._user
+
+    async def auser(self) -> Any:
+        """As `user`, where an event loop runs; `request.auser`."""
+        if (key := await sync_to_async(self._key_of_login)()) is None or self._auser is None:
+            return _anonymous()
+        user = await self._auser()
+        if key and not user.is_authenticated:
+            await self.ask(dismiss, SessionManager(), key)
+        return user
+
+    def _key_of_login(self) -> str | None:
+        """Return the key of the login in Django's session: `""` if there is no login, `None` if it does not count.
+
+        With its session dead it is forgotten, in Django's own way with a login that has become void: no signal.
+        """
+        session = self._request.session
+        if USER_IN_SESSION not in session:
+            return ""
+        key = session.get(KEY_IN_SESSION)
+        if SessionManager().getUsernameFromSessionKey(key) is False:
+            session.flush()
+            return None
+        # A request that shows the key of another session is nobody's, but the login of this one is not ended for it.
+        return key if self.shown in (None, key) else None
+
+    # What the answer has to tell
+
+    def signed_in(self, session: RequestSession) -> None:
+        """Note that the client has a new session."""
+        self.shown = self._given = session.key
+        self._request.user_session = session
+
+    def signed_out(self) -> None:
+        """Note that the client has no session any more."""
+        self.shown = self._given = self._request.user_session = None
+        self._drop = True
+
+    def refuse(self, reason: SessionRejected | StoreUnavailable) -> Any:
+        """Return the answer to somebody who is not let in, or of whom nobody knows whether to let them in."""
+        if isinstance(reason, StoreUnavailable):
+            response = JsonResponse(UNAVAILABLE, status=503, headers={"Retry-After": str(RETRY_AFTER)})
+        else:
+            self._forget_dead_cookie()
+            response = self._to_login() if self._is_for_people() else JsonResponse(LOGGED_OUT, status=401)
+        return keep_private(response)
+
+    def leave(self, response: Any) -> Any:
+        """Put on the way out what the client has to be told."""
+        if self._looked:
+            patch_vary_headers(response, [name for name in (self._carrier.header, "Cookie") if name])
+        if (name := self._carrier.cookie) is not None:
+            if self._given is not None:
+                response.set_cookie(name, self._given, **self._carrier.cookie_options())
+            elif self._drop and name in self._request.COOKIES:
+                response.delete_cookie(name, samesite="Lax")
+        return response
+
+    def _forget_dead_cookie(self) -> None:
+        # What was rejected may be another key than the cookie's: that of a header, or one that a view has looked up.
+        cookie = self._request.COOKIES.get(self._carrier.cookie)
+        try:
+            self._drop |= SessionManager().getUsernameFromSessionKey(cookie) is False
+        except StoreUnavailable:
+            pass  # not known to be dead
+
+    def _is_for_people(self) -> bool:
+        accepted = [f"{kind.main_type}/{kind.sub_type}" for kind in self._request.accepted_types]
+        return "text/html" in accepted and "application/json" not in accepted[: accepted.index("text/html")]
+
+    def _to_login(self) -> Any:
+        from django.contrib.auth.views import redirect_to_login  # its forms wait for the applications
+
+        if self._request.method not in ("GET", "HEAD"):
+            return HttpResponseRedirect(resolve_url(settings.LOGIN_URL))  # where it came from cannot be gone to
+        # Two slashes at its beginning would be the address of another site.
+        return redirect_to_login(escape_leading_slashes(self._request.get_full_path()))
+
+
+class LazySession:
+    """`request.user_session`: looked up when it is first read, and then an attribute like any other.
+
+    Not one of Django's lazy objects: `request.user_session is None` would be false whatever it stands for.
+    """
+
+    def __get__(self, request: Any, owner: type | None = None) -> Any:
+        if request is None:
+            return self
+        visit = visit_of(request)
+        if visit is None:
+            raise AttributeError("this request did not come through UserSessionMiddleware: it has no user_session")
+        if SessionManager().blocking and visit.is_on_loop():
+            raise SynchronousOnlyOperation("the store may wait: say `await request.auser_session()` here")
+        return visit.look()
+
+
+def visit_of(request: Any) -> Visit | None:
+    """Return what the middleware knows of a request, or `None` if it never saw it, as with a `force_login`."""
+    return getattr(request, "_user_session_visit", None)
+
+
+def keep_private(response: Any) -> Any:
+    """Let nobody store an answer. Django's cache of whole pages obeys `private`, everything else `no-store`."""
+    response.headers["Cache-Control"] = "no-store, private"
+    return response
+
+
+def _anonymous() -> Any:
+    from django.contrib.auth.models import AnonymousUser  # models wait for the applications
+
+    return AnonymousUser()
