@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
 import socketio
 from flask import Flask, Response, abort, jsonify, make_response, render_template, request, send_file
-from socket_io_client import CDN, INTEGRITY, fetch
 from werkzeug.security import check_password_hash, generate_password_hash
 from werkzeug.serving import make_server
 
@@ -21,6 +21,9 @@ from users_session_manager import SessionManager, SessionRejected
 from users_session_manager.integrations.socketio import attach
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))  # what the examples share
+from socket_io_client import CDN, INTEGRITY, fetch  # noqa: E402
+
 COOKIE = "session_key"
 
 # A real application has these hashes in its database, and its passwords nowhere.

@@ -31,6 +31,7 @@ GUARDED = ("still-here", "timeout", "logout", "logout-everyone")
 def example_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Imports a module of the example as its `python app.py` does."""
     names = ("app", "socket_io_client")
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
     monkeypatch.syspath_prepend(EXAMPLE)
     yield importlib.import_module
     for name in names:
