@@ -1,0 +1,23 @@
+"""The benchmarks run to their end; what they measure is for people to read, and fails nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+def test_guarded_request():
+    for package in ("flask", "django", "fastapi"):
+        pytest.importorskip(package)
+    command = [sys.executable, str(BENCHMARKS / "guarded_request.py"), "--rounds", "3", "--requests", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["flask", "django", "fastapi"]
+    assert all(len(re.findall(r"-?\d+\.\d", line)) >= 5 for line in lines), done.stdout
