@@ -1,0 +1,46 @@
+"""The Socket.IO server, and what it tells the pages."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import socketio
+from django.conf import settings
+
+from users_session_manager import SessionManager
+from users_session_manager.integrations.socketio import attach
+
+manager = SessionManager()
+io = socketio.Server(async_mode="threading")
+# From here on every page that sends `session_key` hears `logout` the moment its session ends.
+attach(manager, io, cookie="__Host-session_key" if settings.USER_SESSIONS["COOKIE_SECURE"] else "session_key")
+
+_pushing = threading.Lock()  # so that no page gets an old list after a newer one
+
+
+def list_for(reader: str) -> list[dict[str, Any]]:
+    """Return who is logged in, as the owner of the key `reader` may see it."""
+    rows = []
+    for key, session in list(manager.sessions.items()):
+        left = manager.getSessionTimeLeft(key)
+        if left is False:
+            continue  # it ran out while we were looking
+        # The label of a key is for showing. The whole key logs in, and is nobody's business but its owner's.
+        row = {"username": session.username, "label": key.partition("_")[0], "left": left, "you": key == reader}
+        rows.append(row | {"timeout": session.timer.interval})
+    return rows
+
+
+def push_lists(*_: Any) -> None:
+    """Show each page who is logged in now."""
+    with _pushing:
+        for key in list(manager.sessions):
+            # The room of a key holds the pages of that session and nobody else.
+            io.emit("sessions", list_for(key), to=key)
+
+
+manager.on("sessionCreated", push_lists)
+manager.on("sessionDeleted", push_lists)
+# With a listener a rejection is `False`; without one it would be raised.
+manager.on("error", lambda *_: None)
