@@ -33,7 +33,6 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo.settings")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would hide the one that matters
     django.setup()
-    call_command("check")
     call_command("migrate", verbosity=0)
 
     from demo.people import make_people  # these two need the applications
