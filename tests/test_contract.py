@@ -93,7 +93,7 @@ class TestSingleton:
         with pytest.raises(ValueError, match="'carrier-pigeon'") as refusal:
             SessionManager(store="carrier-pigeon://:hunter2@host")
         assert "hunter2" not in str(refusal.value)
-        with pytest.raises(TypeError, match="got 5"):
+        with pytest.raises(TypeError, match="got int"):
             SessionManager(store=5)  # type: ignore[arg-type]
         assert SessionManager().getLoggedUsers() == []
 
@@ -144,7 +144,7 @@ class TestLogin:
 
     @pytest.mark.parametrize(
         ("username", "error", "shown"),
-        [(None, TypeError, "None"), (b"x", TypeError, "b'x'"), (1, TypeError, "1"), ("", ValueError, "''")],
+        [(None, TypeError, "NoneType"), (b"x", TypeError, "bytes"), (1, TypeError, "int"), ("", ValueError, "''")],
     )
     def test_a_bad_username_is_named_and_changes_nothing(self, manager, heard, username, error, shown):
         with pytest.raises(error, match=re.escape(shown)):

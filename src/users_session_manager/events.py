@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from types import CoroutineType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyee import EventEmitter
 
 from .errors import SessionError
+from .keys import redact
 from .log import log
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ class IsolatedEmitter(EventEmitter):
     - A listener that raises stops no other listener and does not reach the emitter. Its exception goes to the `error`
       listeners with `{"listener": it}`; where there are none, and when an `error` listener itself fails, to the log.
       What is no `Exception` (`KeyboardInterrupt`, gevent's timeouts) is not ours to keep, and passes.
-    - An `async def` listener is scheduled on the application's event loop: the one that runs on the emitting thread,
-      else the last one on which a listener was added or an event emitted. Without a loop its failure is a
+    - An `async def` listener is scheduled on the application's event loop: the last one on which such a listener was
+      added, else the first on which an event was emitted, until that is closed. Without a loop its failure is a
       `SessionError`.
     - As in Node, `error` without a listener raises its exception.
 
@@ -36,6 +38,7 @@ class IsolatedEmitter(EventEmitter):
 
     def __init__(self) -> None:
         super().__init__()
+        self._renew_locks()
         self._heard: set[str] = set()  # events that have ever had a listener; the others cost next to nothing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_async = False
@@ -44,24 +47,32 @@ class IsolatedEmitter(EventEmitter):
     def emit(self, event: str, *args: Any, **kwargs: Any) -> bool:
         """Call the listeners of `event` with the rest of the arguments; tell whether there were any."""
         if self._has_async:
-            self._running_loop()
+            self._application_loop()
+        if event == "new_listener":  # pyee says so before it adds one
+            self._expect(*args)
         if event == "error":
             token = _in_error.set(True)
             try:
                 return super().emit(event, *args, **kwargs)
             finally:
                 _in_error.reset(token)
-        if event in self._heard:
-            return super().emit(event, *args, **kwargs)
-        if event == "new_listener":  # pyee says so before it adds one
-            self._expect(*args)
-        return False
+        return event in self._heard and super().emit(event, *args, **kwargs)
 
     def _revive(self) -> None:
         """Make the emitter of a forked child usable: pyee's lock may have been held, and the loop is the parent's."""
-        self.__setstate__(self.__getstate__())
+        self._renew_locks()
         self._loop = None
         self._tasks.clear()
+
+    def _renew_locks(self) -> None:
+        """Give pyee locks that a thread may take twice: a signal handler or a finalizer may log somebody out.
+
+        Whatever their names are, which are pyee's own business.
+        """
+        kinds = (type(threading.Lock()), type(threading.RLock()))
+        for name, value in vars(self).items():
+            if isinstance(value, kinds):
+                setattr(self, name, threading.RLock())
 
     def _expect(self, event: str, listener: Callable[..., Any]) -> None:
         import inspect  # here and not above, as asyncio below: an import of this library is to stay small
@@ -69,7 +80,7 @@ class IsolatedEmitter(EventEmitter):
         self._heard.add(event)
         if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(type(listener).__call__):
             self._has_async = True
-            self._running_loop()
+            self._loop = _running_loop() or self._loop
 
     def _emit_run(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -79,14 +90,10 @@ class IsolatedEmitter(EventEmitter):
         except Exception as failure:  # noqa: BLE001  # a listener is unknown code
             self._report(f, failure, _in_error.get())
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
-        """Return the loop that runs on this thread, and remember it as the application's."""
-        import asyncio
-
-        try:
-            self._loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return None
+    def _application_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that listeners run on: one stays the application's until it is closed."""
+        if self._loop is None or self._loop.is_closed():
+            self._loop = _running_loop()
         return self._loop
 
     def _schedule(self, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -98,16 +105,16 @@ class IsolatedEmitter(EventEmitter):
             if isinstance(failure, Exception):
                 self._report(listener, failure, in_error)
 
-        running = self._running_loop()
-        if running is not None:
-            task = running.create_task(coroutine)
+        loop = self._application_loop()
+        if loop is not None and loop is _running_loop():
+            task = loop.create_task(coroutine)
             self._tasks.add(task)
             task.add_done_callback(done)
             return
         try:
-            if self._loop is None:
-                raise RuntimeError("no event loop has been seen")
-            run_on(self._loop, coroutine).add_done_callback(done)
+            if loop is None:
+                raise RuntimeError("no event loop has been seen, or the one that was has closed")
+            run_on(loop, coroutine).add_done_callback(done)
         except RuntimeError as reason:
             coroutine.close()
             raise SessionError(
@@ -123,8 +130,20 @@ class IsolatedEmitter(EventEmitter):
             except Exception as unheard:  # it is the same one, or it goes on
                 if unheard is not failure:
                     raise
+        import traceback
+
         name = getattr(listener, "__qualname__", type(listener).__name__)
-        log.error("A listener failed: %s", name, exc_info=failure)
+        # As text, in which a KeyError for a session key does not show it.
+        log.error("A listener failed: %s\n%s", name, redact("".join(traceback.format_exception(failure))))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:

@@ -24,6 +24,7 @@ _MANNERS = (
 ).split()
 
 _KEY = re.compile(r"([A-Z][a-z]+-[a-z]+-[0-9]{2})_[0-9A-F]{32}")
+_SECRET = re.compile(r"(?<=_)[0-9A-F]{32}")
 
 
 def new_key() -> str:
@@ -50,3 +51,8 @@ def label(key: object) -> str:
     """
     match = _KEY.fullmatch(key) if isinstance(key, str) else None
     return match[1] if match else f"<{type(key).__name__}, not a key>"
+
+
+def redact(text: str) -> str:
+    """Return `text` without the secrets of the keys in it: for what others have written, such as an exception."""
+    return _SECRET.sub("…", text)

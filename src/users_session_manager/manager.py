@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import reprlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
 from .errors import SessionError, SessionRejected
@@ -99,7 +98,7 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
         Call it after a successful login. Raises `TypeError` for anything but a `str` and `ValueError` for an empty one.
         """
         if not isinstance(username, str):
-            raise TypeError(f"username must be a non-empty str, got {reprlib.repr(username)}")
+            raise TypeError(f"username must be a non-empty str, got {type(username).__name__}")
         if not username:
             raise ValueError("username must be a non-empty str, got ''")
         key = new_key()
@@ -165,10 +164,11 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
 
         All of them have ended before the first event. With none there is nothing to emit, and it is `True` too.
         """
-        for session in self._store.clear():
-            self._say("Session deleted", session.key)
-            self._announce_end(session, "deleted")
-            self.sendLogoutMessage(session.key)
+        ended = iter(self._store.clear())
+        try:
+            self._announce_deleted(ended)
+        finally:  # what is no Exception passes, and the rest have ended all the same
+            self._announce_deleted(ended)
         return True
 
     # Time
@@ -242,6 +242,12 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
         self.sendLogoutMessage(session.key)
         self._announce_end(session, "expired")
 
+    def _announce_deleted(self, ended: Iterator[Session]) -> None:
+        for session in ended:
+            self._say("Session deleted", session.key)
+            self._announce_end(session, "deleted")
+            self.sendLogoutMessage(session.key)
+
     def _announce_end(self, session: Session, reason: Literal["deleted", "expired"]) -> None:
         self.emit("sessionDeleted", session.key)
         self.emit("activeUserDeleted", session.key)
@@ -265,7 +271,7 @@ def _open_store(store: str | Store | None) -> Store:
         # The rest of an address may hold a password.
         raise ValueError(f"store must be None or a Store; there is none for {store.partition(':')[0][:20]!r} addresses")
     if not callable(getattr(store, "open", None)):
-        raise TypeError(f"store must be None or a Store, got {reprlib.repr(store)}")
+        raise TypeError(f"store must be None or a Store, got {type(store).__name__}")
     return store
 
 

@@ -14,6 +14,8 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any, Final
 
+from .log import log
+
 # The longest delay that a wait of the standard library takes, in seconds.
 LONGEST: Final = threading.TIMEOUT_MAX
 
@@ -81,7 +83,7 @@ class SessionTimer(threading.Timer):
 
     def is_alive(self) -> bool:
         """Tell whether the countdown or `function` is under way."""
-        return self._state in (_WAITING, _RUNNING)
+        return self._state == _RUNNING or (self._state == _WAITING and not self._clock.stopped)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the timer has run out and `function` has returned, or `timeout` seconds; forever if `None`.
@@ -91,7 +93,7 @@ class SessionTimer(threading.Timer):
         with self._clock.lock:
             if self._state == _NEW:
                 raise RuntimeError("cannot join thread before it is started")
-            if self._state == _DONE:
+            if not self.is_alive():
                 return
             if self._clock.is_this_thread():
                 raise RuntimeError("cannot join current thread")
@@ -155,7 +157,10 @@ class SessionTimer(threading.Timer):
             if self._finished is None or not self._finished.is_set():
                 self.function(*self.args, **self.kwargs)
         except BaseException:  # noqa: BLE001  # the clock must go on, whatever a timer's function does
-            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self)))
+            try:
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self)))
+            except BaseException:  # noqa: BLE001  # or its hook
+                log.error("threading.excepthook failed", exc_info=True)
         finally:
             with self._clock.lock:
                 self._end()
@@ -184,32 +189,38 @@ class Clock:
         self.now = now
         self._threaded = thread
         self.lock = threading.RLock()
-        self._wake = threading.Condition(self.lock)
-        self._stopped = False
+        self.stopped = False
+        self._bell = _silent_bell()
         self._thread: threading.Thread | None = None
         self._wakes_at = inf  # when the thread looks again by itself; minus infinity while it is not asleep
         self._heap: list[tuple[float, int, SessionTimer]] = []
         self._order = itertools.count()  # timers of one deadline run out in the order of their start
         self._dead = 0  # entries of the heap whose timer was cancelled or queued anew
         self._firing: SessionTimer | None = None
-        _clocks.add(self)
+        with _clocks_lock:
+            _clocks.add(self)
 
     def schedule(self, timer: SessionTimer, interval: float) -> None:
-        """Let `timer` run out `interval` seconds from now. A timer that waits already gets its new deadline."""
+        """Let `timer` run out `interval` seconds from now. A timer that waits already gets its new deadline.
+
+        Raises `ValueError` for more than a timer can hold, NaN and infinity included.
+        """
+        if not interval <= LONGEST:
+            raise ValueError(f"a timer holds at most {LONGEST} seconds, got {interval!r}")
         if self._thread is None:
             self._start()
         deadline = timer.deadline = self.now() + interval
         timer.interval = interval
         timer._state = _WAITING
         # A later deadline needs no entry: the one that is there will find it.
-        if deadline < timer._queued:
-            if timer._queued != inf:
+        if deadline < timer._queued and not self.stopped:
+            was_queued, timer._queued = timer._queued != inf, deadline
+            entry = (deadline, next(self._order), timer)
+            heappush(self._heap, entry)
+            if was_queued:
                 self._bury()
-            timer._queued = deadline
-            heappush(self._heap, (deadline, next(self._order), timer))
             if deadline < self._wakes_at:
-                self._wakes_at = deadline
-                self._wake.notify()
+                self._ring()
 
     def cancel(self, timer: SessionTimer) -> None:
         """Let `timer` never run out. Nothing happens if it has."""
@@ -226,12 +237,13 @@ class Clock:
         while True:
             # One entry each time the lock is taken, so that a crowd of them keeps nobody waiting.
             with self.lock:
-                if self._stopped or not self._heap or self._heap[0][0] > self.now():
+                if self.stopped or not self._heap or self._heap[0][0] > self.now():
                     return count
                 timer = self._take_first()
                 self._firing = timer
             if timer is not None:
                 timer._fire()
+                self._firing = None
                 count += 1
 
     def stop(self) -> None:
@@ -240,9 +252,13 @@ class Clock:
         A function that is running gets half a second to return.
         """
         with self.lock:
-            self._stopped = True
+            self.stopped = True
             thread, self._thread = self._thread, None
-            self._wake.notify()
+            heap, self._heap = self._heap, []
+            for _, _, timer in heap:
+                if timer._ended is not None:
+                    timer._ended.set()  # whoever joins it waits no longer
+            self._ring()
         if thread is not None and thread is not threading.current_thread():
             thread.join(_PATIENCE)
 
@@ -257,9 +273,11 @@ class Clock:
         """
         self._dead += 1
         if self._dead > _FEW and self._dead * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2]._queued == entry[0]]
+            # A finalizer or a signal may start a timer on this thread meanwhile: its entry goes to the new heap.
+            old, self._heap, self._dead = self._heap, [], 0
+            kept = [entry for entry in old if entry[2]._queued == entry[0]]
+            self._heap.extend(kept)
             heapify(self._heap)
-            self._dead = 0
 
     def _take_first(self) -> SessionTimer | None:
         """Take the first entry off the heap; return its timer if that has run out."""
@@ -269,66 +287,89 @@ class Clock:
             return None
         if timer.deadline > self.now():
             timer._queued = timer.deadline
-            heappush(self._heap, (timer.deadline, order, timer))
+            entry = (timer.deadline, order, timer)
+            heappush(self._heap, entry)
             return None
         timer._queued = inf
         timer._state = _RUNNING
         return timer
 
     def _start(self) -> None:
-        if self._stopped or not self._threaded:
+        if self.stopped or not self._threaded:
             return
-        thread = threading.Thread(target=self._loop, name="users-session-manager clock", daemon=True)
-        thread.start()
-        self._thread = thread
+        self._thread = threading.Thread(target=self._loop, name="users-session-manager clock", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:
+            self._thread = None
+            raise
 
     def _loop(self) -> None:
         while True:
             self.run_due()
             with self.lock:
-                if self._stopped:
+                if self.stopped:
                     return
+                bell = self._bell
                 self._wakes_at = self._heap[0][0] if self._heap else inf
-                self._wake.wait(max(0.0, min(self._wakes_at - self.now(), LONGEST)))
-                self._wakes_at = -inf
+            # Without the lock: a bell that rings before this waits for it is heard all the same.
+            bell.acquire(timeout=max(0.0, min(self._wakes_at - self.now(), LONGEST)))
+            self._wakes_at = -inf
+
+    def _ring(self) -> None:
+        """Wake the thread, or let it not fall asleep."""
+        self._wakes_at = -inf
+        if self._bell.locked():
+            self._bell.release()
 
     def _revive(self) -> None:
         """Give the child of a fork its own thread. The lock is held by the thread that forked."""
-        self._wake = threading.Condition(self.lock)  # the old one knows a thread that is not here
+        self._bell = _silent_bell()
         self._thread = None
         self._wakes_at = inf
         if self._firing is not None and self._firing._state == _RUNNING:
             # It was under way on the parent's thread; whether it had done anything, its function finds out.
             self._firing._queued = self._firing.deadline
-            heappush(self._heap, (self._firing.deadline, next(self._order), self._firing))
+            entry = (self._firing.deadline, next(self._order), self._firing)
+            heappush(self._heap, entry)
         if self._heap:
             self._start()
 
 
+def _silent_bell() -> threading.Lock:
+    """Return a lock that is held: whoever takes it sleeps until it is let go, be that before or after."""
+    bell = threading.Lock()
+    bell.acquire()
+    return bell
+
+
 _clocks: weakref.WeakSet[Clock] = weakref.WeakSet()
+# Held during a fork, so that one thread forks at a time and no clock is made meanwhile.
+_clocks_lock = threading.RLock()
 _held: list[Clock] = []
 
 
 def _before_fork() -> None:
-    clocks = list(_clocks)
-    for clock in clocks:
+    _clocks_lock.acquire()
+    _held[:] = _clocks
+    for clock in _held:
         clock.lock.acquire()
-    _held[:] = clocks
 
 
 def _after_fork(in_child: bool) -> None:
-    # Emptied before the first lock is let go: then another thread may fork and fill it again.
-    clocks = list(_held)
-    _held.clear()
-    for clock in clocks:
+    for clock in _held:
         if in_child:
             clock._revive()
         clock.lock.release()
+    _held.clear()
+    _clocks_lock.release()
 
 
 def _at_exit() -> None:
     # A daemon thread that is cut off in the middle of a print can abort the interpreter.
-    for clock in list(_clocks):
+    with _clocks_lock:
+        clocks = list(_clocks)
+    for clock in clocks:
         clock.stop()
 
 

@@ -29,7 +29,7 @@ class MemoryStore:
     hand in one that they turn, with `thread=False`, and call `clock.run_due()` when something is to run out.
 
     Threads: any thread may call any method. The clock's lock guards `sessions` and the deadlines of their timers;
-    `get` and `time_left` need no lock, since they read one entry and one deadline.
+    `get` needs no lock, since it reads one entry and one deadline.
     """
 
     blocking = False
@@ -80,13 +80,14 @@ class MemoryStore:
             timer = self._start_timer(key, timeout)
             session = self.get(key)
             if session is not None:
-                self.clock.cancel(session.timer)
-                session.timer = timer
+                old, session.timer = session.timer, timer
+                self.clock.cancel(old)
             return timer
 
     def time_left(self, key: object) -> float | None:
-        session = self.get(key)
-        return None if session is None else max(0.0, session.timer.deadline - self._now())
+        with self._lock:
+            session = self.get(key)
+            return None if session is None else max(0.0, session.timer.deadline - self._now())
 
     def set_data(self, key: object, data: Any) -> bool:
         with self._lock:
@@ -113,12 +114,14 @@ class MemoryStore:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            self.sessions.clear()
+            # Let go of without the lock: the finalizers of their data are unknown code.
+            _gone, self.sessions = self.sessions, Sessions()
         self.clock.stop()
 
     def _live(self) -> list[Session]:
         now = self._now()
-        return [session for session in self.sessions.values() if session.timer.deadline > now]
+        # From a copy: a finalizer or a signal may add one on this thread.
+        return [session for session in list(self.sessions.values()) if session.timer.deadline > now]
 
     def _pop(self, session: Session) -> bool:
         """Take a session out, unless somebody has: a finalizer or a signal may have come between on this thread."""
