@@ -29,7 +29,7 @@ from users_session_manager.integrations.socketio import attach
 from users_session_manager.web import RequestSession
 
 HERE = Path(__file__).resolve().parent
-sys.path += [str(HERE.parent), str(HERE.parent / "flask_app")]  # what the examples share
+sys.path.append(str(HERE.parent))  # for what the examples share
 from socket_io_client import CDN, INTEGRITY, fetch  # noqa: E402
 
 # A real application has all of this in its database: the hashes of the passwords, never the passwords.
