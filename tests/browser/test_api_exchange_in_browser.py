@@ -1,0 +1,173 @@
+"""The exchange in a real browser: log in, see your data, and be logged out however the session ends."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+pytest.importorskip("argon2")
+pytest.importorskip("flask")
+pytest.importorskip("sqlalchemy")
+
+
+@pytest.fixture
+def example(start_example: Callable[..., Any], tmp_path: Path) -> Any:
+    """The exchange on a database of its own, with sessions that outlast every test."""
+    return start_exchange(start_example, f"sqlite:///{tmp_path / 'exchange.sqlite3'}")
+
+
+def start_exchange(start_example: Callable[..., Any], database: str) -> Any:
+    return start_example("--timeout", "600", "--database", database, script="api_exchange/app.py")
+
+
+@pytest.fixture
+def log_in(new_person: Callable[..., Any], expect: Any) -> Callable[..., Page]:
+    def log_in(username: str, password: str, **options: Any) -> Page:
+        page: Page = new_person(**options).open_tab()
+        fill_in(page, username, password)
+        expect(page.get_by_role("heading", name=f"Hello, {username}")).to_be_visible()
+        expect(page.get_by_text("Connected", exact=True)).to_be_visible()
+        return page
+
+    return log_in
+
+
+def fill_in(page: Page, username: str, password: str) -> None:
+    page.get_by_label("Username").fill(username)
+    page.get_by_label("Password").fill(password)
+    button(page, "Log in").click()
+
+
+def button(page: Page, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def assert_logged_out(expect: Any, page: Page) -> None:
+    expect(page.get_by_role("heading", name="You are logged out")).to_be_visible()
+    assert page.evaluate("window.neverReloaded"), "the page was reloaded"
+    assert page.locator("table").text_content().strip() == ""
+    assert page.locator("#me").text_content() == ""
+
+
+def call(url: str, api_name: str, key: str | None = None, **body: Any) -> Any:
+    headers = {"Api-Name": api_name, "Content-Type": "application/json"} | ({"Session-Key": key} if key else {})
+    with urllib.request.urlopen(urllib.request.Request(url + "api", json.dumps(body).encode(), headers)) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_log_in_see_your_data_run_out_be_logged_out(kind, request, start_example, new_person, log_in, tmp_path, expect):
+    url = f"sqlite:///{tmp_path / 'exchange.sqlite3'}"
+    if kind == "postgresql":
+        pytest.importorskip("psycopg")
+        url = request.getfixturevalue("postgresql_url")
+    address = start_exchange(start_example, url).url
+    page = log_in("luca", "lasagne", url=address)
+    expect(page.get_by_role("row")).to_have_count(1 + 5)
+    expect(page.get_by_text("Lasagne al forno")).not_to_be_visible()
+    button(page, "Next").click()
+    expect(page.get_by_role("cell", name="Lasagne al forno")).to_be_visible()
+    expect(page.get_by_role("row")).to_have_count(1 + 2)
+    key = call(address, "try_login", username="luca", password="lasagne")["user_data"]["session_key"]
+    assert call(address, "set_session_timeout", key, seconds=2)["timeout"] == 2
+    button(page, "Previous").click()  # and the countdown begins again, with the timeout set now
+    assert_logged_out(expect, page)
+    button(page, "Log in again").click()
+    fill_in(page, "fabio", "focaccia")
+    assert_logged_out(expect, page)
+
+
+def test_a_wrong_password_is_said_and_logs_nobody_in(new_person, expect, example):
+    page = new_person().open_tab()
+    fill_in(page, "luca", "focaccia")
+    expect(page.get_by_role("alert")).to_have_text("Wrong username or password.")
+    expect(page.get_by_label("Password")).to_be_focused()
+    expect(page.get_by_role("table")).not_to_be_visible()
+    assert "logged in" not in example.stop()
+
+
+def test_a_forged_key_is_answered_with_a_logout(log_in, expect):
+    page = log_in("luca", "lasagne")
+
+    def forge(route: Any) -> None:
+        headers = dict(route.request.headers)
+        label = headers["session-key"].partition("_")[0]
+        route.continue_(headers=headers | {"session-key": f"{label}_{'0' * 32}"})
+
+    page.route("**/api", forge)
+    button(page, "Next").click()
+    assert_logged_out(expect, page)
+
+
+def test_a_key_whose_session_has_ended_is_answered_with_a_logout(new_person, log_in, expect, example):
+    person = new_person()
+    person.context.route("**/socket.io-client.js", lambda route: route.abort())  # nobody tells this page
+    page = person.open_tab()
+    fill_in(page, "fabio", "focaccia")
+    expect(page.get_by_text("No live logout")).to_be_visible()
+    expect(page.get_by_role("cell", name="Minestrone")).to_be_visible()
+    key = call(example.url, "try_login", username="luca", password="lasagne")["user_data"]["session_key"]
+    assert call(example.url, "log_user_out", key, username="fabio")["ended"] == 1
+    expect(page.get_by_role("heading", name="Hello, fabio")).to_be_visible()
+    button(page, "Orders").click()
+    assert_logged_out(expect, page)
+
+
+def test_what_a_user_may_not_do_is_refused_and_what_they_may_goes_on(log_in, expect):
+    page = log_in("fabio", "focaccia")
+    expect(page.get_by_role("cell", name="Minestrone")).to_be_visible()
+    button(page, "Users").click()
+    expect(page.get_by_text("Action not allowed!")).to_be_visible()
+    expect(page.get_by_role("row")).to_have_count(0)
+    expect(page.get_by_label("Timeout in seconds")).not_to_be_visible()
+    button(page, "Orders").click()
+    expect(page.get_by_role("cell", name="Minestrone")).to_be_visible()
+    expect(page.get_by_text("Action not allowed!")).not_to_be_visible()
+    button(page, "Log out").click()
+    assert_logged_out(expect, page)
+
+
+def test_who_is_logged_out_by_somebody_else_learns_it_at_once(log_in, expect):
+    luca, fabio = log_in("luca", "lasagne"), log_in("fabio", "focaccia")
+    button(luca, "Users").click()
+    expect(luca.get_by_role("row", name="fabio 1")).to_be_visible()
+    button(luca, "Log fabio out").click()
+    assert_logged_out(expect, fabio)
+    expect(luca.get_by_role("row", name="fabio 0")).to_be_visible()
+    luca.get_by_label("Timeout in seconds").fill("1")
+    button(luca, "Set").click()
+    expect(luca.get_by_text("It has to be a number of at least 2 seconds.")).to_be_visible()
+
+
+def test_the_key_is_in_a_variable_of_the_page_alone(new_person, log_in, expect, example):
+    page = log_in("luca", "lasagne")
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    with page.expect_request("**/api") as asked:
+        button(page, "Next").click()
+    label, _, secret = asked.value.headers["session-key"].partition("_")
+    assert len(secret) == 32
+    stored = page.evaluate("[document.cookie, JSON.stringify(localStorage), JSON.stringify(sessionStorage)]")
+    assert page.context.cookies() == []
+    example.wait_for_output(label)
+    assert secret not in "\n".join([*stored, *urls, page.url, page.content(), example.output])
+    page.reload()
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+
+
+def test_nothing_sticks_out_on_a_phone(log_in, expect):
+    page = log_in("luca", "lasagne", viewport={"width": 320, "height": 700})
+    for table, rows in (("Orders", 6), ("Users", 3)):
+        button(page, table).click()
+        expect(page.get_by_role("row")).to_have_count(rows)
+        assert not page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
