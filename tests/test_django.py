@@ -159,12 +159,18 @@ urlpatterns = [
 class OverAsgi:
     """Django's client of the ASGI handler, called as the other one is."""
 
-    def __init__(self) -> None:
-        self._client = AsyncClient(raise_request_exception=False)
+    def __init__(self, *, raise_request_exception: bool = False) -> None:
+        self._client = AsyncClient(raise_request_exception=raise_request_exception)
         self.cookies = self._client.cookies
-        self.get = async_to_sync(self._client.get)
-        self.post = async_to_sync(self._client.post)
         self.force_login = self._client.force_login
+
+    @async_to_sync
+    async def get(self, *args: Any, **options: Any) -> Any:
+        return await self._client.get(*args, **options)
+
+    @async_to_sync
+    async def post(self, *args: Any, **options: Any) -> Any:
+        return await self._client.post(*args, **options)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -223,7 +229,7 @@ def test_djangos_login_begins_a_session_and_its_logout_ends_it(client, manager, 
     assert (cookie["httponly"], cookie["secure"], cookie["samesite"], cookie["path"]) == (True, True, "Lax", "/")
     assert (cookie["max-age"], cookie["domain"]) == ("", "")
     assert client.get("/sync/mine").json() == {"username": "luca"}
-    assert client.get("/sync/user").content == b"luca"
+    assert client.get("/sync/user").content == client.get("/async/user").content == b"luca"
     answer = client.post("/logout")
     assert answer.json() == {"session": None}
     assert (answer.cookies[COOKIE].value, answer.cookies[COOKIE]["max-age"]) == ("", 0)
@@ -549,8 +555,9 @@ def test_reading_the_session_on_a_loop_says_what_to_do_instead(slow):
         return HttpResponse(request.user_session)
 
     urls = override_settings(ROOT_URLCONF=(path("hasty", hasty),))
+    client = OverAsgi(raise_request_exception=True)
     with urls, pytest.raises(SynchronousOnlyOperation, match="auser_session"):
-        async_to_sync(AsyncClient().get)("/hasty")
+        client.get("/hasty")
 
 
 # Settings

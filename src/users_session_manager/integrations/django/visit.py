@@ -109,7 +109,9 @@ class Visit:
 
     async def auser(self) -> Any:
         """As `user`, where an event loop runs; `request.auser`."""
-        if (key := await sync_to_async(self._key_of_login)()) is None or self._auser is None:
+        if self._auser is None:
+            return await sync_to_async(self.user)()
+        if (key := await sync_to_async(self._key_of_login)()) is None:
             return _anonymous()
         user = await self._auser()
         if key and not user.is_authenticated:
