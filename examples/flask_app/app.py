@@ -10,21 +10,20 @@ import logging
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import socketio
-from flask import Flask, Response, abort, jsonify, make_response, render_template, request, send_file
+from flask import Flask, Response, abort, jsonify, render_template, request, send_file
 from werkzeug.security import check_password_hash, generate_password_hash
 from werkzeug.serving import make_server
 
 from users_session_manager import SessionManager, SessionRejected
+from users_session_manager.integrations.flask import UserSessions, current_session, session_required
 from users_session_manager.integrations.socketio import attach
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))  # what the examples share
 from socket_io_client import CDN, INTEGRITY, fetch  # noqa: E402
-
-COOKIE = "session_key"
 
 # A real application has these hashes in its database, and its passwords nowhere.
 DEMO_USERS = {"luca": "lasagne", "fabio": "focaccia"}
@@ -33,17 +32,21 @@ PASSWORD_HASHES = {name: generate_password_hash(password) for name, password in 
 NOBODY = generate_password_hash("nobody")
 
 
-def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Flask:
+def create_app(*, timeout: float = 60, client_script: Path | None = None, https: bool = False) -> Flask:
     """Return the application; `client_script` is our own copy of socket.io-client, `None` for the CDN's."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = 4096
+    app.config["USER_SESSIONS_HEADER"] = None  # the page's key is in the cookie alone
+    # Over https the cookie is for https alone. `main` serves plain http, where not every browser would keep such a one.
+    app.config["USER_SESSIONS_COOKIE_SECURE"] = https
+    user_sessions = UserSessions(app)
     io = socketio.Server(async_mode="threading")
     manager = SessionManager()
     if not manager.setSessionTimeOut(timeout):
         raise ValueError(f"timeout must be at least {manager.MIN_SESSION_TIMEOUT} seconds, got {timeout}")
 
     # From here on every page that sends `session_key` hears `logout` the moment its session ends.
-    attach(manager, io, cookie=COOKIE)
+    attach(manager, io, cookie=app.extensions["users_session_manager"].carrier.cookie)
     app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
 
     pushing = threading.Lock()  # so that no page gets an old list after a newer one
@@ -83,11 +86,6 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
     manager.on("sessionDeleted", on_deleted)
     manager.on("error", on_error)  # with a listener a rejection is `False`; without one it would be raised
 
-    def key_of_request() -> str:
-        """Return the key of a live session; a request without one gets no further."""
-        key = request.cookies.get(COOKIE, "")
-        return key if manager.checkSessionStatus(key) else logged_out()
-
     @app.before_request
     def refuse_forms() -> None:
         # A form on somebody else's page can post, but it cannot post JSON.
@@ -96,7 +94,7 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
 
     @app.get("/")
     def page() -> str:
-        username = manager.getUsernameFromSessionKey(request.cookies.get(COOKIE))
+        username = current_session.username if current_session else None
         client = {"src": "/socket.io-client.js" if client_script else CDN, "integrity": INTEGRITY}
         seconds = manager.getSessionTimeout()
         return render_template("page.html", username=username, demo_users=DEMO_USERS, client=client, timeout=seconds)
@@ -107,41 +105,37 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
         right = check_password_hash(PASSWORD_HASHES.get(username, NOBODY), password)
         if not right or username not in PASSWORD_HASHES:
             return jsonify(error="That username and password do not go together."), 403
-        manager.deleteSession(request.cookies.get(COOKIE))  # whoever used this browser before
-        key = manager.loadNewSession(username)  # calls on_created
-        response = jsonify(timeout=manager.getSessionTimeout())
-        # HttpOnly keeps the key from scripts, Lax keeps it from the posts of other sites. Secure waits for https: this
-        # demo is served over plain http, where not every browser would keep such a cookie.
-        response.set_cookie(COOKIE, key, httponly=True, samesite="Lax", secure=request.is_secure)
-        return response
+        user_sessions.sign_in(username)  # ends that of whoever used this browser before, and calls on_created
+        return jsonify(timeout=manager.getSessionTimeout())
 
     @app.get("/sessions")
+    @session_required(passive=True)  # the page asks by itself, which must not prolong
     def sessions() -> Response:
-        return jsonify(list_for(key_of_request()))  # reading never prolongs
+        return jsonify(list_for(current_session.key))
 
     @app.post("/still-here")
+    @session_required
     def still_here() -> Response:
-        if not manager.restartSessionTimer(key_of_request()):
-            logged_out()
         push_lists()
         return jsonify({})
 
     @app.post("/timeout")
+    @session_required(passive=True)
     def set_timeout() -> Any:
-        key_of_request()
         if not manager.setSessionTimeOut(field("seconds")):
             return jsonify(error=f"It has to be a number of at least {manager.MIN_SESSION_TIMEOUT} seconds."), 400
         return jsonify(timeout=manager.getSessionTimeout())
 
     @app.post("/logout")
+    @session_required(passive=True)
     def logout() -> Response:
-        manager.deleteSession(key_of_request())  # calls on_deleted, and every tab of the session gets `logout`
+        user_sessions.sign_out()  # calls on_deleted, and every tab of the session gets `logout`
         return jsonify({})
 
     @app.post("/logout-everyone")
+    @session_required(passive=True)
     def logout_everyone() -> Response:
-        key_of_request()  # a real application would also ask whether this user may
-        manager.deleteAllSessions()
+        manager.deleteAllSessions()  # a real application would also ask whether this user may
         return jsonify({})
 
     @app.get("/socket.io-client.js")
@@ -161,11 +155,6 @@ def create_app(*, timeout: float = 60, client_script: Path | None = None) -> Fla
         return response
 
     return app
-
-
-def logged_out() -> NoReturn:
-    """Answer the request with what the page takes for a logout."""
-    abort(make_response({"logout": True}, 401))
 
 
 def field(name: str) -> Any:
