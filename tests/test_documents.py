@@ -40,8 +40,8 @@ every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: pat
 @every_document
 def test_python_blocks_run(path: Path) -> None:
     """In one namespace, from top to bottom; a failure is shown with the document's own line."""
-    pytest.importorskip("flask")
-    pytest.importorskip("django")
+    for package in ("flask", "django", "fastapi", "prometheus_client"):
+        pytest.importorskip(package)
     document = Sybil([PythonCodeBlockParser(), SkipParser()]).parse(path)
     document.namespace["__name__"] = "__main__"
     for example in document:

@@ -151,6 +151,54 @@ class TestIsolation:
         clock.turn(1)
         assert manager.getLoggedUsers() == ["first"]
 
+    def test_who_listens_for_listeners_keeps_none_from_hearing(self, manager):
+        added, heard = [], []
+        manager.on("new_listener", lambda event, listener: added.append(event))
+        manager.on("sessionCreated", heard.append)
+        key = manager.loadNewSession("Luca")
+        assert added == ["sessionCreated"]
+        assert heard == [key]
+
+    def test_an_exception_that_holds_a_key_does_not_show_it_in_the_log(self, manager, caplog):
+        manager.on("sessionCreated", {}.pop)
+        key = manager.loadNewSession("Luca")
+        assert "KeyError" in caplog.text
+        assert f"{key.partition('_')[0]}_…" in caplog.text
+        assert key not in caplog.text
+
+    def test_when_everyone_is_logged_out_an_interrupt_loses_nobody(self, manager):
+        heard = []
+
+        def interrupted(key):
+            heard.append(key)
+            if len(heard) == 1:
+                raise KeyboardInterrupt
+
+        keys = [manager.loadNewSession(name) for name in ("Luca", "Fabio", "Gino")]
+        manager.on("sessionDeleted", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            manager.deleteAllSessions()
+        assert heard == keys
+        assert manager.getLoggedUsers() == []
+
+    def test_a_finalizer_or_a_signal_in_the_middle_of_an_emit_does_not_wait_for_its_own_thread(self, manager):
+        class Name(str):
+            def __hash__(self):
+                # Asked for by pyee under its lock, as a collection of garbage could come there.
+                manager.deleteSession(manager.loadNewSession("nested"))
+                return super().__hash__()
+
+        for event in ("lunch", "sessionCreated", "sessionDeleted"):
+            manager.on(event, lambda *_: None)
+        done = threading.Event()
+
+        def emit():
+            manager.emit(Name("lunch"))
+            done.set()
+
+        threading.Thread(target=emit, daemon=True).start()
+        assert done.wait(30), "a thread waits for a lock that it holds"
+
     def test_once_and_removal_work_as_in_pyee(self, manager):
         heard: list[str] = []
         manager.once("sessionCreated", heard.append)
@@ -298,6 +346,27 @@ class TestAsyncListeners:
         assert "later" not in caplog.text
         asyncio.run(application("error"))
         assert caplog.text.count("ZeroDivisionError: later") == 1
+
+    def test_the_loop_of_a_passing_coroutine_does_not_take_the_place_of_the_applications(self, manager):
+        heard: list[object] = []
+
+        async def application():
+            loop = asyncio.get_running_loop()
+
+            @manager.on("sessionCreated")
+            async def listener(key):
+                heard.append(asyncio.get_running_loop() is loop)
+
+            async def view():
+                manager.loadNewSession("Luca")
+
+            await asyncio.to_thread(lambda: asyncio.run(view()))  # as asgiref runs an async view of a WSGI application
+            await asyncio.to_thread(manager.loadNewSession, "Luca")
+            while len(heard) < 2:
+                await asyncio.sleep(0)
+
+        asyncio.run(application())
+        assert heard == [True, True]
 
     def test_without_a_loop_it_is_a_clear_error(self, manager, clock):
         errors = []

@@ -274,6 +274,42 @@ class TestTheEnd:
             assert len(answers) == len(clients)
             assert [client.heard(server) for client in clients] == [["logout"]] * len(clients)
 
+    def test_clients_are_told_by_their_id_since_a_room_can_be_lost(self, manager, server, connect):
+        """python-socketio may delete a room that empties while somebody enters it."""
+        key = manager.loadNewSession("Luca")
+        client = connect()
+        assert client.present(key) is True
+        server.io.close_room(key)
+        manager.deleteSession(key)
+        assert client.heard(server) == ["logout"]
+
+    def test_nothing_is_sent_under_a_lock(self, manager, server, connect, monkeypatch):
+        """python-socketio may call a handler of the application in the middle of an emit."""
+        key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Fabio")
+        client = connect()
+        assert client.present(key) is True
+        send, done = server.io.emit, []
+
+        def emit(*args, **kwargs):
+            if not done:
+                thread = threading.Thread(target=lambda: done.append(manager.deleteSession(other)))
+                thread.start()
+                thread.join(30)
+            return send(*args, **kwargs)
+
+        monkeypatch.setattr(server.io, "emit", emit)
+        manager.deleteSession(key)
+        assert done == [True]
+        assert client.heard(server) == ["logout"]
+
+    def test_detached_the_rooms_of_live_sessions_are_closed(self, manager, server, attached, connect):
+        key = manager.loadNewSession("Luca")
+        client = connect()
+        assert client.present(key) is True
+        attached()
+        assert list(server.io.manager.get_participants("/", key)) == []
+        assert client.heard(server) == []
+
     def test_an_error_listener_that_needs_another_thread_of_the_server_blocks_nothing(self, manager, server, connect):
         """The hook asks the manager, and so runs its listeners, without its own lock."""
         key = manager.loadNewSession("Luca")
@@ -330,6 +366,11 @@ class TestAttaching:
         assert client.heard(server) == []
         assert manager.getSocketReference() is None
         assert manager.listeners("sessionDeleted") == []
+        attach(manager, server.io)()
+
+    def test_it_can_be_detached_after_all_listeners_were_removed(self, manager, server, attached):
+        manager.remove_all_listeners()
+        attached()
         attach(manager, server.io)()
 
     def test_detached_it_leaves_another_reference_alone(self, manager, attached):
@@ -404,7 +445,7 @@ class TestAttaching:
 
         async def application():
             detach = attach(manager, io)
-            monkeypatch.setattr(io, "emit", fails)
+            monkeypatch.setattr(io, "close_room", fails)
             manager.deleteSession(manager.loadNewSession("Luca"))
             for _ in range(10):
                 await asyncio.sleep(0)

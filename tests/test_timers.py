@@ -230,6 +230,78 @@ class TestClock:
         SessionTimer(0, pytest.fail, clock=clock).start()
         assert not any(thread.name == "users-session-manager clock" for thread in threading.enumerate())
 
+    def test_a_hook_that_fails_does_not_end_it(self, monkeypatch, caplog):
+        def broken(_):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(threading, "excepthook", broken)
+        clock, ran = Clock(), threading.Event()
+        SessionTimer(0, lambda: 1 / 0, clock=clock).start()
+        SessionTimer(0.01, ran.set, clock=clock).start()
+        assert ran.wait(30)
+        assert "excepthook failed" in caplog.text
+        clock.stop()
+
+    def test_stopped_it_leaves_nobody_waiting(self):
+        clock = Clock()
+        timer = SessionTimer(3600, list, clock=clock)
+        timer.start()
+        waits = threading.Thread(target=timer.join, daemon=True)
+        waits.start()
+        clock.stop()
+        waits.join(30)
+        assert not waits.is_alive()
+        assert not timer.is_alive()
+        timer.join()
+        SessionTimer(1, list, clock=clock).start()
+        assert clock._heap == []
+
+    @pytest.mark.parametrize("interval", [float("nan"), float("inf"), 10**12])
+    def test_what_no_timer_can_hold_is_refused(self, interval):
+        clock = Clock(thread=False)
+        timer = SessionTimer(interval, list, clock=clock)
+        with pytest.raises(ValueError, match="holds at most"):
+            timer.start()
+        assert not timer.is_alive()
+
+    def test_a_timer_that_starts_while_the_dead_are_dropped_is_not_lost(self, monkeypatch):
+        """As a signal handler or a finalizer may do it, on the same thread."""
+        seconds = [0.0]
+        clock = Clock(lambda: seconds[0], thread=False)
+        ran: list[str] = []
+        timers = [SessionTimer(3000, list, clock=clock) for _ in range(200)]
+        for timer in timers:
+            timer.start()
+
+        class Entry(tuple):
+            __slots__ = ()
+
+            def __getitem__(self, index):
+                if not started:
+                    started.append(SessionTimer(5, ran.append, ["in between"], clock=clock))
+                    started[0].start()
+                return super().__getitem__(index)
+
+        started: list[SessionTimer] = []
+        clock._heap = [Entry(entry) for entry in clock._heap]
+        for timer in timers[:150]:
+            timer.cancel()
+        assert started
+        seconds[0] = 5
+        assert clock.run_due() == 1
+        assert ran == ["in between"]
+
+    def test_a_deadline_that_comes_nearer_is_counted_once(self):
+        clock = Clock(thread=False)
+        timer = SessionTimer(3000, list, clock=clock)
+        timer.start()
+        with clock.lock:
+            for interval in range(2999, 0, -1):
+                clock.schedule(timer, interval)
+        alive = [entry for entry in clock._heap if entry[2]._queued == entry[0]]
+        assert len(alive) == 1
+        assert len(clock._heap) == clock._dead + 1
+
     def test_a_timer_may_stop_it(self):
         clock = Clock()
         timer = SessionTimer(0, clock.stop, clock=clock)

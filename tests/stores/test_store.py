@@ -194,6 +194,37 @@ class TestMemoryStore:
         store.remove(key)
         assert watched() is None
 
+    def test_what_it_lets_go_of_when_it_closes_is_let_go_of_without_its_lock(self):
+        store = MemoryStore(thread=False)
+        seen = []
+
+        class Data:
+            def __del__(self):
+                thread = threading.Thread(target=lambda: seen.append(store.usernames()), daemon=True)
+                thread.start()
+                thread.join(30)
+
+        store.set_data(store.add(new_key(), "Luca", 3000).key, Data())
+        store.close()
+        assert seen == [[]]
+
+    def test_the_time_left_is_that_of_a_timer_that_runs(self):
+        """While another thread gives the session a new timer."""
+        store = MemoryStore(thread=False)
+        key = store.add(new_key(), "Luca", 3000).key
+        stop = threading.Event()
+
+        def renew():
+            while not stop.is_set():
+                store.renew_timer(key, 3000)
+
+        thread = threading.Thread(target=renew)
+        thread.start()
+        left = [store.time_left(key) for _ in range(20_000)]
+        stop.set()
+        thread.join()
+        assert max(left) <= 3000
+
     def test_a_finalizer_of_old_data_may_call_the_store_from_another_thread(self):
         store = MemoryStore(thread=False)
         key = store.add(new_key(), "Luca", 3000).key

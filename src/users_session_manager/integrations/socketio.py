@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from ..errors import MissingDependency, SessionError, SessionRejected, StoreUnavailable
-from ..events import run_on
-from ..log import log
+from ..errors import MissingDependency, SessionError
 from ..manager import SessionManager
 
 try:
     import socketio
-    from socketio.async_pubsub_manager import AsyncPubSubManager
 except ImportError as missing:
     raise MissingDependency("python-socketio", "socketio") from missing
 
-if TYPE_CHECKING:
-    import concurrent.futures
-
-JOIN = "session_key"
-"""The event with which a client asks to hear of the end of its session."""
-
-LOGOUT = "logout"
-"""The event that tells it."""
+from ._socketio_rooms import JOIN, LOGOUT, LoopRooms, Rooms
 
 
 def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: str | None = None) -> Callable[[], None]:
@@ -54,10 +40,10 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
     """
     server = io if isinstance(io, _KNOWN) else getattr(io, "server", None)
     if isinstance(server, socketio.AsyncServer):
-        rooms: _Rooms | _LoopRooms | _Announcer = _LoopRooms(manager, server, namespace, cookie)
+        rooms: Rooms | LoopRooms | _Announcer = LoopRooms(manager, server, namespace, cookie)
     elif isinstance(server, socketio.Server):
         _require_patched(server.async_mode)
-        rooms = _Rooms(manager, server, namespace, cookie)
+        rooms = Rooms(manager, server, namespace, cookie)
     elif isinstance(server, socketio.PubSubManager):
         rooms = _Announcer(manager, server, namespace)
     else:
@@ -69,8 +55,9 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
         if JOIN in server.handlers.get(namespace, {}):
             raise SessionError(f"this server has a handler of {JOIN!r} in namespace {namespace!r} already")
         server.on(JOIN, rooms.join, namespace=namespace)
-    manager.on("notifyClientToLogout", rooms.notify)
-    manager.on("sessionDeleted", rooms.close)
+    listeners: dict[str, Callable[..., None]] = {"notifyClientToLogout": rooms.notify, "sessionDeleted": rooms.close}
+    for event, listener in listeners.items():
+        manager.on(event, listener)
     manager.initSocketReference(io)
     attached = True
 
@@ -79,10 +66,12 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
         if not attached:
             return
         attached = False
+        rooms.detach()
         if not isinstance(rooms, _Announcer):
             del server.handlers[namespace][JOIN]
-        manager.remove_listener("notifyClientToLogout", rooms.notify)
-        manager.remove_listener("sessionDeleted", rooms.close)
+        for event, listener in listeners.items():
+            if listener in manager.listeners(event):  # the application may have removed them all
+                manager.remove_listener(event, listener)
         if manager.getSocketReference() is io:
             manager.initSocketReference(None)
 
@@ -115,218 +104,16 @@ class _Announcer:
         self._manager = manager
         self._queue = queue
         self._namespace = namespace
-        self._lock = threading.RLock()  # a client of a queue may be one for a single thread
 
     def notify(self, _io: object, key: str) -> None:
+        """Tell the clients of a session that goes on."""
         if self._manager.getUsernameFromSessionKey(key) is not False:
-            with self._lock:
-                self._queue.emit(LOGOUT, None, namespace=self._namespace, room=key)
-
-    def close(self, key: str) -> None:
-        with self._lock:
             self._queue.emit(LOGOUT, None, namespace=self._namespace, room=key)
-            self._queue.close_room(key, namespace=self._namespace)
-
-
-class _Members:
-    """The clients of a server that belong to a session. Whoever uses it holds a lock."""
-
-    def __init__(self, manager: SessionManager, io: Any, namespace: str, cookie: str | None) -> None:
-        self._manager = manager
-        self._io = io
-        self._namespace = namespace
-        self._cookie = cookie
-        self._members: dict[str, set[str]] = {}  # session key: the ids of its clients
-        self._key_of: dict[str, str] = {}  # and the other way round
-
-    def _remember(self, sid: str, key: str) -> None:
-        members = self._members.setdefault(key, set())
-        # A client that reconnects comes back under another id, and its old one is never heard of again.
-        for gone in [other for other in members if not self._io.manager.is_connected(other, self._namespace)]:
-            members.remove(gone)
-            del self._key_of[gone]
-        members.add(sid)
-        self._key_of[sid] = key
-
-    def _forget(self, sid: str) -> str | None:
-        """Forget a client; return the key of the session it belonged to."""
-        key = self._key_of.pop(sid, None)
-        if key is not None:
-            self._members[key].discard(sid)
-            if not self._members[key]:
-                del self._members[key]
-        return key
-
-    def _forget_session(self, key: str) -> None:
-        for sid in self._members.pop(key, ()):
-            del self._key_of[sid]
-
-    def _presented(self, sid: str, data: Any) -> Any:
-        """Return the key that a client shows, whatever it is."""
-        key = data.get(JOIN) if isinstance(data, dict) else data
-        if key is None and self._cookie is not None:
-            try:
-                cookies = SimpleCookie((self._io.get_environ(sid, self._namespace) or {}).get("HTTP_COOKIE", ""))
-            except CookieError:
-                return None
-            return cookies[self._cookie].value if self._cookie in cookies else None
-        return key
-
-    def _check(self, key: Any) -> bool | None:
-        """Tell whether a session is alive, with the events of a rejection; `None` while nobody knows."""
-        try:
-            return self._manager.checkSessionStatus(key)
-        except SessionRejected:
-            return False  # nobody listens to `error`
-        except StoreUnavailable:
-            return None
-
-    def _is_alive(self, key: str) -> bool | None:
-        """Tell the same without an event."""
-        try:
-            return self._manager.getUsernameFromSessionKey(key) is not False
-        except StoreUnavailable:
-            return None
-
-
-# A client that joins is checked twice. Before, because a room that is no session's is never joined: each client has one
-# of its own, named by its id. And once it is in, because the session may have ended in between; its end comes either
-# before that, and is seen, or after, and is heard.
-
-
-class _Rooms(_Members):
-    """The rooms of a `socketio.Server`.
-
-    Threads: any thread may call any method. The lock makes joining one step, and it keeps the packets of two emits
-    apart, which `Server.emit` does not. It is not held while the manager's listeners run.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._lock = threading.RLock()
-
-    def join(self, sid: str, data: Any = None, *_: Any) -> bool:
-        """Answer a client's `session_key`."""
-        key = self._presented(sid, data)
-        alive = self._check(key)
-        with self._lock:
-            if alive is not None:
-                self._leave(sid)
-            if alive and self._enter(sid, key):
-                alive = self._is_alive(key)
-                if alive:
-                    return True
-                self._leave(sid)
-            if alive is False:
-                self._emit(sid)
-            return False
-
-    def notify(self, _io: object, key: str) -> None:
-        """Tell the clients of a session that goes on; the end of a session is `close`'s."""
-        if self._is_alive(key):
-            with self._lock:
-                self._emit(key)
 
     def close(self, key: str) -> None:
-        """Tell the clients of a session that has ended, and close its room."""
-        with self._lock:
-            self._emit(key)
-            self._io.close_room(key, namespace=self._namespace)
-            self._forget_session(key)
+        """Tell the clients of a session that has ended, and close their rooms."""
+        self._queue.emit(LOGOUT, None, namespace=self._namespace, room=key)
+        self._queue.close_room(key, namespace=self._namespace)
 
-    def _enter(self, sid: str, key: str) -> bool:
-        try:
-            self._io.enter_room(sid, key, namespace=self._namespace)
-        except (KeyError, ValueError):
-            return False  # the client has gone
-        self._remember(sid, key)
-        return True
-
-    def _leave(self, sid: str) -> None:
-        if (key := self._forget(sid)) is not None:
-            self._io.leave_room(sid, key, namespace=self._namespace)
-
-    def _emit(self, to: str) -> None:
-        self._io.emit(LOGOUT, to=to, namespace=self._namespace)
-
-
-class _LoopRooms(_Members):
-    """The rooms of a `socketio.AsyncServer`.
-
-    Threads: `notify` and `close` may be called from any thread, and wait for nothing; all else runs on the server's
-    loop, and the lock makes one step of what awaits. The loop is the one on which `attach` is called or clients join:
-    before the first has, there is nobody here to tell.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._lock = asyncio.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        with suppress(RuntimeError):
-            self._loop = asyncio.get_running_loop()
-
-    async def join(self, sid: str, data: Any = None, *_: Any) -> bool:
-        """Answer a client's `session_key`."""
-        self._loop = asyncio.get_running_loop()
-        key = self._presented(sid, data)
-        alive = await self._ask(self._check, key)
-        async with self._lock:
-            if alive is not None:
-                await self._leave(sid)
-            if alive and await self._enter(sid, key):
-                alive = await self._ask(self._is_alive, key)
-                if alive:
-                    return True
-                await self._leave(sid)
-            if alive is False:
-                await self._emit(sid)
-            return False
-
-    def notify(self, _io: object, key: str) -> None:
-        """Tell the clients of a session that goes on; the end of a session is `close`'s."""
-        if self._is_alive(key):
-            self._submit(self._emit, key)
-
-    def close(self, key: str) -> None:
-        """Tell the clients of a session that has ended, and close its room."""
-        self._submit(self._close, key)
-
-    async def _close(self, key: str) -> None:
-        async with self._lock:
-            await self._emit(key)
-            await self._io.close_room(key, namespace=self._namespace)
-            self._forget_session(key)
-
-    async def _enter(self, sid: str, key: str) -> bool:
-        try:
-            await self._io.enter_room(sid, key, namespace=self._namespace)
-        except (KeyError, ValueError):
-            return False  # the client has gone
-        self._remember(sid, key)
-        return True
-
-    async def _leave(self, sid: str) -> None:
-        if (key := self._forget(sid)) is not None:
-            await self._io.leave_room(sid, key, namespace=self._namespace)
-
-    async def _emit(self, to: str) -> None:
-        await self._io.emit(LOGOUT, to=to, namespace=self._namespace)
-
-    async def _ask(self, question: Callable[[Any], bool | None], key: Any) -> bool | None:
-        return await asyncio.to_thread(question, key) if self._manager.blocking else question(key)
-
-    def _submit(self, work: Callable[[str], Coroutine[Any, Any, None]], key: str) -> None:
-        if self._loop is None:
-            if isinstance(self._io.manager, AsyncPubSubManager):
-                raise SessionError("no loop to reach the other processes on: call attach() in a coroutine")
-            return
-        try:
-            run_on(self._loop, work(key)).add_done_callback(_log_failure)
-        except RuntimeError:
-            log.debug("The server's loop has closed, and its clients with it")
-
-
-def _log_failure(future: concurrent.futures.Future[None]) -> None:
-    failure = None if future.cancelled() else future.exception()
-    if failure is not None:
-        log.error("A logout could not be sent", exc_info=failure)
+    def detach(self) -> None:
+        """Nothing of this process has to be taken back."""
