@@ -214,6 +214,13 @@ class TestCurrentSession:
         assert [(answer.status_code, answer.text) for answer in answers] == [(200, "hello stranger")] * 3
         assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
 
+    def test_on_an_open_route_nobody_is_sent_away_when_it_ends_meanwhile(self, either):
+        key = either.loadNewSession("Luca")
+        with make_app().test_request_context(headers=header(key)):
+            assert current_session
+            either.deleteSession(key)
+            assert current_session.username == "Luca"
+
     def test_it_is_asked_for_once_a_request(self, manager, heard):
         app = make_app()
         with app.test_request_context(headers=header(UNKNOWN)):
@@ -316,6 +323,15 @@ class TestRejection:
             assert_logged_out(answer)
             assert "Set-Cookie" not in answer.headers
 
+    def test_the_cookie_of_a_login_stays_when_another_key_is_rejected(self, manager):
+        sessions = UserSessions()
+        app = make_app(sessions)
+        app.add_url_rule("/login-and-look", view_func=lambda: sessions.sign_in("Luca") and manager_rejects())
+        answer = client_of(app).get("/login-and-look", headers=cookie(UNKNOWN))
+        assert_logged_out(answer)
+        (key,) = manager.sessions
+        assert answer.headers.getlist("Set-Cookie")[0].startswith(f"{COOKIE}={key};")
+
     def test_a_browser_is_sent_to_the_login_page(self, either):
         for login in ("login_page", "/login"):
             client = client_of(make_app(LOGIN_URL=login))
@@ -376,7 +392,11 @@ class TestStoreAway:
     def test_nobody_knows_so_nobody_gets_in_and_nobody_is_logged_out(self, client, manager, away):
         key = manager.loadNewSession("Luca")
         away()
-        calls = [("get", path) for path in (*GUARDED, "/greeting")] + [("post", "/login"), ("post", "/logout")]
+        client.application.add_url_rule("/users", view_func=lambda: manager.getUsernameFromSessionKey(key) or "nobody")
+        calls = [("get", path) for path in (*GUARDED, "/greeting", "/users")] + [
+            ("post", "/login"),
+            ("post", "/logout"),
+        ]
         for method, path in calls:
             answer = getattr(client, method)(path, headers=cookie(key), data={"name": "Luca"})
             assert (answer.status_code, answer.json) == (503, {"unavailable": True}), path
