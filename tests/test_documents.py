@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
@@ -19,8 +20,8 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 import users_session_manager
 from users_session_manager import SessionManager
 
-pytest.importorskip("socketio", reason="the documents show the Socket.IO hook, and python-socketio is not installed")
-from users_session_manager.integrations import socketio as socketio_hook
+for package in ("socketio", "flask", "django", "fastapi", "prometheus_client"):
+    pytest.importorskip(package, reason=f"the documents show what needs {package}, which is not installed")
 
 # Django reads its settings once a process: the documents show it in the project that its own tests use.
 os.environ["DJANGO_SETTINGS_MODULE"] = "django_settings"
@@ -34,14 +35,21 @@ FENCED = re.compile(r"^ *```(.*)\n(?:.*\n)*?^ *```$", re.MULTILINE)
 COMMAND = re.compile(r"^<!-- command: (\w+) -->\n```bash\n(.+)\n```$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
+ELSEWHERE = {
+    "web": ["RequestSession"],
+    "integrations.socketio": ["attach"],
+    "integrations.flask": ["UserSessions", "session_required"],
+    "integrations.django": ["UserSessionMiddleware", "session_required"],
+    "integrations.fastapi": ["UserSessions"],
+    "integrations.prometheus": ["instrument"],
+}
+
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 
 
 @every_document
 def test_python_blocks_run(path: Path) -> None:
     """In one namespace, from top to bottom; a failure is shown with the document's own line."""
-    for package in ("flask", "django", "fastapi", "prometheus_client"):
-        pytest.importorskip(package)
     document = Sybil([PythonCodeBlockParser(), SkipParser()]).parse(path)
     document.namespace["__name__"] = "__main__"
     for example in document:
@@ -98,6 +106,13 @@ class _Plain:
         return self.text
 
 
+def _shown(annotation: Any) -> Any:
+    if annotation is inspect.Signature.empty:
+        return annotation
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return _Plain(re.sub(r"\b(?:\w+\.)+(?=\w)", "", text))
+
+
 def _signature(function: Any) -> str:
     signature = inspect.signature(function)
     parameters = []
@@ -105,9 +120,12 @@ def _signature(function: Any) -> str:
         if parameter.name != "self":
             value = parameter.default
             shown = _Plain(f"{value.__module__}.{value.__name__}") if inspect.isbuiltin(value) else value
-            parameters.append(parameter.replace(annotation=_Plain(parameter.annotation), default=shown))
+            if " object at 0x" in repr(value):
+                shown = _Plain("...")  # the text says what it is
+            parameters.append(parameter.replace(annotation=_shown(parameter.annotation), default=shown))
     # None is what a constructor and a procedure return; it says nothing.
-    returns = signature.empty if signature.return_annotation == "None" else _Plain(signature.return_annotation)
+    says_nothing = signature.return_annotation in ("None", None, signature.empty)
+    returns = signature.empty if says_nothing else _shown(signature.return_annotation)
     return str(signature.replace(parameters=parameters, return_annotation=returns))
 
 
@@ -146,9 +164,12 @@ def _api() -> str:
     things = {name: getattr(users_session_manager, name) for name in ["SessionManager", "Session"]}
     things |= {name: getattr(users_session_manager, name) for name in users_session_manager.__all__}
     parts = ["# API", "This page is made from the docstrings. The [guide](guide.md) says how it goes together."]
-    parts.append("Everything here but `attach` is imported from `users_session_manager`.")
+    parts.append("What stands here without a module is imported from `users_session_manager`.")
     for name, thing in things.items():
         parts += _render(name, thing)
-    parts += _render("attach", socketio_hook.attach)
-    parts.append("`attach` is imported from `users_session_manager.integrations.socketio`.")
+    for module, names in ELSEWHERE.items():
+        parts.append(f"## From `users_session_manager.{module}`")
+        for name in names:
+            thing = getattr(importlib.import_module(f"users_session_manager.{module}"), name)
+            parts += (re.sub("^##", "###", part) for part in _render(name, thing))
     return "\n\n".join(parts) + "\n"

@@ -15,7 +15,9 @@ from users_session_manager import (
     SessionRejected,
     Store,
 )
+from users_session_manager.integrations import fastapi, flask, prometheus
 from users_session_manager.integrations.socketio import attach
+from users_session_manager.web import RequestSession
 
 manager = SessionManager()
 assert_type(manager, SessionManager)
@@ -66,3 +68,28 @@ error: Exception = SessionRejected()
 lookup: LookupError = SessionRejected()
 base: SessionError = MissingDependency("a package", "extra")
 detach: Callable[[], None] = attach(manager, object(), namespace="/", cookie="session_key")
+undo: Callable[[], None] = prometheus.instrument(SessionManager())
+
+sessions = flask.UserSessions()
+assert_type(sessions.sign_in("Luca"), str)
+assert_type(sessions.sign_out(), bool)
+assert_type(flask.current_session.username, str)
+
+
+@flask.session_required
+def guarded(number: int) -> str:
+    return str(number)
+
+
+@flask.session_required(passive=True)
+def polled(number: int) -> str:
+    return str(number)
+
+
+assert_type(guarded(1), str)
+assert_type(polled(1), str)
+guarded("1")  # type: ignore[arg-type]
+
+dependencies = fastapi.UserSessions(secure=False)
+request_session: RequestSession = flask.current_session
+assert_type(request_session.createdAt, float)
