@@ -42,9 +42,16 @@ class Example:
 
     def __init__(self, script: str, *options: str) -> None:
         command = [sys.executable, str(EXAMPLES / script), "--port", "0", *options]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        # Tests of Django in this process name settings of their own there.
+        environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
         self.output = ""
-        self.url = self.wait_for_output(r"http://127\.0\.0\.1:\d+/")
+        try:
+            self.url = self.wait_for_output(r"http://127\.0\.0\.1:\d+/")
+        except BaseException:
+            self._process.kill()
+            self._process.communicate()
+            raise
 
     def wait_for_output(self, pattern: str) -> str:
         """Return what in the output matches `pattern`, as soon as it is there."""
