@@ -3,20 +3,30 @@
 #   integrations/   what a framework needs, each imported by name: they call the manager and listen
 #   web.py          what the web frameworks have in common: where a key travels, the session of a request
 #   manager.py      SessionManager: the npm API and the events; no time and no storage of its own
+#   policy.py       its settings: how long a session may last, how many a user may have
 #   events.py       the emitter that keeps listeners apart
-#   stores/         base.py says what a store must do, memory.py does it with a dict; a store owns time
+#   stores/         base.py says what a store must do, memory.py does it with a dict, by_user.py finds
+#                   a user's sessions in it; a store owns time
 #   timers.py       SessionTimer, and the one clock thread behind all of them
 #   session.py      one record        keys.py   how a key is made and shown
 #   errors.py       what goes wrong   log.py    the one logger
 """Who is logged in right now, and a logout the moment a session ends."""
 
-from .errors import MissingDependency, SessionError, SessionRejected, StoreUnavailable, TooManySessions
+from .errors import (
+    AuthenticationTooOld,
+    MissingDependency,
+    SessionError,
+    SessionRejected,
+    StoreUnavailable,
+    TooManySessions,
+)
 from .manager import SessionManager
 from .session import Session
 from .stores.base import Store
 from .stores.memory import MemoryStore
 
 __all__ = [
+    "AuthenticationTooOld",
     "MemoryStore",
     "MissingDependency",
     "Session",

@@ -22,6 +22,13 @@ class SessionRejected(SessionError, LookupError):
         super().__init__(REJECTED)
 
 
+class AuthenticationTooOld(SessionError):
+    """The session is alive, but its user has proved who they are longer ago than what was asked for allows.
+
+    Nobody is logged out for it: ask for the password again, then call `renewSessionKey` (OWASP ASVS 5.0, 7.5.1).
+    """
+
+
 class TooManySessions(SessionError):
     """A login was refused because the user has as many sessions as one may have; nobody was logged out for it."""
 

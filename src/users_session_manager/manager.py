@@ -1,21 +1,25 @@
-"""SessionManager: the npm package's API, and the events."""
+"""SessionManager: the npm package's API, what goes beyond it, and the events."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from .errors import SessionError, SessionRejected
 from .events import IsolatedEmitter
 from .keys import label, new_key
 from .log import log
+from .policy import PolicySettings, require_seconds, require_timeout
 from .session import Session
 from .stores.base import Store
 from .stores.memory import MemoryStore
-from .timers import LONGEST, SessionTimer
+from .timers import SessionTimer
+
+Reason = Literal["deleted", "expired", "evicted"]
+"""Why a session has ended: somebody ended it, its time ran out, or it made room for a new one of its user."""
 
 # Guards the making and the freeing of the one instance. Re-entrant, as the store's lock is and for the same reason.
 _lock: Final = threading.RLock()
@@ -37,7 +41,7 @@ class _Singleton(type):
             return _instance
 
 
-class SessionManager(IsolatedEmitter, metaclass=_Singleton):
+class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     """Tells who is logged in, and logs people out the moment their session ends. One for the whole process.
 
     `store` says where sessions are kept: `None` for this process' memory, or a ready `Store`. The first construction
@@ -53,9 +57,12 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
     | `sessionDeleted(key)` | a session was deleted or ran out: exactly once for each |
     | `activeUserDeleted(key)` | after each `sessionDeleted` |
     | `sessionEnded(session, reason)` | after each `activeUserDeleted`: the `Session` that has ended, and \
-    `"deleted"` or `"expired"` |
+    `"deleted"`, `"expired"` or `"evicted"` |
+    | `sessionRenewed(oldKey, newKey)` | a session has another key |
+    | `sessionExpiring(key, secondsLeft)` | a session is about to run out, see `setExpiryWarning`; once a countdown |
     | `notifyClientToLogout(io, key)` | with a socket reference alone: before the `sessionDeleted` of a session that \
-    ran out, after it in `deleteAllSessions`, and by `sendLogoutMessage` |
+    ran out, after that of one ended by `deleteAllSessions`, by `deleteUserSessions` or to make room, and by \
+    `sendLogoutMessage` |
     | `sessionRejected(key)` | before the `error` of a rejection; who listens to it alone still gets the exception |
     | `error(exception, details)` | a rejection; a listener that failed |
 
@@ -63,16 +70,12 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
     the thread of the call, or on the store's when a session runs out.
     """
 
-    MIN_SESSION_TIMEOUT = 2
-    """The shortest timeout `setSessionTimeOut` takes, in seconds."""
-
     def __init__(self, *, store: str | Store | None = None) -> None:
         super().__init__()
-        self.settings: dict[str, float] = {"SESSION_TIMEOUT": 3000}
         self._io: Any = None
         self._named_store = store
         self._store = _open_store(store)
-        self._store.open(self._session_ran_out)
+        self._store.open(self._session_ran_out, self._session_expires)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} with {len(self.sessions)} sessions>"
@@ -92,17 +95,24 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
 
     # Sessions
 
-    def loadNewSession(self, username: str) -> str:
+    def loadNewSession(self, username: str, *, data: Any = None, timeout: float | None = None) -> str:
         """Make a session for `username`, start its timer, emit `sessionCreated(key)`, and return the key.
 
-        Call it after a successful login. Raises `TypeError` for anything but a `str` and `ValueError` for an empty one.
+        Call it after a successful login. `data` is kept with it as by `setSessionData`; `timeout` is an idle timeout of
+        this session alone, in seconds, in place of the manager's ("remember me"). Sessions that have to make room for
+        it, see `setMaxSessionsPerUser`, end first.
+
+        Raises `TypeError` for anything but a `str` and `ValueError` for an empty one, the same for a `timeout` that
+        `setSessionTimeOut` would not take, and `TooManySessions`; then there is no session.
         """
-        if not isinstance(username, str):
-            raise TypeError(f"username must be a non-empty str, got {type(username).__name__}")
-        if not username:
-            raise ValueError("username must be a non-empty str, got ''")
+        _require_username(username)
+        if timeout is not None:
+            require_timeout("the timeout of a session", timeout)
         key = new_key()
-        self._store.add(key, username, self.settings["SESSION_TIMEOUT"])
+        idle = self.settings["SESSION_TIMEOUT"] if timeout is None else timeout
+        evicted = self._store.add(key, username, idle, self._policy, data=data, own_timeout=timeout is not None)
+        if evicted:
+            self._announce_all(evicted, "evicted")
         self._say("Session created", key)
         self.emit("sessionCreated", key)
         return key
@@ -114,8 +124,25 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
         return self._store.get(key) is not None or self._reject(key)
 
     def restartSessionTimer(self, key: object) -> bool:
-        """Begin the full timeout again, with the length that is set now. `True`, or `False` after an `error` event."""
-        return self._store.restart(key, self.settings["SESSION_TIMEOUT"]) or self._reject(key)
+        """Begin the full timeout again, with the length that is set now. `True`, or `False` after an `error` event.
+
+        A session with a timeout of its own begins that again; the lifetime goes on.
+        """
+        session = self._store.restart(key, self.settings["SESSION_TIMEOUT"], self._policy)
+        return session is not None or self._reject(key)
+
+    def resumeSession(self, key: object) -> Session | Literal[False]:
+        """Do what `restartSessionTimer` does and return the `Session`, or `False` after an `error` event.
+
+        One question to the store in place of two: what a guard asks for each request.
+        """
+        session = self._store.restart(key, self.settings["SESSION_TIMEOUT"], self._policy)
+        return self._reject(key) if session is None else session
+
+    def getSession(self, key: object) -> Session | Literal[False]:
+        """Return the `Session`, or `False` after an `error` event. Prolongs nothing."""
+        session = self._store.get(key)
+        return self._reject(key) if session is None else session
 
     def getUsernameFromSessionKey(self, key: object) -> str | Literal[False]:
         """Return the username of a live session, else `False`; as in npm, without an `error` event."""
@@ -162,37 +189,58 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
     def deleteAllSessions(self) -> Literal[True]:
         """Log everyone out: for each session emit `sessionDeleted(key)`, then `notifyClientToLogout(io, key)`.
 
-        All of them have ended before the first event. With none there is nothing to emit, and it is `True` too.
+        All of them have ended before the first event. With none there is nothing to emit, and it is `True` too
+        (OWASP ASVS 5.0, 7.4.5).
         """
-        ended = iter(self._store.clear())
-        try:
-            self._announce_deleted(ended)
-        finally:  # what is no Exception passes, and the rest have ended all the same
-            self._announce_deleted(ended)
+        self._announce_all(self._store.clear(), "deleted")
         return True
 
-    # Time
+    # The sessions of one user
 
-    def setSessionTimeOut(self, seconds: float) -> bool:
-        """Set the timeout of the sessions started or restarted from now on, in seconds; tell whether it was taken.
+    def getUserSessions(self, username: str) -> list[dict[str, Any]]:
+        """Return the details of a user's live sessions, oldest first; an empty list without any.
 
-        Taken is a finite `int` or `float`, no `bool`, of at least `MIN_SESSION_TIMEOUT` and at most
-        `threading.TIMEOUT_MAX`, which is what a timer can hold. Anything else changes nothing.
+        Each is `{"key", "username", "createdAt", "authenticatedAt", "data", "timeLeft"}`: times are Unix times and
+        seconds. The `key` is for `deleteSession`; show the part before the underscore alone (OWASP ASVS 5.0, 7.5.2).
+        `TypeError` and `ValueError` as in `loadNewSession`.
         """
-        taken = (
-            isinstance(seconds, (int, float))
-            and not isinstance(seconds, bool)
-            and self.MIN_SESSION_TIMEOUT <= seconds <= LONGEST
-        )
-        if taken:
-            self.settings["SESSION_TIMEOUT"] = seconds
-        return taken
+        _require_username(username)
+        names = ("key", "username", "createdAt", "authenticatedAt", "data")
+        return [
+            {name: getattr(session, name) for name in names} | {"timeLeft": left}
+            for session, left in self._store.of_user(username)
+        ]
 
-    def getSessionTimeout(self) -> float:
-        """Return the timeout in seconds; 3000 unless set."""
-        return self.settings["SESSION_TIMEOUT"]
+    def deleteUserSessions(self, username: str, exceptKey: object = None) -> int:
+        """Log a user out everywhere, or everywhere but in the session of `exceptKey`; return how many sessions ended.
 
-    getSessionTimeOut = getSessionTimeout
+        With the events of `deleteAllSessions`. Call it when an account is disabled and when a password is changed
+        (OWASP ASVS 5.0, 7.4.2, 7.4.3). An `exceptKey` that is not that of a live session of the user spares none.
+        `TypeError` and `ValueError` as in `loadNewSession`.
+        """
+        _require_username(username)
+        ended = self._store.remove_user(username, exceptKey)
+        self._announce_all(ended, "deleted")
+        return len(ended)
+
+    def renewSessionKey(self, key: object, overlap: float = 0) -> str | Literal[False]:
+        """Give the session a new key, emit `sessionRenewed(oldKey, newKey)`, and return it; `False` after an `error`.
+
+        Call it after a re-authentication and a change of privileges (OWASP ASVS 5.0, 7.2.4). The old key is rejected at
+        once, or after `overlap` seconds, so that requests that are under way survive; so are the keys before it. Until
+        then they are as good as the new one: keep that short. `createdAt` and the deadlines stay, `authenticatedAt` is
+        now. `TypeError` or `ValueError` for an `overlap` that is no number of seconds; then nothing changes.
+        """
+        require_seconds("the overlap", overlap)
+        fresh = new_key()
+        old = self._store.renew_key(key, fresh, overlap)
+        if old is None:
+            return self._reject(key)
+        self._say("Session key renewed", old)
+        self.emit("sessionRenewed", old, fresh)
+        return fresh
+
+    # Timers
 
     def createNewSessionTimer(self, key: object, username: str) -> SessionTimer:
         """Give the session a new timer, started with the full timeout, in place of the old one; return it.
@@ -200,7 +248,7 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
         It ends that session when it runs out. The `username` is for the log. Without a live session of that key the
         timer runs too, and ends nothing.
         """
-        timer: SessionTimer = self._store.renew_timer(key, self.settings["SESSION_TIMEOUT"])
+        timer: SessionTimer = self._store.renew_timer(key, self.settings["SESSION_TIMEOUT"], self._policy)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("Timer of %s s started for %r: %s", timer.interval, username, label(key))
         return timer
@@ -242,13 +290,24 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
         self.sendLogoutMessage(session.key)
         self._announce_end(session, "expired")
 
-    def _announce_deleted(self, ended: Iterator[Session]) -> None:
+    def _session_expires(self, session: Session, left: float) -> None:
+        self._say("Session expiring", session.key)
+        self.emit("sessionExpiring", session.key, left)
+
+    def _announce_all(self, ended: Sequence[Session], reason: Reason) -> None:
+        rest = iter(ended)
+        try:
+            self._announce_each(rest, reason)
+        finally:  # what is no Exception passes, and the rest have ended all the same
+            self._announce_each(rest, reason)
+
+    def _announce_each(self, ended: Iterator[Session], reason: Reason) -> None:
         for session in ended:
-            self._say("Session deleted", session.key)
-            self._announce_end(session, "deleted")
+            self._say(f"Session {reason}", session.key)
+            self._announce_end(session, reason)
             self.sendLogoutMessage(session.key)
 
-    def _announce_end(self, session: Session, reason: Literal["deleted", "expired"]) -> None:
+    def _announce_end(self, session: Session, reason: Reason) -> None:
         self.emit("sessionDeleted", session.key)
         self.emit("activeUserDeleted", session.key)
         self.emit("sessionEnded", session, reason)
@@ -262,6 +321,13 @@ class SessionManager(IsolatedEmitter, metaclass=_Singleton):
     def _say(self, what: str, key: object) -> None:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: %s", what, label(key))
+
+
+def _require_username(username: object) -> None:
+    if not isinstance(username, str):
+        raise TypeError(f"username must be a non-empty str, got {type(username).__name__}")
+    if not username:
+        raise ValueError("username must be a non-empty str, got ''")
 
 
 def _open_store(store: str | Store | None) -> Store:

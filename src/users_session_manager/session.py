@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .keys import label
@@ -17,19 +18,42 @@ class Session:
     |---|---|
     | `username` | as given to `loadNewSession`, `str` |
     | `key` | the session key, `str`; a secret |
-    | `createdAt` | Unix time in seconds, `float` |
-    | `data` | what `setSessionData` put there; `None` until then |
+    | `createdAt` | when it began: Unix time in seconds, `float` |
+    | `authenticatedAt` | when its user last proved who they are: as `createdAt`, or when its key was last renewed |
+    | `data` | what the application keeps with it; `None` until set |
+    | `timeout` | an idle timeout of its own, in seconds; `None` for the manager's |
+    | `formerKeys` | the keys that `renewSessionKey` has replaced, oldest first, `tuple[str, ...]` |
     | `timer` | a started `threading.Timer` |
     """
 
-    __slots__ = ("username", "key", "createdAt", "data", "timer")
+    __slots__ = (
+        *("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys", "timer"),
+        # The memory store's own: when it began and when its lifetime ends, in the store's time; the timer that warns;
+        # its neighbours among the sessions of its user.
+        *("_born", "_limit", "_warning", "_older", "_newer"),
+    )
 
-    def __init__(self, username: str, key: str, created_at: float, timer: SessionTimer) -> None:
+    def __init__(
+        self,
+        username: str,
+        key: str,
+        created_at: float,
+        timer: SessionTimer,
+        *,
+        data: Any = None,
+        timeout: float | None = None,
+    ) -> None:
         self.username = username
         self.key = key
-        self.createdAt = created_at
-        self.data: Any = None
+        self.createdAt = self.authenticatedAt = created_at
+        self.data = data
+        self.timeout = timeout
+        self.formerKeys: tuple[str, ...] = ()
         self.timer = timer
+        self._born = self._limit = inf
+        self._warning: SessionTimer | None = None
+        self._older: Session | None = None
+        self._newer: Session | None = None
 
     def __repr__(self) -> str:
         return f"<Session {label(self.key)} of {self.username!r}>"

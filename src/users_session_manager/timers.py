@@ -200,16 +200,21 @@ class Clock:
         with _clocks_lock:
             _clocks.add(self)
 
-    def schedule(self, timer: SessionTimer, interval: float) -> None:
-        """Let `timer` run out `interval` seconds from now. A timer that waits already gets its new deadline.
+    def schedule(self, timer: SessionTimer, interval: float, until: float = inf) -> None:
+        """Let `timer` run out `interval` seconds from now, or at the time `until` if that comes first.
 
-        Raises `ValueError` for more than a timer can hold, NaN and infinity included.
+        A timer that waits already gets its new deadline. Raises `ValueError` for more than a timer can hold, NaN and
+        infinity included.
         """
         if not interval <= LONGEST:
             raise ValueError(f"a timer holds at most {LONGEST} seconds, got {interval!r}")
         if self._thread is None:
             self._start()
-        deadline = timer.deadline = self.now() + interval
+        now = self.now()
+        deadline = now + interval
+        if deadline > until:
+            deadline, interval = until, until - now
+        timer.deadline = deadline
         timer.interval = interval
         timer._state = _WAITING
         # A later deadline needs no entry: the one that is there will find it.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from .errors import SessionRejected
+from .errors import AuthenticationTooOld, SessionRejected
 from .keys import label
 from .manager import SessionManager
+from .policy import require_timeout
+from .session import Session
 
 LOGGED_OUT: Final = {"logout": True}
 """The body of an answer 401: the session has ended, or there is none. The npm package's front end looks for it."""
@@ -16,9 +19,13 @@ LOGGED_OUT: Final = {"logout": True}
 UNAVAILABLE: Final = {"unavailable": True}
 """The body of an answer 503: the store is away, so nobody knows whether the session is alive."""
 
+TOO_OLD: Final = {"reauthenticate": True}
+"""The body of an answer 403: the session is alive, but this takes the password again."""
+
 RETRY_AFTER: Final = 5
 """The seconds in the `Retry-After` header of that answer."""
 
+_LONGEST_COOKIE: Final = 400 * 24 * 60 * 60
 # What RFC 9110, 5.6.2, allows in the name of a header, and RFC 6265 in that of a cookie.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -60,85 +67,156 @@ class KeyCarrier:
             return cookie or None
         return headers[0].strip() if len(headers) == 1 else ",".join(headers)
 
-    def cookie_options(self) -> dict[str, Any]:
+    def cookie_options(self, *, lasting: bool = False) -> dict[str, Any]:
         """Return how the cookie is to be set, in the words that Werkzeug, Django and Starlette share.
 
-        It has no `max_age`: the browser forgets it at its end, and the session's own timeout is what counts.
+        The browser forgets it at its own end; a `lasting` one, for a session with a timeout of its own, it keeps as
+        long as browsers keep anything. The session's own deadlines are what counts.
         """
-        return {"httponly": True, "samesite": "Lax", "secure": self.secure, "path": "/"}
+        options = {"httponly": True, "samesite": "Lax", "secure": self.secure, "path": "/"}
+        return options | {"max_age": _LONGEST_COOKIE} if lasting else options
 
 
 class RequestSession:
-    """The session a request belongs to.
+    """The session a request belongs to, as it was when the request was let in.
 
-    What is read of it is asked for once a request, when it is first read; if the session has ended by then, that is a
-    `SessionRejected`. `key` is the secret that logs in.
+    | attribute | |
+    |---|---|
+    | `username` | who has logged in |
+    | `createdAt` | when that was, in seconds of Unix time |
+    | `authenticatedAt` | when they last proved who they are: as `createdAt`, or when the key was last renewed |
+    | `data` | what the application keeps with the session, `None` until then; set it to keep something else |
+    | `timeout` | an idle timeout of its own in seconds, or `None` |
+    | `key` | the secret that logs in |
+
+    Setting `data` once the session has ended is a `SessionRejected`.
     """
 
-    __slots__ = ("_details", "_manager", "key")
+    __slots__ = ("_data", "_manager", "authenticatedAt", "createdAt", "key", "timeout", "username")
 
-    def __init__(self, manager: SessionManager, key: str) -> None:
+    def __init__(self, manager: SessionManager, session: Session) -> None:
         self._manager = manager
-        self._details: dict[str, Any] | None = None
-        self.key = key
-
-    @property
-    def username(self) -> str:
-        """Who has logged in."""
-        return str(self._read()["username"])
-
-    @property
-    def createdAt(self) -> float:
-        """When that was, in seconds of Unix time."""
-        return float(self._read()["createdAt"])
+        self._data = session.data
+        self.key = session.key
+        self.username = session.username
+        self.createdAt = session.createdAt
+        self.authenticatedAt = session.authenticatedAt
+        self.timeout = session.timeout
 
     @property
     def data(self) -> Any:
-        """What the application keeps with the session; `None` until it is set. Set it to keep something else."""
-        return self._read()["data"]
+        return self._data
 
     @data.setter
     def data(self, data: Any) -> None:
         if not self._manager.setSessionData(self.key, data):
             raise SessionRejected
-        if self._details is not None:
-            self._details["data"] = data
-
-    def _read(self) -> dict[str, Any]:
-        if self._details is None:
-            self._details = self._manager.getSessionDetails(self.key) or None
-            if self._details is None:
-                raise SessionRejected
-        return self._details
+        self._data = data
 
     def __repr__(self) -> str:
         return f"<RequestSession {label(self.key)}>"
 
 
-def admit(manager: SessionManager, key: str | None, *, prolong: bool = True) -> RequestSession:
+def admit(
+    manager: SessionManager, key: str | None, *, prolong: bool = True, max_age: float | None = None
+) -> RequestSession:
     """Return the session of a request that carries `key`; a live one begins its timeout again if `prolong`.
 
     Raises `SessionRejected` for any other key, whether somebody listens to `error` or not, and for none at all, which
-    is no event: somebody has not logged in. Raises `StoreUnavailable` when the answer is not known.
+    is no event: somebody has not logged in. Raises `AuthenticationTooOld` if the user has last proved who they are more
+    than `max_age` seconds ago, as OpenID Connect calls it, and `StoreUnavailable` when the answer is not known.
     """
     if key is None:
         raise SessionRejected
-    if not (manager.restartSessionTimer(key) if prolong else manager.checkSessionStatus(key)):
+    session = manager.resumeSession(key) if prolong else manager.getSession(key)
+    if session is False:
         raise SessionRejected
-    return RequestSession(manager, key)
+    # A clock that was set back would make everything fresh; what lies in the future is not.
+    if max_age is not None and not 0 <= time.time() - session.authenticatedAt <= max_age:
+        raise AuthenticationTooOld("the user has to prove again who they are")
+    return RequestSession(manager, session)
+
+
+def sign_in(
+    manager: SessionManager,
+    keys: Iterable[str | None],
+    username: str,
+    *,
+    data: Any = None,
+    timeout: float | None = None,
+) -> RequestSession:
+    """Return the session of `username` who has just logged in on a client that has shown `keys`; none of them lives on.
+
+    A session that this user had here, with the same `timeout`, goes on under a new key, with its data unless `data` is
+    given; its idle timeout begins again. Otherwise it is a new one, and sessions that others had here end. So nobody
+    can have fixed the key (OWASP ASVS 5.0, 7.2.4). Raises what `loadNewSession` raises, and then nothing has changed
+    for anybody else.
+    """
+    if timeout is not None:
+        require_timeout("the timeout of a session", timeout)
+    owners = {key: manager.getUsernameFromSessionKey(key) for key in keys if key}
+    session = None
+    for key, owner in owners.items():
+        if owner == username:
+            session = session or _go_on(manager, key, timeout)
+            dismiss(manager, key)  # it may have another timeout
+    if session is None:
+        session = admit(manager, manager.loadNewSession(username, data=data, timeout=timeout), prolong=False)
+    elif data is not None:
+        session.data = data
+    for key in owners:  # those of others, who keep them if this login is refused
+        dismiss(manager, key)
+    return session
+
+
+def _go_on(manager: SessionManager, key: str, timeout: float | None) -> RequestSession | None:
+    """Let a session go on under a new key, if it is alive and has that timeout."""
+    try:
+        if admit(manager, key).timeout == timeout:
+            return renew_key(manager, key)
+    except SessionRejected:
+        pass  # it has ended meanwhile: there is none to go on
+    return None
+
+
+def renew_key(manager: SessionManager, key: str | None, *, overlap: float = 0) -> RequestSession:
+    """Return the session of a request that carries `key`, under a new key; see `renewSessionKey`.
+
+    Raises `SessionRejected` where there is no live one.
+    """
+    renewed = key is not None and manager.renewSessionKey(key, overlap)
+    if renewed is False:
+        raise SessionRejected
+    return admit(manager, renewed, prolong=False)
+
+
+def find(manager: SessionManager, key: str | None) -> Session | None:
+    """Return the live session of `key`, or `None`. One that has ended is no event."""
+    if key is None or manager.getUsernameFromSessionKey(key) is False:
+        return None
+    try:
+        return manager.getSession(key) or None
+    except SessionRejected:
+        return None  # it has ended meanwhile
 
 
 def dismiss(manager: SessionManager, key: str | None) -> bool:
-    """End the session of a request that carries `key`; tell whether there was one. One that has ended is no event.
-
-    For a logout, and for a login: whoever used this client before goes first (OWASP ASVS 5.0, 7.2.4).
-    """
+    """End the session of a request that carries `key`; tell whether there was one. One that has ended is no event."""
     if key is None or manager.getUsernameFromSessionKey(key) is False:
         return False
     try:
         return manager.deleteSession(key)
     except SessionRejected:
         return False  # it has ended meanwhile
+
+
+def dismiss_elsewhere(manager: SessionManager, key: str | None) -> int:
+    """End the other sessions of the user to whom `key` belongs; return how many (OWASP ASVS 5.0, 7.4.3, 7.5.2).
+
+    Raises `SessionRejected` where `key` is that of no live session.
+    """
+    session = admit(manager, key, prolong=False)
+    return manager.deleteUserSessions(session.username, session.key)
 
 
 def show_loop(manager: SessionManager) -> None:

@@ -7,9 +7,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ..errors import MissingDependency, SessionError, SessionRejected, StoreUnavailable
+from ..errors import AuthenticationTooOld, MissingDependency, SessionError, SessionRejected, StoreUnavailable
 from ..manager import SessionManager
-from ..web import LOGGED_OUT, RETRY_AFTER, UNAVAILABLE, KeyCarrier, RequestSession, admit, dismiss, show_loop
+from ..web import (
+    LOGGED_OUT,
+    RETRY_AFTER,
+    TOO_OLD,
+    UNAVAILABLE,
+    KeyCarrier,
+    RequestSession,
+    admit,
+    dismiss,
+    dismiss_elsewhere,
+    renew_key,
+    show_loop,
+    sign_in,
+)
 
 try:
     from fastapi import FastAPI
@@ -40,12 +53,14 @@ class UserSessions:
     | `current` | a `RequestSession` | the session begins its timeout again |
     | `passive` | a `RequestSession` | the session goes on as it was: for what a page asks for by itself |
     | `optional` | a `RequestSession` or `None` | as `current`, and nobody is sent away |
+    | `recent(max_age)` | a `RequestSession` | as `current`; 403 with `{"reauthenticate": true}` for whoever proved \
+    longer ago than that many seconds who they are |
 
     `manager` is `SessionManager()` as it is when it is needed, unless given; `header`, `cookie` and `secure` are
     `KeyCarrier`'s, and so is the `ValueError` for what cannot work.
 
-    The manager is asked on the event loop if its store never waits, else in a thread, and then what a `RequestSession`
-    tells has been read there too. Threads: any thread may call any method.
+    The manager is asked on the event loop if its store never waits, else in a thread. Threads: any thread may call any
+    method.
     """
 
     def __init__(
@@ -62,6 +77,10 @@ class UserSessions:
         self.passive = _Guard(self, prolong=False)
         self.optional = _Guard(self, optional=True)
 
+    def recent(self, max_age: float) -> Any:
+        """Return a dependency for what takes a login of at most `max_age` seconds ago (OWASP ASVS 5.0, 7.5.1)."""
+        return _Guard(self, max_age=max_age)
+
     @property
     def manager(self) -> SessionManager:
         """The manager that is asked."""
@@ -70,11 +89,14 @@ class UserSessions:
     def install(self, app: FastAPI) -> None:
         """Answer rejections of `app` with 401 and a store that is away with 503; say in its document how to log in.
 
+        A login that is too old for a route is 403.
+
         From its start-up on, `async def` listeners run on its event loop, wherever events are emitted. An application
         that is mounted on another one needs a call of its own, but has no start-up.
         """
         app.add_exception_handler(SessionRejected, self._answer_rejection)
         app.add_exception_handler(StoreUnavailable, _answer_unavailable)
+        app.add_exception_handler(AuthenticationTooOld, _answer_too_old)
         if self.carrier.header is not None and self.carrier.cookie is not None:
             _document_cookie(app, self.carrier.cookie)
         lifespan = app.router.lifespan_context
@@ -87,19 +109,43 @@ class UserSessions:
 
         app.router.lifespan_context = with_loop
 
-    def sign_in(self, request: HTTPConnection, response: Response, username: str) -> str:
+    def sign_in(
+        self,
+        request: HTTPConnection,
+        response: Response,
+        username: str,
+        *,
+        data: Any = None,
+        timeout: float | None = None,
+    ) -> str:
         """Begin a session for `username`, set its cookie on `response`, and return its key.
 
-        Call it after a successful login. Whatever session the client had before ends (OWASP ASVS 5.0, 7.2.4). Raises
-        what `loadNewSession` raises. With a store that blocks, on a thread with a running event loop, it is a
+        Call it after a successful login. `data` and `timeout` are `loadNewSession`'s; with a `timeout` of its own the
+        browser keeps the cookie when it is closed. The key that the client had before is dead from now on (OWASP ASVS
+        5.0, 7.2.4): a session of the same user and timeout goes on under the new key, any other ends. Raises what
+        `loadNewSession` raises. With a store that blocks, on a thread with a running event loop, it is a
         `SessionError`: in an `async def` route say `await run_in_threadpool(sessions.sign_in, ...)`.
         """
         self._keep_off_the_loop()
-        dismiss(self.manager, self.key(request))
-        key = self.manager.loadNewSession(username)
-        if self.carrier.cookie is not None:
-            response.set_cookie(self.carrier.cookie, key, **self.carrier.cookie_options())
-        return key
+        return self._enter(response, sign_in(self.manager, [self.key(request)], username, data=data, timeout=timeout))
+
+    def renew_key(self, request: HTTPConnection, response: Response, *, overlap: float = 0) -> str:
+        """Give the session of `request` a new key, set its cookie on `response`, and return it; see `renewSessionKey`.
+
+        Call it when its user has proved again who they are, or has got other rights. Raises `SessionRejected` without a
+        session. With a store that blocks it is as for `sign_in`.
+        """
+        self._keep_off_the_loop()
+        return self._enter(response, renew_key(self.manager, self.key(request), overlap=overlap))
+
+    def sign_out_elsewhere(self, request: HTTPConnection) -> int:
+        """End all other sessions of the user of `request`, and return how many (OWASP ASVS 5.0, 7.4.3).
+
+        For a button, and for after a password was changed. Raises `SessionRejected` without a session. With a store
+        that blocks it is as for `sign_in`.
+        """
+        self._keep_off_the_loop()
+        return dismiss_elsewhere(self.manager, self.key(request))
 
     def sign_out(self, request: HTTPConnection, response: Response) -> bool:
         """End the session of `request`, take the cookie back on `response`, and tell whether there was a session.
@@ -129,6 +175,12 @@ class UserSessions:
             pass  # not known to be dead
         return response
 
+    def _enter(self, response: Response, session: RequestSession) -> str:
+        if self.carrier.cookie is not None:
+            options = self.carrier.cookie_options(lasting=session.timeout is not None)
+            response.set_cookie(self.carrier.cookie, session.key, **options)
+        return session.key
+
     def _delete_cookie(self, response: Response) -> None:
         if self.carrier.cookie is not None:
             response.delete_cookie(self.carrier.cookie, **self.carrier.cookie_options())
@@ -149,8 +201,11 @@ class UserSessions:
 class _Guard(SecurityBase):
     """The session of a request, as a dependency."""
 
-    def __init__(self, sessions: UserSessions, *, prolong: bool = True, optional: bool = False) -> None:
+    def __init__(
+        self, sessions: UserSessions, *, prolong: bool = True, optional: bool = False, max_age: float | None = None
+    ) -> None:
         self._sessions = sessions
+        self._max_age = max_age
         self._prolong = prolong
         self._optional = optional
         # FastAPI knows one scheme a dependency, and a second dependency would double what this one costs a request:
@@ -170,17 +225,16 @@ class _Guard(SecurityBase):
         manager, key = self._sessions.manager, self._sessions.key(connection)
         try:
             if manager.blocking:
-                return await run_in_threadpool(self._read, manager, key)
-            return admit(manager, key, prolong=self._prolong)
+                return await run_in_threadpool(admit, manager, key, prolong=self._prolong, max_age=self._max_age)
+            return admit(manager, key, prolong=self._prolong, max_age=self._max_age)
         except SessionRejected:
             if self._optional:
                 return None
             raise
 
-    def _read(self, manager: SessionManager, key: str | None) -> RequestSession:
-        session = admit(manager, key, prolong=self._prolong)
-        session.username  # noqa: B018  # reads the details once, and here, so that the loop never waits for them
-        return session
+
+def _answer_too_old(_: HTTPConnection, __: Exception) -> Response:
+    return JSONResponse(TOO_OLD, 403)
 
 
 def _answer_unavailable(_: HTTPConnection, __: Exception) -> Response:

@@ -9,9 +9,21 @@ from functools import wraps
 from typing import Any, Final, NamedTuple, TypeVar, cast, overload
 from urllib.parse import urlencode
 
-from ..errors import MissingDependency, SessionError, SessionRejected, StoreUnavailable
+from ..errors import AuthenticationTooOld, MissingDependency, SessionError, SessionRejected, StoreUnavailable
 from ..manager import SessionManager
-from ..web import LOGGED_OUT, RETRY_AFTER, UNAVAILABLE, KeyCarrier, RequestSession, admit, dismiss
+from ..web import (
+    LOGGED_OUT,
+    RETRY_AFTER,
+    TOO_OLD,
+    UNAVAILABLE,
+    KeyCarrier,
+    RequestSession,
+    admit,
+    dismiss,
+    dismiss_elsewhere,
+    renew_key,
+    sign_in,
+)
 
 try:
     from flask import Flask, Response, after_this_request, current_app, jsonify, redirect, request, url_for
@@ -56,6 +68,7 @@ class UserSessions:
     def init_app(self, app: Flask) -> None:
         """Read the settings of `app`; from now on it answers a rejection with 401, and a store that is away with 503.
 
+        A login that is too old for a view is 403. The answers are error handlers, which `app` may replace.
         Raises `ValueError` that names the setting for a value that cannot work, and `SessionError` the second time.
         """
         if EXTENSION in app.extensions:
@@ -67,24 +80,42 @@ class UserSessions:
         app.extensions[EXTENSION] = _Installed(self, carrier, variable, login_url)
         app.register_error_handler(SessionRejected, _answer_rejection)
         app.register_error_handler(StoreUnavailable, _answer_unavailable)
+        app.register_error_handler(AuthenticationTooOld, _answer_too_old)
         app.context_processor(lambda: {"current_session": current_session})
 
-    def sign_in(self, username: str) -> str:
+    def sign_in(self, username: str, *, data: Any = None, timeout: float | None = None) -> str:
         """Begin a session for `username`, set its cookie on the answer to this request, and return its key.
 
-        Call it after the password was checked. Whatever session the client had before ends (OWASP ASVS 5.0, 7.2.4).
-        Raises what `loadNewSession` raises.
+        Call it after the password was checked. `data` and `timeout` are `loadNewSession`'s; with a `timeout` of its own
+        the browser keeps the cookie when it is closed. The key that the client had before is dead from now on (OWASP
+        ASVS 5.0, 7.2.4): a session of the same user and timeout goes on under the new key, any other ends. Raises what
+        `loadNewSession` raises.
         """
         visit = _visit()
-        dismiss(visit.manager, visit.key)
-        visit.enter(visit.manager.loadNewSession(username))
-        return str(visit.key)
+        return visit.enter(sign_in(visit.manager, [visit.key], username, data=data, timeout=timeout)).key
+
+    def renew_key(self, *, overlap: float = 0) -> str:
+        """Give the session of this request a new key, set its cookie, and return the key; see `renewSessionKey`.
+
+        Call it when its user has proved again who they are, or has got other rights. Raises `SessionRejected` without a
+        session.
+        """
+        visit = _visit()
+        return visit.enter(renew_key(visit.manager, visit.key, overlap=overlap)).key
+
+    def sign_out_elsewhere(self) -> int:
+        """End all other sessions of this request's user, and return how many (OWASP ASVS 5.0, 7.4.3).
+
+        For a button, and for after a password was changed. Raises `SessionRejected` without a session.
+        """
+        visit = _visit()
+        return dismiss_elsewhere(visit.manager, visit.key)
 
     def sign_out(self) -> bool:
         """End the session of this request, take its cookie back, and tell whether there was a session."""
         visit = _visit()
         ended = dismiss(visit.manager, visit.key)
-        visit.enter(None)
+        visit.leave()
         return ended
 
     def next_page(self, default: str = "/") -> str:
@@ -100,29 +131,33 @@ class UserSessions:
 @overload
 def session_required(view: View, /) -> View: ...
 @overload
-def session_required(*, passive: bool = False) -> Callable[[View], View]: ...
-def session_required(view: Callable[..., Any] | None = None, /, *, passive: bool = False) -> Callable[..., Any]:
+def session_required(*, passive: bool = False, max_age: float | None = None) -> Callable[[View], View]: ...
+def session_required(
+    view: Callable[..., Any] | None = None, /, *, passive: bool = False, max_age: float | None = None
+) -> Callable[..., Any]:
     """Let only those into a view who have logged in; their session begins its timeout again.
 
     A `passive` view prolongs nothing: for what a page asks for by itself. Everyone else is answered 401 with
-    `{"logout": true}`, or sent to the login page, and 503 while the store is away. It stands below the route:
+    `{"logout": true}`, or sent to the login page, and 503 while the store is away. With a `max_age`, whoever has proved
+    longer ago than that many seconds who they are is answered 403 with `{"reauthenticate": true}` (OWASP ASVS 5.0,
+    7.5.1). It stands below the route:
 
         @app.get("/profile")
         @session_required
         def profile(): ...
     """
     if view is None:
-        return lambda view: _guard(view, passive)
-    return _guard(view, passive)
+        return lambda view: _guard(view, passive, max_age)
+    return _guard(view, passive, max_age)
 
 
-def _guard(view: View, passive: bool) -> View:
+def _guard(view: View, passive: bool, max_age: float | None) -> View:
     is_async = inspect.iscoroutinefunction(view)
 
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         visit = _visit()
-        visit.session = admit(visit.manager, visit.key, prolong=not passive)
+        visit.session = admit(visit.manager, visit.key, prolong=not passive, max_age=max_age)
         return current_app.ensure_sync(view)(*args, **kwargs) if is_async else view(*args, **kwargs)
 
     return cast(View, guarded)
@@ -156,18 +191,20 @@ class _Visit:
         self._moved = False
         after_this_request(self._finish)
 
-    def enter(self, key: str | None) -> None:
-        """Go on with another session, or with none, and tell the client."""
-        self.key, self._moved = key, True
-        self.session = None if key is None else RequestSession(self.manager, key)
+    def enter(self, session: RequestSession) -> RequestSession:
+        """Go on with another session, or under another key, and tell the client."""
+        self.key, self.session, self._moved = session.key, session, True
+        return session
+
+    def leave(self) -> None:
+        """Go on without a session, and tell the client."""
+        self.key, self.session, self._moved = None, None, True
 
     def look(self) -> RequestSession | None:
         """Return the session, if there is one; asks once."""
         if self.session is _UNASKED:
             try:
-                session = admit(self.manager, self.key, prolong=False)
-                session.username  # noqa: B018  # read now: nobody is sent away from here if it ends meanwhile
-                self.session = session
+                self.session = admit(self.manager, self.key, prolong=False)
             except SessionRejected:
                 self.session = None
         return self.session
@@ -181,7 +218,7 @@ class _Visit:
         key = None if name is None or self._moved else _cookie(request.environ, name)
         try:
             if key is not None and self.manager.getUsernameFromSessionKey(key) is False:
-                self.enter(None)
+                self.leave()
         except StoreUnavailable:
             pass  # not known to have ended
 
@@ -189,10 +226,11 @@ class _Visit:
         carrier, headers = self.installed.carrier, response.headers
         if self._moved:
             headers["Cache-Control"] = "no-store"
-            if carrier.cookie is not None and self.key is None:
+            if carrier.cookie is not None and self.session is None:
                 response.delete_cookie(carrier.cookie, **carrier.cookie_options())
-            elif carrier.cookie is not None and self.key is not None:
-                response.set_cookie(carrier.cookie, self.key, **carrier.cookie_options())
+            elif carrier.cookie is not None and self.session is not None:
+                lasting = self.session.timeout is not None
+                response.set_cookie(carrier.cookie, self.session.key, **carrier.cookie_options(lasting=lasting))
         elif headers.get("Cache-Control") is None:
             headers.add("Cache-Control", "no-store")
         else:  # the view knows better; then still not for everyone
@@ -251,6 +289,10 @@ def _answer_rejection(_: SessionRejected) -> Any:
     if back:
         url += ("&" if "?" in url else "?") + urlencode(back)
     return redirect(url, 303)
+
+
+def _answer_too_old(_: AuthenticationTooOld) -> Any:
+    return jsonify(TOO_OLD), 403
 
 
 def _answer_unavailable(_: StoreUnavailable) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 from ..errors import MissingDependency, SessionError, StoreUnavailable
-from ..manager import SessionManager
+from ..manager import Reason, SessionManager
 from ..session import Session
 
 try:
@@ -26,7 +27,7 @@ def instrument(manager: SessionManager, *, registry: CollectorRegistry = REGISTR
     |---|---|---|
     | `users_session_manager_sessions` | gauge | sessions that are alive at the instant of the scrape |
     | `users_session_manager_sessions_created_total` | counter | logins |
-    | `users_session_manager_sessions_ended_total` | counter | by `reason`: `deleted` or `expired` |
+    | `users_session_manager_sessions_ended_total` | counter | by `reason`: `deleted`, `expired` or `evicted` |
     | `users_session_manager_rejections_total` | counter | keys that were unknown or had run out |
     | `users_session_manager_session_duration_seconds` | histogram | how long the sessions lasted that have ended |
 
@@ -83,7 +84,7 @@ class _Metrics:
             buckets=_DURATIONS,
             registry=None,
         )
-        for reason in ("deleted", "expired"):
+        for reason in get_args(Reason):
             self._ended.labels(reason)  # a counter that appears with its first event has no rate at that event
 
     def count_created(self, _key: str) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 
 from ..errors import MissingDependency, SessionError
 from ..manager import SessionManager
+from ..session import Session
 
 try:
     import socketio
 except ImportError as missing:
     raise MissingDependency("python-socketio", "socketio") from missing
 
-from ._socketio_rooms import JOIN, LOGOUT, LoopRooms, Rooms
+from ._socketio_members import EXPIRING, JOIN, LOGOUT, keys_of, keys_of_live
+from ._socketio_rooms import LoopRooms, Rooms
 
 
 def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: str | None = None) -> Callable[[], None]:
@@ -30,7 +32,8 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
     joins the room named by that key if the session is alive; else it is acknowledged with `False` and gets `logout`
     straight away, but for a store that is away: then nobody knows, and it is `False` alone. It leaves the session it
     belonged to before. Each client of a session gets one `logout` when it ends, however it ends, and one for each
-    `sendLogoutMessage`.
+    `sendLogoutMessage`; with every `sessionExpiring` it gets `session_expiring` and the seconds left. When the key of
+    the session is renewed, its clients come along, to the room of the new key.
 
     `cookie` names a cookie of the handshake that holds the key, for clients that send `session_key` without one: a page
     whose key is in an HttpOnly cookie cannot read it (OWASP ASVS 5.0, 3.3.4).
@@ -55,7 +58,12 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
         if JOIN in server.handlers.get(namespace, {}):
             raise SessionError(f"this server has a handler of {JOIN!r} in namespace {namespace!r} already")
         server.on(JOIN, rooms.join, namespace=namespace)
-    listeners: dict[str, Callable[..., None]] = {"notifyClientToLogout": rooms.notify, "sessionDeleted": rooms.close}
+    listeners: dict[str, Callable[..., None]] = {
+        "notifyClientToLogout": rooms.notify,
+        "sessionExpiring": rooms.warn,
+        "sessionRenewed": rooms.renew,
+        "sessionEnded": rooms.close,
+    }
     for event, listener in listeners.items():
         manager.on(event, listener)
     manager.initSocketReference(io)
@@ -107,13 +115,25 @@ class _Announcer:
 
     def notify(self, _io: object, key: str) -> None:
         """Tell the clients of a session that goes on."""
-        if self._manager.getUsernameFromSessionKey(key) is not False:
-            self._queue.emit(LOGOUT, None, namespace=self._namespace, room=key)
+        self._tell(keys_of_live(self._manager, key), LOGOUT)
 
-    def close(self, key: str) -> None:
+    def warn(self, key: str, left: float) -> None:
+        """Tell the clients of a session that it is running out."""
+        self._tell(keys_of_live(self._manager, key), EXPIRING, left)
+
+    def renew(self, old: str, new: str) -> None:
+        """The clients stay in the room of the old key: only their own server can take them along."""
+
+    def close(self, session: Session, _reason: str) -> None:
         """Tell the clients of a session that has ended, and close their rooms."""
-        self._queue.emit(LOGOUT, None, namespace=self._namespace, room=key)
-        self._queue.close_room(key, namespace=self._namespace)
+        keys = keys_of(session)
+        self._tell(keys, LOGOUT)
+        for key in keys:
+            self._queue.close_room(key, namespace=self._namespace)
+
+    def _tell(self, keys: list[str], event: str, *data: Any) -> None:
+        if keys:
+            self._queue.emit(event, data, namespace=self._namespace, room=keys)
 
     def detach(self) -> None:
         """Nothing of this process has to be taken back."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
+from ..policy import Policy
 from ..session import Session
+
+NO_LIMITS: Final = Policy()
 
 
 class Store(Protocol):
@@ -13,10 +16,15 @@ class Store(Protocol):
 
     Missing, ended and malformed are one case: a key of which no live session is known, be it unknown, run out, or no
     string at all, is answered with `None` or `False`, and nothing changes. "Live" is decided by the store's own
-    clock at the instant of the call, not by whether a timer has got round to it.
+    clock at the instant of the call, not by whether a timer has got round to it. A key that a renewal has replaced is
+    as good as the new one until its overlap is over, and unknown from then on.
 
-    Whoever takes a session out announces its end: `remove` and `clear` return what they took out, and what runs out is
-    handed to the callable given to `open`. For every session exactly one of the three does so.
+    A session ends at the earliest of two deadlines: its idle timeout, counted from its last restart, and its lifetime,
+    counted from its beginning, which no restart moves. `timeout` is the manager's idle timeout in seconds; a session
+    with one of its own keeps to that. `policy` holds everything else that is set, as it is at the call.
+
+    Whoever takes a session out announces its end: `add`, `remove`, `remove_user` and `clear` return what they took out,
+    and what runs out is handed to the callable given to `open`. For every session exactly one of them does so.
 
     Each method is atomic and may be called from any thread. A store never emits, and calls nobody while it holds its
     lock. One that cannot be reached raises `StoreUnavailable` from any method, and has then changed nothing.
@@ -28,24 +36,51 @@ class Store(Protocol):
 
     @property
     def sessions(self) -> Mapping[str, Session]:
-        """The sessions by key, in the order of creation; it may still show some that ran out a moment ago."""
+        """The sessions by key; it may still show some that ran out a moment ago."""
 
-    def open(self, on_run_out: Callable[[Session], None]) -> None:
-        """Begin: from now on `on_run_out(session)` is called, on the store's own thread, with each that ran out."""
+    def open(self, on_run_out: Callable[[Session], None], on_expiring: Callable[[Session, float], None]) -> None:
+        """Begin: from now on each session that ran out is given to `on_run_out`, on the store's own thread.
 
-    def add(self, key: str, username: str, timeout: float) -> Session:
-        """Keep a new session that runs out after `timeout` seconds, and return it."""
+        Each that is running out is given to `on_expiring` with the seconds left, once a countdown, `policy.warning`
+        seconds before its end; at once where a countdown is shorter than that, and not at all once it has ended.
+        """
+
+    def add(
+        self,
+        key: str,
+        username: str,
+        timeout: float,
+        policy: Policy = NO_LIMITS,
+        *,
+        data: Any = None,
+        own_timeout: bool = False,
+    ) -> Sequence[Session]:
+        """Keep a new session, whose own `timeout` is if `own_timeout`; return those that had to make room for it.
+
+        At no moment has the user more live sessions than `policy.max_sessions`: the oldest are taken out, or, if
+        `policy.overflow` is `"reject"`, it is `TooManySessions` and nothing has changed.
+        """
 
     def get(self, key: object) -> Session | None:
         """Return the live session of that key; reading never prolongs."""
 
-    def restart(self, key: object, timeout: float) -> bool:
-        """Begin a live session's countdown again with `timeout` seconds."""
+    def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> Session | None:
+        """Begin a live session's countdown again, and return the session.
 
-    def renew_timer(self, key: object, timeout: float) -> Any:
+        One that has outlived `policy.lifetime`, since that was set later than the session began, runs out here.
+        """
+
+    def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> Any:
         """As `restart`, with a new timer in place of the old one; return that timer, started.
 
         Without a live session of that key the timer is started all the same, and will end nothing.
+        """
+
+    def renew_key(self, key: object, new_key: str, overlap: float) -> str | None:
+        """Let a live session be known by `new_key`; return the key that it replaces, `None` without such a session.
+
+        That key, and those it has replaced itself, are good for `overlap` seconds more at most. No deadline moves;
+        `authenticatedAt` is now.
         """
 
     def time_left(self, key: object) -> float | None:
@@ -54,8 +89,14 @@ class Store(Protocol):
     def set_data(self, key: object, data: Any) -> bool:
         """Keep `data` with a live session."""
 
+    def of_user(self, username: str) -> list[tuple[Session, float]]:
+        """Return the live sessions of a user, oldest first, each with the seconds until it runs out."""
+
     def remove(self, key: object) -> Session | None:
         """Take a live session out and return it."""
+
+    def remove_user(self, username: str, except_key: object = None) -> list[Session]:
+        """Take all live sessions of a user out but that of `except_key`, and return them, oldest first."""
 
     def clear(self) -> list[Session]:
         """Take all live sessions out and return them, in the order of creation."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from math import inf
-from typing import Any
+from collections.abc import Callable, Sequence
+from math import inf, nextafter
+from operator import attrgetter
+from typing import Any, Final
 
-from ..errors import SessionError
+from ..errors import SessionError, TooManySessions
 from ..keys import label
+from ..policy import Overflow, Policy
 from ..session import Session
 from ..timers import Clock, SessionTimer
+from .base import NO_LIMITS
+from .by_user import ByUser
+
+_BIRTH: Final = attrgetter("_born")
 
 
 class Sessions(dict[str, Session]):
@@ -28,8 +34,8 @@ class MemoryStore:
     `now` is the time deadlines are measured in, seconds of a clock that never goes back; monotonic by default. Tests
     hand in one that they turn, with `thread=False`, and call `clock.run_due()` when something is to run out.
 
-    Threads: any thread may call any method. The clock's lock guards `sessions` and the deadlines of their timers;
-    `get` needs no lock, since it reads one entry and one deadline.
+    Threads: any thread may call any method. The clock's lock guards `sessions`, what is found beside them by user and
+    by former key, and the deadlines of their timers; `get` needs no lock, since it reads one entry and one deadline.
     """
 
     blocking = False
@@ -37,57 +43,102 @@ class MemoryStore:
     def __init__(self, *, now: Callable[[], float] = time.monotonic, thread: bool = True) -> None:
         self.clock = Clock(now, thread=thread)
         self.sessions = Sessions()
+        self._by_user = ByUser()
+        self._former: dict[str, tuple[Session, SessionTimer]] = {}  # by the keys that are good for a while yet
         self._now = now
         self._lock = self.clock.lock
+        self._last_born = -inf
+        self._timer_function = self._run_out  # bound once, and not for each session
         self._on_run_out: Callable[[Session], None] | None = None
+        self._on_expiring: Callable[[Session, float], None] | None = None
         self._closed = False
 
-    def open(self, on_run_out: Callable[[Session], None]) -> None:
+    def open(self, on_run_out: Callable[[Session], None], on_expiring: Callable[[Session, float], None]) -> None:
         if self._on_run_out is not None:
             raise SessionError("this MemoryStore has been opened by a SessionManager before; make a new one")
-        self._on_run_out = on_run_out
+        self._on_run_out, self._on_expiring = on_run_out, on_expiring
 
-    def add(self, key: str, username: str, timeout: float) -> Session:
-        timer = SessionTimer(timeout, self._run_out, (key,), clock=self.clock)
-        session = Session(username, key, time.time(), timer)
+    # One session
+
+    def add(
+        self,
+        key: str,
+        username: str,
+        timeout: float,
+        policy: Policy = NO_LIMITS,
+        *,
+        data: Any = None,
+        own_timeout: bool = False,
+    ) -> Sequence[Session]:
+        timer = SessionTimer(timeout, self._timer_function, (key,), clock=self.clock)
+        session = Session(username, key, time.time(), timer, data=data, timeout=timeout if own_timeout else None)
         with self._lock:
             if self._closed:
                 raise SessionError("this SessionManager is closed")
-            self.clock.schedule(timer, timeout)
+            most = policy.max_sessions
+            in_the_way = () if most is None else self._in_the_way(username, most, policy.overflow)
+            # No two at once, so that this tells their order also when renewals have moved them in the dictionary.
+            self._last_born = session._born = max(self._now(), nextafter(self._last_born, inf))
+            self._count_down(session, timeout, policy)
+            self._by_user.add(session)
             self.sessions[key] = session
-        return session
+            return in_the_way and [other for other in in_the_way if self._take(other)]
 
     def get(self, key: object) -> Session | None:
         if isinstance(key, str):
-            session = self.sessions.get(key)
+            session = self.sessions.get(key) or self._by_former_key(key)
             if session is not None and session.timer.deadline > self._now():
                 return session
         return None
 
-    def restart(self, key: object, timeout: float) -> bool:
+    def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> Session | None:
         with self._lock:
             session = self.get(key)
             if session is None:
-                return False
-            if session.timer.deadline < inf:
-                self.clock.schedule(session.timer, timeout)
-            else:  # the application has cancelled its timer
-                session.timer = self._start_timer(session.key, timeout)
-            return True
+                return None
+            if session.timer.deadline == inf:  # the application has cancelled its timer
+                session.timer = self._new_timer(session.key)
+            self._count_down(session, timeout, policy)
+            outlived = policy.lifetime is not None and session.timer.deadline <= self._now()
+            return None if outlived else session
 
-    def renew_timer(self, key: object, timeout: float) -> SessionTimer:
+    def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> SessionTimer:
         with self._lock:
-            timer = self._start_timer(key, timeout)
             session = self.get(key)
-            if session is not None:
+            timer = self._new_timer(key if session is None else session.key)
+            if session is None:
+                self.clock.schedule(timer, timeout)
+            else:
                 old, session.timer = session.timer, timer
+                self._count_down(session, timeout, policy)
                 self.clock.cancel(old)
             return timer
+
+    def renew_key(self, key: object, new_key: str, overlap: float) -> str | None:
+        with self._lock:
+            session = self.get(key)
+            if session is None:
+                return None
+            old, authenticated_at = session.key, time.time()
+            self._forget_keys(session, overlap)
+            forget = SessionTimer(overlap, self._forget, (old,), clock=self.clock)
+            if overlap:
+                self.clock.schedule(forget, overlap)
+            if old not in self.sessions:  # a finalizer or a signal has ended it on this thread meanwhile
+                return None
+            # No call from here on, so that neither comes in between.
+            if overlap:
+                self._former[old] = session, forget
+            self.sessions[new_key] = session
+            session.key, session.timer.args, session.authenticatedAt = new_key, (new_key,), authenticated_at
+            session.formerKeys = (*session.formerKeys, old)
+            del self.sessions[old]
+            return old
 
     def time_left(self, key: object) -> float | None:
         with self._lock:
             session = self.get(key)
-            return None if session is None else max(0.0, session.timer.deadline - self._now())
+            return None if session is None else self._left(session)
 
     def set_data(self, key: object, data: Any) -> bool:
         with self._lock:
@@ -103,6 +154,17 @@ class MemoryStore:
             session = self.get(key)
             return session if session is not None and self._take(session) else None
 
+    # Several
+
+    def of_user(self, username: str) -> list[tuple[Session, float]]:
+        with self._lock:
+            return [(session, self._left(session)) for session in self._live_of(username)]
+
+    def remove_user(self, username: str, except_key: object = None) -> list[Session]:
+        with self._lock:
+            kept = self.get(except_key)
+            return [session for session in self._live_of(username) if session is not kept and self._take(session)]
+
     def clear(self) -> list[Session]:
         with self._lock:
             return [session for session in self._live() if self._take(session)]
@@ -115,17 +177,68 @@ class MemoryStore:
         with self._lock:
             self._closed = True
             # Let go of without the lock: the finalizers of their data are unknown code.
-            _gone, self.sessions = self.sessions, Sessions()
+            gone, self.sessions = self.sessions, Sessions()
+            self._former, self._by_user = {}, ByUser()
         self.clock.stop()
+        for session in gone.values():  # what points to each other would wait for the garbage collector
+            session._older = session._newer = session._warning = None
 
     def _live(self) -> list[Session]:
         now = self._now()
         # From a copy: a finalizer or a signal may add one on this thread.
-        return [session for session in list(self.sessions.values()) if session.timer.deadline > now]
+        live = [session for session in list(self.sessions.values()) if session.timer.deadline > now]
+        live.sort(key=_BIRTH)
+        return live
 
-    def _pop(self, session: Session) -> bool:
-        """Take a session out, unless somebody has: a finalizer or a signal may have come between on this thread."""
-        return self.sessions.pop(session.key, None) is not None
+    def _live_of(self, username: str) -> list[Session]:
+        now = self._now()
+        return [session for session in self._by_user.of(username) if session.timer.deadline > now]
+
+    def _in_the_way(self, username: str, most: int, overflow: Overflow) -> list[Session]:
+        """Return whom one more session of this user would oust; `TooManySessions` if that is not to be."""
+        live = self._live_of(username)
+        if len(live) < most:
+            return []
+        if overflow == "reject":
+            raise TooManySessions(f"{username!r} has {len(live)} sessions, and may have {most}")
+        return live[: len(live) - most + 1]
+
+    def _by_former_key(self, key: str) -> Session | None:
+        former = self._former.get(key)
+        return former[0] if former is not None and former[1].deadline > self._now() else None
+
+    # Time
+
+    def _count_down(self, session: Session, timeout: float, policy: Policy) -> None:
+        """Begin a countdown of `session`."""
+        timer, before = session.timer, session.timer.deadline
+        if policy.lifetime is not None:
+            session._limit = min(session._limit, session._born + policy.lifetime)
+        self.clock.schedule(timer, timeout if session.timeout is None else session.timeout, session._limit)
+        if policy.warning is None:
+            if session._warning is not None:
+                self._cancel_warning(session)
+        elif timer.deadline != before:  # else its lifetime ends it, and it has been warned or will be
+            self._warn_before(session, policy.warning)
+
+    def _warn_before(self, session: Session, seconds: float) -> None:
+        warning = session._warning
+        if warning is None or not self._now() < warning.deadline < inf:  # there is none that waits
+            warning = session._warning = SessionTimer(0, self._warn, (session,), clock=self.clock)
+        self.clock.schedule(warning, max(0.0, self._left(session) - seconds))
+
+    def _cancel_warning(self, session: Session) -> None:
+        warning, session._warning = session._warning, None
+        if warning is not None:
+            self.clock.cancel(warning)
+
+    def _left(self, session: Session) -> float:
+        return max(0.0, session.timer.deadline - self._now())
+
+    def _new_timer(self, key: object) -> SessionTimer:
+        return SessionTimer(0, self._timer_function, (key,), clock=self.clock)
+
+    # Ends
 
     def _take(self, session: Session) -> bool:
         """Take a session out before its time."""
@@ -134,10 +247,14 @@ class MemoryStore:
         self.clock.cancel(session.timer)
         return True
 
-    def _start_timer(self, key: object, timeout: float) -> SessionTimer:
-        timer = SessionTimer(timeout, self._run_out, (key,), clock=self.clock)
-        timer.start()
-        return timer
+    def _pop(self, session: Session) -> bool:
+        """Take a session out, unless somebody has: a finalizer or a signal may have come between on this thread."""
+        if self.sessions.pop(session.key, None) is None:
+            return False
+        self._by_user.remove(session)
+        self._cancel_warning(session)
+        self._forget_keys(session)
+        return True
 
     def _run_out(self, key: object) -> None:
         with self._lock:
@@ -146,3 +263,27 @@ class MemoryStore:
                 return
         if self._on_run_out is not None:
             self._on_run_out(session)
+
+    def _warn(self, session: Session) -> None:
+        with self._lock:
+            warning, left = session._warning, self._left(session)
+            if warning is None or warning.deadline > self._now() or not left:
+                return  # it has ended, or begun a countdown anew
+            session._warning = None
+        if self._on_expiring is not None:
+            self._on_expiring(session, left)
+
+    def _forget_keys(self, session: Session, overlap: float = 0) -> None:
+        """Let the former keys of a session be good for `overlap` seconds more at most."""
+        for key in session.formerKeys:
+            former = self._former.get(key)
+            if former is not None and overlap:
+                self.clock.schedule(former[1], overlap, former[1].deadline)
+            elif former is not None:
+                del self._former[key]
+                self.clock.cancel(former[1])
+
+    def _forget(self, key: str) -> None:
+        """Drop a key whose overlap is over."""
+        with self._lock:
+            self._former.pop(key, None)

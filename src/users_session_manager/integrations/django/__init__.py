@@ -1,7 +1,8 @@
 # The Django integration, in the parts that Django asks for by name:
 #
 #   apps.py         the application for INSTALLED_APPS, and the system checks
-#   middleware.py   the middleware, `session_required`, what Django's login and logout do to sessions
+#   middleware.py   the middleware, `session_required`, what a view does with the session of its request
+#   signals.py      what Django's login and logout do to sessions
 #   visit.py        one request: the key it shows, the session it belongs to, what its answer has to say
 #   conf.py         the setting USER_SESSIONS, and what can be wrong with it
 """The Django integration: a login of Django's has a session with a deadline, and ends with it."""
@@ -13,6 +14,6 @@ try:
 except ImportError as missing:
     raise MissingDependency("Django", "django") from missing
 
-from .middleware import UserSessionMiddleware, session_required
+from .middleware import UserSessionMiddleware, renew_key, session_required, sign_out_elsewhere
 
-__all__ = ["UserSessionMiddleware", "session_required"]
+__all__ = ["UserSessionMiddleware", "renew_key", "session_required", "sign_out_elsewhere"]

@@ -12,11 +12,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from ...errors import SessionRejected, StoreUnavailable
 from ...manager import SessionManager
-from ...web import show_loop
+from ...web import dismiss_elsewhere, show_loop
+from ...web import renew_key as renew
 from . import conf
-from .visit import LazySession, Visit, keep_private, visit_of
+from .visit import KEY_IN_SESSION, REFUSALS, LazySession, Visit, keep_private, visit_of
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -72,7 +72,7 @@ class UserSessionMiddleware:
 
     def process_exception(self, request: Any, exception: Exception) -> Any:
         """Answer what a view has raised, if it is ours."""
-        if isinstance(exception, (SessionRejected, StoreUnavailable)):
+        if isinstance(exception, REFUSALS):
             return request._user_session_visit.refuse(exception)
         return None
 
@@ -82,28 +82,58 @@ def session_required(view: View) -> View: ...
 
 
 @overload
-def session_required(*, passive: bool = False) -> Callable[[View], View]: ...
+def session_required(*, passive: bool = False, max_age: float | None = None) -> Callable[[View], View]: ...
 
 
-def session_required(view: Any = None, *, passive: bool = False) -> Any:
+def session_required(view: Any = None, *, passive: bool = False, max_age: float | None = None) -> Any:
     """Let only requests with a live session through to `view`, and begin its timeout again; the rest are answered 401.
 
-    With `passive=True` the session goes on as it was: for what a page asks for by itself. `view` is a function or an
+    With `passive=True` the session goes on as it was: for what a page asks for by itself. With a `max_age`, whoever has
+    proved longer ago than that many seconds who they are is answered 403 with `{"reauthenticate": true}` (OWASP ASVS
+    5.0, 7.5.1). `view` is a function or an
     `async def`; `method_decorator(session_required, name="dispatch")` is for a class. Nothing that is answered is to be
     stored by anybody.
     """
     if view is None:
-        return lambda view: _guard(view, prolong=not passive)
-    return _guard(view, prolong=not passive)
+        return lambda view: _guard(view, prolong=not passive, max_age=max_age)
+    return _guard(view, prolong=not passive, max_age=max_age)
 
 
-def _guard(view: Callable[..., Any], *, prolong: bool) -> Callable[..., Any]:
+def renew_key(request: Any, *, overlap: float = 0) -> str:
+    """Give the session of `request` a new key and return it; see `renewSessionKey`. Without `overlap`, Django's session
+    gets a new key of its own too.
+
+    Call it when its user has proved again who they are, or has got other rights; Django's own `login` does by itself
+    what this does. Raises `SessionRejected` without a session. In an `async def` view say
+    `await sync_to_async(renew_key)(request)`.
+    """
+    visit = _visit(request)
+    is_of_login = visit.is_of_login()
+    session = renew(SessionManager(), visit.key, overlap=overlap)
+    if is_of_login:
+        if not overlap:  # else requests that are under way would lose Django's login
+            request.session.cycle_key()
+        request.session[KEY_IN_SESSION] = session.key
+    visit.signed_in(session)
+    return session.key
+
+
+def sign_out_elsewhere(request: Any) -> int:
+    """End all other sessions of the user of `request`, and return how many (OWASP ASVS 5.0, 7.4.3).
+
+    For a button, and for after a password was changed. Raises `SessionRejected` without a session. In an `async def`
+    view say `await sync_to_async(sign_out_elsewhere)(request)`.
+    """
+    return dismiss_elsewhere(SessionManager(), _visit(request).key)
+
+
+def _guard(view: Callable[..., Any], *, prolong: bool, max_age: float | None) -> Callable[..., Any]:
     @wraps(view)
     def guarded(request: Any, *args: Any, **kwargs: Any) -> Any:
         visit = _visit(request)
         try:
-            visit.admit(prolong=prolong)
-        except (SessionRejected, StoreUnavailable) as reason:
+            visit.admit(prolong=prolong, max_age=max_age)
+        except REFUSALS as reason:
             return visit.refuse(reason)
         return keep_private(view(request, *args, **kwargs))
 
@@ -111,8 +141,8 @@ def _guard(view: Callable[..., Any], *, prolong: bool) -> Callable[..., Any]:
     async def aguarded(request: Any, *args: Any, **kwargs: Any) -> Any:
         visit = _visit(request)
         try:
-            await visit.ask(visit.admit, prolong=prolong)
-        except (SessionRejected, StoreUnavailable) as reason:
+            await visit.ask(visit.admit, prolong=prolong, max_age=max_age)
+        except REFUSALS as reason:
             return await visit.ask(visit.refuse, reason)
         response = view(request, *args, **kwargs)
         return keep_private(await response if isawaitable(response) else response)

@@ -10,7 +10,7 @@ from django.db.models.signals import post_delete, post_save
 
 from ...errors import SessionError
 from ...manager import SessionManager
-from ...web import RequestSession, dismiss
+from ...web import dismiss, sign_in
 from .visit import KEY_IN_SESSION, visit_of
 
 
@@ -23,30 +23,28 @@ def connect() -> None:
 
 
 def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
-    """Begin a session; the one that the client had ends, so that nobody can have fixed it (OWASP ASVS 5.0, 7.2.4)."""
-    manager = SessionManager()
+    """Begin a session, or go on with that of the same user under a new key (OWASP ASVS 5.0, 7.2.4)."""
     try:
-        _end(manager, request)
-        key = manager.loadNewSession(str(user.get_username()))
+        session = sign_in(SessionManager(), _shown(request), str(user.get_username()))
     except SessionError:
         request.session.flush()  # Django has noted its login already; without a session there is none
         raise
-    request.session[KEY_IN_SESSION] = key
+    request.session[KEY_IN_SESSION] = session.key
     if (visit := visit_of(request)) is not None:
-        visit.signed_in(RequestSession(manager, key))
+        visit.signed_in(session)
 
 
 def _logged_out(*, request: Any, **_: Any) -> None:
-    _end(SessionManager(), request)
+    for key in _shown(request):
+        dismiss(SessionManager(), key)
     if (visit := visit_of(request)) is not None:
         visit.signed_out()
 
 
-def _end(manager: SessionManager, request: Any) -> None:
-    """End the sessions that the client shows: that of its key, and that of its login."""
+def _shown(request: Any) -> set[str | None]:
+    """Return the keys that the client shows: that of its request, and that of its login."""
     visit = visit_of(request)
-    for key in {request.session.get(KEY_IN_SESSION), None if visit is None else visit.shown}:
-        dismiss(manager, key)
+    return {request.session.get(KEY_IN_SESSION), None if visit is None else visit.shown}
 
 
 def _saved(*, instance: Any, **_: Any) -> None:
@@ -56,7 +54,5 @@ def _saved(*, instance: Any, **_: Any) -> None:
 
 
 def _deleted(*, instance: Any, **_: Any) -> None:
-    manager, username = SessionManager(), str(instance.get_username())
-    for key, session in list(manager.sessions.items()):
-        if session.username == username:
-            dismiss(manager, key)
+    if username := str(instance.get_username()):
+        SessionManager().deleteUserSessions(username)

@@ -15,9 +15,13 @@ from django.shortcuts import resolve_url
 from django.utils.cache import patch_vary_headers
 from django.utils.http import escape_leading_slashes
 
-from ...errors import SessionRejected, StoreUnavailable
+from ...errors import AuthenticationTooOld, SessionRejected, StoreUnavailable
 from ...manager import SessionManager
-from ...web import LOGGED_OUT, RETRY_AFTER, UNAVAILABLE, KeyCarrier, RequestSession, admit, dismiss
+from ...web import LOGGED_OUT, RETRY_AFTER, TOO_OLD, UNAVAILABLE, KeyCarrier, RequestSession, admit, dismiss, find
+
+Refusal = SessionRejected | AuthenticationTooOld | StoreUnavailable
+REFUSALS = (SessionRejected, AuthenticationTooOld, StoreUnavailable)
+"""What a view may raise, or its guard, and the middleware answers."""
 
 KEY_IN_SESSION = "_user_session_key"
 """Where Django's own session keeps the key that a login of Django's was given."""
@@ -32,7 +36,18 @@ class Visit:
     Threads: those of the request, one at a time; `ask` keeps what may wait off an event loop.
     """
 
-    __slots__ = ("_auser", "_carrier", "_drop", "_looked", "_request", "_given", "_user", "is_async", "shown")
+    __slots__ = (
+        "_auser",
+        "_carrier",
+        "_drop",
+        "_given",
+        "_lasting",
+        "_looked",
+        "_request",
+        "_user",
+        "is_async",
+        "shown",
+    )
 
     def __init__(self, request: Any, carrier: KeyCarrier, header: str | None, is_async: bool) -> None:
         # As the server has it, which `request.headers` would first make a table of. One that stands twice is joined.
@@ -43,21 +58,24 @@ class Visit:
         self._request = request
         self._carrier = carrier
         self._given: str | None = None
-        self._drop = self._looked = False
+        self._drop = self._looked = self._lasting = False
         self._user = request.user
         self._auser = getattr(request, "auser", None)  # since Django 5.0
 
     # The session of the request
 
-    def admit(self, *, prolong: bool) -> RequestSession:
+    @property
+    def key(self) -> str | None:
+        """The key that the request counts as showing."""
+        key: str | None = self._request.session.get(KEY_IN_SESSION) if self.shown is None else self.shown
+        return key
+
+    def admit(self, *, prolong: bool, max_age: float | None = None) -> RequestSession:
         """Return the live session of the request; raise `SessionRejected` without one."""
-        key = self._request.session.get(KEY_IN_SESSION) if self.shown is None else self.shown
-        manager = SessionManager()
-        session = admit(manager, key, prolong=prolong)
+        session = admit(SessionManager(), self.key, prolong=prolong, max_age=max_age)
         if self.shown is None:
-            self._given = key
-        if self.is_async and manager.blocking:
-            session.username  # noqa: B018  # reads the details once, and here, so that the loop never waits for them
+            self._given = session.key
+            self._lasting = session.timeout is not None
         self._request.user_session = session
         return session
 
@@ -131,13 +149,19 @@ class Visit:
             session.flush()
             return None
         # A request that shows the key of another session is nobody's, but the login of this one is not ended for it.
-        return key if self.shown in (None, key) else None
+        return key if self.shown in (None, key) or self.is_of_login() else None
+
+    def is_of_login(self) -> bool:
+        """Tell whether the key that the request shows is that of its login, or one that a renewal has replaced."""
+        session = find(SessionManager(), self.key)
+        return session is not None and session.key == self._request.session.get(KEY_IN_SESSION)
 
     # What the answer has to tell
 
     def signed_in(self, session: RequestSession) -> None:
         """Note that the client has a new session."""
         self.shown = self._given = session.key
+        self._lasting = session.timeout is not None
         self._request.user_session = session
 
     def signed_out(self) -> None:
@@ -145,10 +169,12 @@ class Visit:
         self.shown = self._given = self._request.user_session = None
         self._drop = True
 
-    def refuse(self, reason: SessionRejected | StoreUnavailable) -> Any:
+    def refuse(self, reason: Refusal) -> Any:
         """Return the answer to somebody who is not let in, or of whom nobody knows whether to let them in."""
         if isinstance(reason, StoreUnavailable):
             response = JsonResponse(UNAVAILABLE, status=503, headers={"Retry-After": str(RETRY_AFTER)})
+        elif isinstance(reason, AuthenticationTooOld):
+            response = JsonResponse(TOO_OLD, status=403)
         else:
             self._forget_dead_cookie()
             response = self._to_login() if self._is_for_people() else JsonResponse(LOGGED_OUT, status=401)
@@ -160,7 +186,7 @@ class Visit:
             patch_vary_headers(response, [name for name in (self._carrier.header, "Cookie") if name])
         if (name := self._carrier.cookie) is not None:
             if self._given is not None:
-                response.set_cookie(name, self._given, **self._carrier.cookie_options())
+                response.set_cookie(name, self._given, **self._carrier.cookie_options(lasting=self._lasting))
             elif self._drop and name in self._request.COOKIES:
                 response.delete_cookie(name, samesite="Lax")
         return response
