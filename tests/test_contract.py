@@ -57,6 +57,9 @@ TAKES_A_KEY = {
     "setSessionData": lambda manager, key: manager.setSessionData(key, {"a": 1}),
     "getSessionData": lambda manager, key: manager.getSessionData(key),
     "getSessionTimeLeft": lambda manager, key: manager.getSessionTimeLeft(key),
+    "getSession": lambda manager, key: manager.getSession(key),
+    "resumeSession": lambda manager, key: manager.resumeSession(key),
+    "renewSessionKey": lambda manager, key: manager.renewSessionKey(key),
     "deleteSession": lambda manager, key: manager.deleteSession(key),
 }
 
@@ -446,7 +449,7 @@ class TestErrors:
 
         class Away:
             def __getattr__(self, name: str) -> Any:
-                def unreachable(*args: Any) -> Any:
+                def unreachable(*args: Any, **options: Any) -> Any:
                     raise users_session_manager.StoreUnavailable("the store is away")
 
                 return unreachable
@@ -456,6 +459,9 @@ class TestErrors:
             for call in (*TAKES_A_KEY.values(), lambda manager, _: manager.loadNewSession("Fabio")):
                 with pytest.raises(users_session_manager.StoreUnavailable):
                     call(manager, key)
+            for method in ("getUserSessions", "deleteUserSessions"):
+                with pytest.raises(users_session_manager.StoreUnavailable):
+                    getattr(manager, method)("Luca")
             for method in ("getLoggedUsers", "deleteAllSessions"):
                 with pytest.raises(users_session_manager.StoreUnavailable):
                     getattr(manager, method)()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from math import inf, nextafter
+from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
@@ -12,11 +12,14 @@ from ..errors import SessionError, TooManySessions
 from ..keys import label
 from ..policy import Overflow, Policy
 from ..session import Session
-from ..timers import Clock, SessionTimer
+from ..timers import LONGEST, Clock, SessionTimer
 from .base import NO_LIMITS
 from .by_user import ByUser
 
-_BIRTH: Final = attrgetter("_born")
+# The deadline of a warning that has been given.
+_ANNOUNCED: Final = -inf
+
+_BIRTH: Final = attrgetter("_born", "createdAt")
 
 
 class Sessions(dict[str, Session]):
@@ -47,7 +50,7 @@ class MemoryStore:
         self._former: dict[str, tuple[Session, SessionTimer]] = {}  # by the keys that are good for a while yet
         self._now = now
         self._lock = self.clock.lock
-        self._last_born = -inf
+        self._in_order = True  # whether `sessions` stands in the order of creation; a renewal moves one to its end
         self._timer_function = self._run_out  # bound once, and not for each session
         self._on_run_out: Callable[[Session], None] | None = None
         self._on_expiring: Callable[[Session, float], None] | None = None
@@ -77,8 +80,7 @@ class MemoryStore:
                 raise SessionError("this SessionManager is closed")
             most = policy.max_sessions
             in_the_way = () if most is None else self._in_the_way(username, most, policy.overflow)
-            # No two at once, so that this tells their order also when renewals have moved them in the dictionary.
-            self._last_born = session._born = max(self._now(), nextafter(self._last_born, inf))
+            session._born = self._now()
             self._count_down(session, timeout, policy)
             self._by_user.add(session)
             self.sessions[key] = session
@@ -96,9 +98,8 @@ class MemoryStore:
             session = self.get(key)
             if session is None:
                 return None
-            if session.timer.deadline == inf:  # the application has cancelled its timer
-                session.timer = self._new_timer(session.key)
-            self._count_down(session, timeout, policy)
+            is_cancelled = session.timer.deadline == inf  # by the application
+            self._count_down(session, timeout, policy, self._new_timer(session.key) if is_cancelled else None)
             outlived = policy.lifetime is not None and session.timer.deadline <= self._now()
             return None if outlived else session
 
@@ -109,8 +110,8 @@ class MemoryStore:
             if session is None:
                 self.clock.schedule(timer, timeout)
             else:
-                old, session.timer = session.timer, timer
-                self._count_down(session, timeout, policy)
+                old = session.timer
+                self._count_down(session, timeout, policy, timer)
                 self.clock.cancel(old)
             return timer
 
@@ -132,7 +133,10 @@ class MemoryStore:
             self.sessions[new_key] = session
             session.key, session.timer.args, session.authenticatedAt = new_key, (new_key,), authenticated_at
             session.formerKeys = (*session.formerKeys, old)
+            self._in_order = False
             del self.sessions[old]
+            if session._warning is not None and session._warning.deadline > _ANNOUNCED:
+                self._warn_at(session, session._warning.deadline)
             return old
 
     def time_left(self, key: object) -> float | None:
@@ -187,7 +191,8 @@ class MemoryStore:
         now = self._now()
         # From a copy: a finalizer or a signal may add one on this thread.
         live = [session for session in list(self.sessions.values()) if session.timer.deadline > now]
-        live.sort(key=_BIRTH)
+        if not self._in_order:
+            live.sort(key=_BIRTH)
         return live
 
     def _live_of(self, username: str) -> list[Session]:
@@ -209,23 +214,28 @@ class MemoryStore:
 
     # Time
 
-    def _count_down(self, session: Session, timeout: float, policy: Policy) -> None:
-        """Begin a countdown of `session`."""
-        timer, before = session.timer, session.timer.deadline
+    def _count_down(self, session: Session, timeout: float, policy: Policy, timer: SessionTimer | None = None) -> None:
+        """Begin a countdown of `session`, on its timer or a new one."""
+        before = session.timer.deadline
+        if timer is None:
+            timer = session.timer
+        session.timer = timer
         if policy.lifetime is not None:
             session._limit = min(session._limit, session._born + policy.lifetime)
         self.clock.schedule(timer, timeout if session.timeout is None else session.timeout, session._limit)
         if policy.warning is None:
             if session._warning is not None:
                 self._cancel_warning(session)
-        elif timer.deadline != before:  # else its lifetime ends it, and it has been warned or will be
-            self._warn_before(session, policy.warning)
+        elif timer.deadline != before or session._warning is None:  # else it has been announced, or will be
+            self._warn_at(session, timer.deadline - policy.warning)
 
-    def _warn_before(self, session: Session, seconds: float) -> None:
+    def _warn_at(self, session: Session, when: float) -> None:
+        """Let a session be announced at that time, and not at another."""
         warning = session._warning
-        if warning is None or not self._now() < warning.deadline < inf:  # there is none that waits
-            warning = session._warning = SessionTimer(0, self._warn, (session,), clock=self.clock)
-        self.clock.schedule(warning, max(0.0, self._left(session) - seconds))
+        if warning is None or warning.deadline <= self._now():  # else it waits, and can wait longer
+            warning = session._warning = SessionTimer(0, self._warn, clock=self.clock)
+        warning.args = (session.key,)
+        self.clock.schedule(warning, LONGEST, when)
 
     def _cancel_warning(self, session: Session) -> None:
         warning, session._warning = session._warning, None
@@ -252,8 +262,10 @@ class MemoryStore:
         if self.sessions.pop(session.key, None) is None:
             return False
         self._by_user.remove(session)
-        self._cancel_warning(session)
-        self._forget_keys(session)
+        if session._warning is not None:
+            self._cancel_warning(session)
+        if session.formerKeys:
+            self._forget_keys(session)
         return True
 
     def _run_out(self, key: object) -> None:
@@ -264,12 +276,13 @@ class MemoryStore:
         if self._on_run_out is not None:
             self._on_run_out(session)
 
-    def _warn(self, session: Session) -> None:
+    def _warn(self, key: str) -> None:
         with self._lock:
-            warning, left = session._warning, self._left(session)
-            if warning is None or warning.deadline > self._now() or not left:
-                return  # it has ended, or begun a countdown anew
-            session._warning = None
+            session = self.get(key)
+            warning = None if session is None else session._warning
+            if session is None or warning is None or not _ANNOUNCED < warning.deadline <= self._now():
+                return  # it has ended, or begun a countdown anew, or has another key
+            warning.deadline, left = _ANNOUNCED, self._left(session)
         if self._on_expiring is not None:
             self._on_expiring(session, left)
 

@@ -1,0 +1,343 @@
+"""The whole manager against a model of a few lines: any calls in any order, time turned by hand.
+
+`python tests/test_property.py 3600` looks for an hour; without a number, for a minute.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+import pytest
+
+hypothesis = pytest.importorskip("hypothesis")
+
+from hypothesis import HealthCheck, Phase, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from hypothesis.stateful import (  # noqa: E402
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from users_session_manager import MemoryStore, SessionManager, TooManySessions  # noqa: E402
+from users_session_manager.keys import new_key  # noqa: E402
+
+USERS = ["Luca", "Fabio", "Gino"]
+EVENTS = "sessionCreated sessionDeleted activeUserDeleted sessionEnded sessionRenewed sessionExpiring".split()
+EVENTS += ["notifyClientToLogout", "sessionRejected"]
+
+
+@dataclass(eq=False)
+class Login:
+    """What the model knows of a session."""
+
+    username: str
+    key: str
+    born: float
+    own: float | None
+    data: Any
+    deadline: float = inf
+    limit: float = inf
+    warn_at: float = inf
+    warned_of: float = inf  # the deadline that a warning has been set for
+    former: dict[str, float] = field(default_factory=dict)  # the keys before, and until when they are good
+
+
+class Model:
+    """What a session manager is to do, said once more and as plainly as can be."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.idle, self.lifetime, self.cap, self.overflow, self.warning = 3000.0, None, None, "evict", None
+        self.logins: list[Login] = []
+        self.events: list[tuple[Any, ...]] = []
+
+    def live(self, username: str | None = None) -> list[Login]:
+        of_user = [login for login in self.logins if username in (None, login.username)]
+        return [login for login in of_user if self.now < login.deadline]
+
+    def find(self, key: str) -> Login | None:
+        for login in self.live():
+            if key == login.key or self.now < login.former.get(key, -inf):
+                return login
+        return None
+
+    def good_keys(self) -> list[str]:
+        return [key for login in self.logins for key in (login.key, *login.former) if self.find(key)]
+
+    def count_down(self, login: Login) -> None:
+        if self.lifetime is not None:
+            login.limit = min(login.limit, login.born + self.lifetime)
+        deadline = min(self.now + (login.own or self.idle), login.limit)
+        if self.warning is None:
+            login.warn_at = login.warned_of = inf
+        elif deadline != login.warned_of:
+            login.warn_at, login.warned_of = deadline - self.warning, deadline
+        login.deadline = deadline
+
+    def log_in(self, username: str, key: str, own: float | None, data: Any) -> bool:
+        live = self.live(username)
+        if self.cap is not None and len(live) >= self.cap:
+            if self.overflow == "reject":
+                return False
+            self.end(live[: len(live) - self.cap + 1], "evicted", notified=True)
+        login = Login(username, key, self.now, own, data)
+        self.count_down(login)
+        self.logins.append(login)
+        self.events.append(("sessionCreated", key))
+        return True
+
+    def renew(self, login: Login, new: str, overlap: float) -> None:
+        self.events.append(("sessionRenewed", login.key, new))
+        until = self.now + overlap
+        login.former = {key: min(good, until) for key, good in login.former.items()} | {login.key: until}
+        login.key = new
+
+    def end(self, logins: list[Login], reason: str, *, notified: bool = False) -> None:
+        for login in logins:
+            self.logins.remove(login)
+            for event in ("sessionDeleted", "activeUserDeleted"):
+                self.events.append((event, login.key))
+            self.events.append(("sessionEnded", login.key, reason))
+            if notified:
+                self.events.append(("notifyClientToLogout", login.key))
+
+    def settle(self) -> None:
+        for login in self.live():
+            if login.warn_at <= self.now:
+                login.warn_at = inf
+                self.events.append(("sessionExpiring", login.key, login.deadline - self.now))
+        self.end([login for login in self.logins if login.deadline <= self.now], "expired", notified=True)
+
+
+seconds = st.integers(2, 99)
+a_while = st.sampled_from([1, 2, 5, 10, 60])
+maybe_seconds = st.none() | seconds
+# Most often one that is good, then one that was, then one that never will be.
+keys = st.runner().flatmap(
+    lambda machine: st.sampled_from([*machine.model.good_keys() * 4, *machine.keys[-3:], *NOBODYS])
+)
+NOBODYS = ["Luca", new_key()]
+
+
+class ManagerMachine(RuleBasedStateMachine):
+    """Every method with every kind of key; after each step both must have said and know the same."""
+
+    steps = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.keys: list[str] = []
+        self.said: list[tuple[Any, ...]] = []
+        self.open()
+        for name in EVENTS:
+            self.manager.on(name, self.listener(name))
+        self.manager.on("error", lambda error, details: None)
+        self.manager.initSocketReference("io")
+
+    def open(self) -> None:
+        store = MemoryStore(now=lambda: self.model.now, thread=False)
+        self.manager, self.run_due = SessionManager(store=store), store.clock.run_due
+
+    def teardown(self) -> None:
+        self.manager.close()
+
+    def listener(self, name: str) -> Any:
+        def listen(*args: Any) -> None:
+            self.said.append((name, *(getattr(arg, "key", arg) for arg in args if arg != "io")))
+
+        return listen
+
+    def rejected(self, key: str) -> None:
+        self.model.events.append(("sessionRejected", key))
+
+    # Sessions
+
+    @rule(username=st.sampled_from(USERS), own=maybe_seconds, data=st.none() | st.integers())
+    def log_in(self, username: str, own: float | None, data: Any) -> None:
+        try:
+            key = self.manager.loadNewSession(username, data=data, timeout=own)
+        except TooManySessions:
+            assert not self.model.log_in(username, "", own, data)
+            return
+        assert self.model.log_in(username, key, own, data)
+        self.keys.append(key)
+
+    @rule(key=keys)
+    def check(self, key: str) -> None:
+        login = self.model.find(key)
+        assert self.manager.checkSessionStatus(key) is (login is not None)
+        assert self.manager.getUsernameFromSessionKey(key) == (login.username if login else False)
+        if login is None:
+            self.rejected(key)
+
+    @rule(key=keys)
+    def read(self, key: str) -> None:
+        login, left, session = self.model.find(key), self.manager.getSessionTimeLeft(key), self.manager.getSession(key)
+        data, details = self.manager.getSessionData(key), self.manager.getSessionDetails(key)
+        if login is None:
+            assert (left, session, data, details) == (False,) * 4
+            for _ in range(4):
+                self.rejected(key)
+            return
+        assert (left, data, details["data"]) == (login.deadline - self.model.now, login.data, login.data)
+        assert details["username"] == session.username == login.username
+        assert (session.key, session.timeout, session.formerKeys) == (login.key, login.own, tuple(login.former))
+
+    @rule(key=keys, resume=st.booleans())
+    def restart(self, key: str, resume: bool) -> None:
+        login = self.model.find(key)
+        if login is not None:
+            self.model.count_down(login)
+        answer = self.manager.resumeSession(key) if resume else self.manager.restartSessionTimer(key)
+        alive = login is not None and login.deadline > self.model.now
+        assert bool(answer) is alive
+        if not alive:
+            self.rejected(key)
+
+    @rule(key=keys)
+    def give_a_new_timer(self, key: str) -> None:
+        login = self.model.find(key)
+        if login is not None:
+            self.model.count_down(login)
+        assert self.manager.createNewSessionTimer(key, "Luca").is_alive()
+
+    @rule(key=keys, data=st.integers())
+    def set_data(self, key: str, data: int) -> None:
+        login = self.model.find(key)
+        assert self.manager.setSessionData(key, data) is (login is not None)
+        if login is None:
+            self.rejected(key)
+        else:
+            login.data = data
+
+    @rule(key=keys, overlap=st.sampled_from([5, 0, 1, 1000]))
+    def renew(self, key: str, overlap: float) -> None:
+        login = self.model.find(key)
+        new = self.manager.renewSessionKey(key, overlap)
+        if login is None:
+            assert new is False
+            self.rejected(key)
+            return
+        self.model.renew(login, new, overlap)
+        self.keys.append(new)
+
+    # Ends
+
+    @rule(key=keys)
+    def delete(self, key: str) -> None:
+        login = self.model.find(key)
+        assert self.manager.deleteSession(key) is (login is not None)
+        if login is None:
+            self.rejected(key)
+        else:
+            self.model.end([login], "deleted")
+
+    @rule(username=st.sampled_from([*USERS, "Gino", "Gino"]), key=keys)
+    def delete_user(self, username: str, key: str) -> None:
+        kept = self.model.find(key)
+        ended = [login for login in self.model.live(username) if login is not kept]
+        assert self.manager.deleteUserSessions(username, key) == len(ended)
+        self.model.end(ended, "deleted", notified=True)
+
+    @rule(really=st.sampled_from([False, False, False, True]))
+    def delete_all(self, really: bool) -> None:
+        if not really:  # else hardly anybody would grow old
+            return
+        assert self.manager.deleteAllSessions() is True
+        self.model.end(self.model.live(), "deleted", notified=True)
+
+    # Time
+
+    @rule(seconds=a_while)
+    def time_goes_by_and_the_clock_is_late(self, seconds: int) -> None:
+        self.model.now += seconds
+
+    @rule(seconds=a_while)
+    def time_goes_by(self, seconds: int) -> None:
+        self.model.now += seconds
+        self.run_due()
+        self.model.settle()
+
+    # Settings
+
+    @rule(seconds=st.sampled_from([2, 10, 30, 60, 3000, 1, "x"]))
+    def set_timeout(self, seconds: Any) -> None:
+        if self.manager.setSessionTimeOut(seconds):
+            self.model.idle = seconds
+
+    @rule(seconds=maybe_seconds)
+    def set_lifetime(self, seconds: float | None) -> None:
+        self.manager.setMaxSessionLifetime(seconds)
+        self.model.lifetime = seconds
+
+    @rule(count=st.none() | st.integers(1, 3), overflow=st.sampled_from(["evict", "reject"]))
+    def set_cap(self, count: int | None, overflow: Any) -> None:
+        self.manager.setMaxSessionsPerUser(count, overflow)
+        self.model.cap, self.model.overflow = count, overflow
+
+    @rule(seconds=st.none() | st.integers(1, 30))
+    def set_warning(self, seconds: float | None) -> None:
+        self.manager.setExpiryWarning(seconds)
+        self.model.warning = seconds
+
+    # What must hold after each step
+
+    @invariant()
+    def both_have_said_the_same(self) -> None:
+        type(self).steps += 1
+        assert sorted(self.said, key=repr) == sorted(self.model.events, key=repr)
+        self.said.clear()
+        self.model.events.clear()
+
+    @invariant()
+    def both_know_the_same(self) -> None:
+        live = self.model.live()
+        assert self.manager.getLoggedUsers() == [login.username for login in live]
+        for username in USERS:
+            rows = self.manager.getUserSessions(username)
+            shown = [(row["key"], row["data"], row["timeLeft"]) for row in rows]
+            assert shown == [
+                (login.key, login.data, login.deadline - self.model.now) for login in self.model.live(username)
+            ]
+        if not self.model.logins:
+            store = self.manager._store
+            assert not store._former
+            assert not store._by_user._oldest
+
+
+QUICK = settings(
+    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
+
+
+def look(how: settings) -> int:
+    """Look for a difference; return how many steps were made."""
+    ManagerMachine.steps = 0
+    run_state_machine_as_test(ManagerMachine, settings=how)
+    return ManagerMachine.steps
+
+
+def test_the_manager_does_what_the_model_does():
+    assert look(QUICK) >= 2000
+
+
+def test_a_manager_that_does_otherwise_is_found(monkeypatch):
+    """What finds nothing here finds nothing elsewhere."""
+    renew = MemoryStore.renew_key
+    monkeypatch.setattr(MemoryStore, "renew_key", lambda store, key, new, overlap: renew(store, key, new, 0))
+    with pytest.raises(AssertionError):
+        look(settings(QUICK, database=None, phases=[Phase.generate]))
+
+
+if __name__ == "__main__":
+    ends, made = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else 60), 0
+    while time.monotonic() < ends:
+        made += look(settings(QUICK, max_examples=1000, stateful_step_count=100))
+        print(f"{made} steps, and no difference", flush=True)
