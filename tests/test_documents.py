@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from pyee import EventEmitter
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
@@ -39,7 +40,7 @@ ELSEWHERE = {
     "web": ["RequestSession"],
     "integrations.socketio": ["attach"],
     "integrations.flask": ["UserSessions", "session_required"],
-    "integrations.django": ["UserSessionMiddleware", "session_required"],
+    "integrations.django": ["UserSessionMiddleware", "session_required", "renew_key", "sign_out_elsewhere"],
     "integrations.fastapi": ["UserSessions"],
     "integrations.prometheus": ["instrument"],
 }
@@ -131,9 +132,10 @@ def _signature(function: Any) -> str:
 
 def _members(cls: type) -> Iterator[tuple[str, Any]]:
     """The public methods and properties of a class that say what they are for, in the order of its source."""
-    for name, member in vars(cls).items():
-        is_ours = not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
-        if is_ours and inspect.getdoc(member):
+    ours = [base for base in cls.__mro__ if base.__module__.startswith("users_session_manager")]
+    for name, member in (found for base in ours for found in vars(base).items()):
+        is_public = not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+        if is_public and inspect.getdoc(member) and not hasattr(EventEmitter, name):
             yield name, member
 
 

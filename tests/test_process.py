@@ -70,7 +70,9 @@ class TestFork:
             there = watched in manager.sessions
             ok = not there or (told.wait(30) and manager.getUsernameFromSessionKey(watched) is False)
             fresh = manager.loadNewSession("child")
-            ok = ok and SessionManager() is manager and manager.deleteSession(fresh) is True
+            renewed = manager.renewSessionKey(fresh, 60)
+            ok = ok and SessionManager() is manager and manager.getSession(fresh).key == renewed
+            ok = ok and manager.deleteUserSessions("child") == 1
             os._exit(0 if ok else 1)
         children.append(child)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]

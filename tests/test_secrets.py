@@ -10,7 +10,7 @@ import traceback
 
 import pytest
 
-from users_session_manager import SessionRejected
+from users_session_manager import SessionError
 from users_session_manager.keys import is_key, label, new_key
 
 SECRET = re.compile(r"[0-9A-F]{32}")
@@ -76,7 +76,7 @@ def test_no_secret_in_a_log_a_repr_or_an_exception(manager, clock, caplog):
     def attempt(method, *args):
         try:
             method(*args)
-        except SessionRejected:
+        except (SessionError, TypeError, ValueError):
             said.append(traceback.format_exc())
 
     def fails(*args):
@@ -85,7 +85,8 @@ def test_no_secret_in_a_log_a_repr_or_an_exception(manager, clock, caplog):
     async def fails_later(*args):
         raise ZeroDivisionError
 
-    for event in ("sessionCreated", "sessionDeleted", "notifyClientToLogout"):
+    manager.setExpiryWarning(10)
+    for event in ("sessionCreated", "sessionDeleted", "sessionRenewed", "sessionExpiring", "notifyClientToLogout"):
         manager.on(event, fails)
         manager.on(event, fails_later)
     manager.initSocketReference(object())
@@ -101,11 +102,23 @@ def test_no_secret_in_a_log_a_repr_or_an_exception(manager, clock, caplog):
         manager.restartSessionTimer(keys[-1])
         manager.setSessionData(keys[-1], {"a": 1})
         manager.sendLogoutMessage(keys[-1])
+        keys.append(manager.renewSessionKey(keys[-1], 5))
+        look()
         manager.deleteSession(keys[-1])
         login()
         look()
-        clock.turn(3000)
+        clock.turn(2990)  # which warns
+        clock.turn(10)
+        manager.setMaxSessionsPerUser(1)
         login()
+        login()  # which evicts
+        attempt(manager.setMaxSessionsPerUser, 0)
+        manager.setMaxSessionsPerUser(1, "reject")
+        attempt(manager.loadNewSession, "Luca")
+        attempt(manager.renewSessionKey, keys[-1], keys[-1])
+        manager.setMaxSessionsPerUser(None)
+        login()
+        manager.deleteUserSessions("Luca", keys[-1])
         manager.deleteAllSessions()
         for key in [*keys, keys[0].lower(), "hunter2"]:
             for method in ("checkSessionStatus", "restartSessionTimer", "getSessionDetails", "deleteSession"):

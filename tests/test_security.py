@@ -1,0 +1,74 @@
+"""The table of docs/security.md names tests that exist, and what no other file shows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+TABLE = (TESTS.parent / "docs" / "security.md").read_text()
+ROWS = [line for line in TABLE.splitlines() if re.match(r"\| \d", line)]
+ASKED = "7.1.1 7.1.2 7.2.1 7.2.2 7.2.3 7.2.4 7.3.1 7.3.2 7.4.1 7.4.2 7.4.3 7.4.5 7.5.2 3.3.1 3.3.2 3.3.3 3.3.4 "
+ASKED += "4.4.2 4.4.3 4.4.4 14.2.1 16.2.5 16.5.3"
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def exists(name: str) -> bool:
+    path, *names = name.split("::")
+    if not names or not (TESTS / path).is_file():
+        return False
+    body = ast.parse((TESTS / path).read_text()).body
+    for name in names:
+        found = [node for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name]
+        if not found:
+            return False
+        body = found[0].body
+    holds_tests = [node.name.startswith("test_") for node in body if isinstance(node, ast.FunctionDef)]
+    return names[-1].startswith("test_") or any(holds_tests)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: cells(row)[0])
+def test_each_row_names_tests_that_exist(row):
+    *_, tests = cells(row)
+    names = re.findall(r"`([^`]+)`", tests)
+    assert names or tests == "the same"
+    assert [name for name in names if not exists(name)] == []
+
+
+def test_a_test_that_does_not_exist_is_noticed():
+    assert exists("test_security.py::test_a_test_that_does_not_exist_is_noticed")
+    assert exists("test_policy.py::TestCap")
+    for name in ("test_security.py", "test_security.py::test_nothing", "nowhere.py::test", "test_policy.py::Cap::x"):
+        assert not exists(name)
+
+
+def test_no_requirement_is_left_out():
+    answered = {number for row in ROWS for number in cells(row)[0].split(", ")}
+    assert answered >= set(ASKED.split())
+
+
+def test_what_is_documented_as_a_default_is_one(manager):
+    assert "3000 s and no limit" in TABLE
+    assert (manager.getSessionTimeout(), manager.getMaxSessionLifetime()) == (3000, None)
+    assert "any number unless set" in TABLE
+    assert len([manager.loadNewSession("Luca") for _ in range(100)]) == len(manager.getUserSessions("Luca")) == 100
+
+
+def test_a_page_of_another_origin_gets_no_connection(manager):
+    socketio = pytest.importorskip("socketio")
+    werkzeug = pytest.importorskip("werkzeug.test")
+    from users_session_manager.integrations.socketio import attach
+
+    io = socketio.Server(async_mode="threading")
+    attach(manager, io)
+    client = werkzeug.Client(socketio.WSGIApp(io))
+    url = "/socket.io/?EIO=4&transport=polling"
+    for origin, status in (("http://localhost", 200), ("https://elsewhere.example", 400), ("null", 400)):
+        assert client.get(url, headers={"Origin": origin}).status_code == status
+    io.shutdown()
