@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -15,14 +16,14 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, WebSocket
 from starlette.concurrency import run_in_threadpool
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer versions would rather have another HTTP client than httpx
     from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from users_session_manager import MemoryStore, SessionError, SessionManager, StoreUnavailable
+from users_session_manager import MemoryStore, SessionError, SessionManager, StoreUnavailable, TooManySessions
 from users_session_manager.integrations.fastapi import UserSessions
 from users_session_manager.web import RequestSession
 
@@ -45,21 +46,17 @@ class BlockingStore(MemoryStore):
         if self.away:
             raise StoreUnavailable("no answer")
 
-    def add(self, *args: Any) -> Any:
-        self._asked()
-        return super().add(*args)
 
-    def get(self, key: object) -> Any:
-        self._asked()
-        return super().get(key)
+def asked_first(name: str) -> Callable[..., Any]:
+    def method(store: BlockingStore, *args: Any, **options: Any) -> Any:
+        store._asked()
+        return getattr(MemoryStore, name)(store, *args, **options)
 
-    def restart(self, *args: Any) -> bool:
-        self._asked()
-        return super().restart(*args)
+    return method
 
-    def remove(self, key: object) -> Any:
-        self._asked()
-        return super().remove(key)
+
+for name in ("add", "get", "restart", "renew_key", "time_left", "set_data", "of_user", "remove", "remove_user"):
+    setattr(BlockingStore, name, asked_first(name))
 
 
 def make_app(sessions: UserSessions, *, install: bool = True) -> FastAPI:
@@ -69,12 +66,17 @@ def make_app(sessions: UserSessions, *, install: bool = True) -> FastAPI:
     current = Annotated[RequestSession, Depends(sessions.current)]
 
     @app.post("/login")
-    def login(name: str, request: Request, response: Response) -> dict[str, str]:
-        return {"session_key": sessions.sign_in(request, response, name)}
+    def login(name: str, request: Request, response: Response, timeout: float | None = None) -> dict[str, str]:
+        try:
+            return {"session_key": sessions.sign_in(request, response, name, timeout=timeout)}
+        except TooManySessions as refusal:
+            raise HTTPException(409) from refusal
 
     @app.post("/async/login")
-    async def async_login(name: str, request: Request, response: Response) -> dict[str, str]:
-        return {"session_key": await run_in_threadpool(sessions.sign_in, request, response, name)}
+    async def async_login(
+        name: str, request: Request, response: Response, timeout: float | None = None
+    ) -> dict[str, str]:
+        return await run_in_threadpool(login, name, request, response, timeout)
 
     @app.post("/hasty/login")
     async def hasty_login(name: str, request: Request, response: Response) -> dict[str, str]:
@@ -83,6 +85,44 @@ def make_app(sessions: UserSessions, *, install: bool = True) -> FastAPI:
     @app.post("/logout")
     def logout(request: Request, response: Response) -> bool:
         return sessions.sign_out(request, response)
+
+    @app.post("/renew")
+    def renew(request: Request, response: Response, overlap: float = 0) -> dict[str, str]:
+        return {"session_key": sessions.renew_key(request, response, overlap=overlap)}
+
+    @app.post("/async/renew")
+    async def async_renew(request: Request, response: Response, overlap: float = 0) -> dict[str, str]:
+        return await run_in_threadpool(renew, request, response, overlap)
+
+    @app.post("/hasty/renew")
+    async def hasty_renew(request: Request, response: Response) -> dict[str, str]:
+        return renew(request, response)
+
+    @app.post("/elsewhere")
+    def elsewhere(request: Request) -> int:
+        return sessions.sign_out_elsewhere(request)
+
+    @app.post("/async/elsewhere")
+    async def async_elsewhere(request: Request) -> int:
+        return await run_in_threadpool(sessions.sign_out_elsewhere, request)
+
+    @app.post("/hasty/elsewhere")
+    async def hasty_elsewhere(request: Request) -> int:
+        return sessions.sign_out_elsewhere(request)
+
+    @app.post("/hasty/logout")
+    async def hasty_logout(request: Request, response: Response) -> bool:
+        return sessions.sign_out(request, response)
+
+    recent_session = Annotated[RequestSession, Depends(sessions.recent(3600))]
+
+    @app.get("/recent")
+    def recent(session: recent_session) -> str:
+        return session.username
+
+    @app.get("/async/recent")
+    async def async_recent(session: recent_session) -> str:
+        return session.username
 
     @app.get("/me")
     def me(session: current) -> dict[str, Any]:
@@ -96,8 +136,10 @@ def make_app(sessions: UserSessions, *, install: bool = True) -> FastAPI:
     async def passive(session: Annotated[RequestSession, Depends(sessions.passive)]) -> str:
         return session.username
 
+    optional_session = Annotated[RequestSession | None, Depends(sessions.optional)]
+
     @app.get("/optional")
-    async def optional(session: Annotated[RequestSession | None, Depends(sessions.optional)]) -> str:
+    async def optional(session: optional_session) -> str:
         return "nobody" if session is None else session.username
 
     @app.get("/open")
@@ -109,6 +151,25 @@ def make_app(sessions: UserSessions, *, install: bool = True) -> FastAPI:
         sessions.manager.deleteSession(session.key)
         return session.username
 
+    @app.get("/ends-and-writes")
+    def ends_and_writes(session: current) -> str:
+        sessions.manager.deleteSession(session.key)
+        session.data = "lost"
+        return "written"
+
+    @app.post("/renews-and-writes")
+    def renews_and_writes(session: current, request: Request, response: Response) -> dict[str, str]:
+        first = sessions.renew_key(request, response)
+        session.data = first
+        second = sessions.renew_key(request, response)
+        return {"first": first, "second": second, "held": session.key}
+
+    @app.post("/changes-its-mind")
+    def changes_its_mind(visitor: optional_session, request: Request, response: Response) -> bool:
+        sessions.sign_in(request, response, "fabio")
+        sessions.sign_in(request, response, "luca")
+        return sessions.sign_out(request, response)
+
     @app.get("/looks-up")
     def looks_up(session: current) -> Any:
         return sessions.manager.getSessionDetails(UNKNOWN)
@@ -118,6 +179,10 @@ def make_app(sessions: UserSessions, *, install: bool = True) -> FastAPI:
         await websocket.accept()
         await websocket.send_text(session.username)
         await websocket.close()
+
+    @app.websocket("/recent/socket")
+    async def recent_socket(websocket: WebSocket, session: recent_session) -> None:
+        await socket(websocket, session)
 
     return app
 
@@ -219,8 +284,17 @@ class TestGuard:
         assert "set-cookie" not in answer.headers
         assert manager.getLoggedUsers() == ["luca"]
 
-    def test_a_session_that_ends_during_the_request_is_refused_when_it_is_read(self, either, client):
-        assert refused(client.get("/ends", headers={"Session-Key": either.loadNewSession("luca")}))
+    def test_what_was_let_in_stays_readable_when_the_session_ends_meanwhile(self, either, client):
+        headers = {"Session-Key": either.loadNewSession("luca")}
+        assert client.get("/ends", headers=headers).json() == "luca"
+        assert refused(client.get("/ends", headers=headers))
+
+    def test_writing_to_a_session_that_has_ended_meanwhile_is_refused(self, either, client):
+        assert refused(client.get("/ends-and-writes", headers={"Session-Key": either.loadNewSession("luca")}))
+        client.cookies.set(COOKIE, either.loadNewSession("luca"))
+        answer = client.get("/ends-and-writes")
+        assert refused(answer)
+        assert answer.headers["set-cookie"].startswith(f'{COOKIE}=""; ')
 
     def test_an_optional_session_sends_nobody_away(self, either, client, clock):
         key = either.loadNewSession("luca")
@@ -285,12 +359,166 @@ class TestLogin:
             "one that has ended is in nobody's way"
         )
 
+    @pytest.mark.parametrize("path", ["/login", "/async/login"])
+    def test_that_of_the_same_user_goes_on_under_a_new_key(self, either, client, clock, path):
+        old = client.post(path, params={"name": "luca"}).json()["session_key"]
+        session = either.sessions[old]
+        session.createdAt = session.authenticatedAt = 1000.0
+        session.data = "cart"
+        clock.turn(1000)
+        key = client.post(path, params={"name": "luca"}).json()["session_key"]
+        assert client.cookies[COOKIE] == key != old
+        assert either.getSessionTimeLeft(key) == 3000
+        assert (list(either.sessions), either.getSessionData(key)) == ([key], "cart")
+        assert session.createdAt == 1000.0 < session.authenticatedAt
+        assert refused(client.get("/me", headers={"Session-Key": old}))
+        assert client.get("/me").json() == {"username": "luca", "data": "cart"}
+
+    def test_an_attacker_never_knows_the_key_the_victim_ends_up_with(self, either, client):
+        planted = [either.loadNewSession("mallory"), either.loadNewSession("luca"), UNKNOWN]
+        for key in planted:
+            client.cookies.set(COOKIE, key)
+            assert client.post("/login", params={"name": "luca"}).json()["session_key"] not in planted
+            client.cookies.clear()
+        for key in planted:
+            assert refused(client.get("/me", headers={"Session-Key": key}))
+
+    @pytest.mark.parametrize("path", ["/login", "/logout"])
+    def test_the_sessions_of_both_the_header_and_the_cookie_are_gone(self, either, client, path):
+        header, cookie = either.loadNewSession("fabio"), either.loadNewSession("mallory")
+        client.cookies.set(COOKIE, cookie)
+        client.post(path, params={"name": "luca"}, headers={"Session-Key": header})
+        assert either.getLoggedUsers() == (["luca"] if path == "/login" else [])
+
+    @pytest.mark.parametrize("path", ["/login", "/async/login"])
+    def test_a_refused_login_leaves_the_clients_session_and_cookie_alone(self, either, client, path):
+        either.setMaxSessionsPerUser(1, "reject")
+        either.loadNewSession("luca")
+        client.post(path, params={"name": "fabio"})
+        answer = client.post(path, params={"name": "luca"})
+        assert answer.status_code == 409
+        assert "set-cookie" not in answer.headers
+        assert client.get("/me").json()["username"] == "fabio"
+
+    def test_with_a_timeout_of_its_own_the_session_keeps_to_it_and_the_browser_keeps_the_cookie(
+        self, either, client, clock
+    ):
+        answer = client.post("/login", params={"name": "luca", "timeout": 9000})
+        assert "Max-Age=34560000" in answer.headers["set-cookie"]
+        clock.turn(8000)
+        assert client.get("/me").json()["username"] == "luca"
+        assert either.getSessionTimeLeft(answer.json()["session_key"]) == 9000
+        assert "Max-Age=34560000" in client.post("/renew").headers["set-cookie"]
+
+    def test_several_times_in_a_request_leaves_one_session_or_none(self, either, client):
+        client.post("/login", params={"name": "mallory"})
+        for _ in range(2):  # with and without a session that the route has been given
+            answer = client.post("/changes-its-mind")
+            assert answer.json() is True
+            assert either.getLoggedUsers() == []
+            assert answer.headers.get_list("set-cookie")[-1].startswith(f'{COOKIE}=""; ')  # browsers take the last
+            client.cookies.clear()
+
     def test_logging_out_ends_the_session_and_takes_the_cookie_back(self, either, client):
         client.post("/login", params={"name": "luca"})
         assert client.post("/logout").json() is True
         assert either.getLoggedUsers() == []
         assert COOKIE not in client.cookies
         assert client.post("/logout").json() is False
+
+
+class TestRenewKey:
+    @pytest.mark.parametrize("path", ["/renew", "/async/renew", "/hasty/renew"])
+    def test_the_new_key_is_in_the_answer_and_the_cookie_and_the_old_one_is_dead_at_once(
+        self, either, client, clock, path
+    ):
+        old = client.post("/login", params={"name": "luca"}).json()["session_key"]
+        clock.turn(1000)
+        key = client.post(path).json()["session_key"]
+        assert client.cookies[COOKIE] == key != old
+        assert either.getSessionTimeLeft(key) == 2000
+        assert refused(client.get("/me", headers={"Session-Key": old}))
+        assert client.get("/me").json()["username"] == "luca"
+
+    @pytest.mark.parametrize("path", ["/renew", "/async/renew"])
+    def test_with_an_overlap_a_request_under_way_passes_and_is_refused_from_then_on(self, either, client, clock, path):
+        old = client.post("/login", params={"name": "luca"}).json()["session_key"]
+        client.post(path, params={"overlap": 10})
+        clock.turn(9.5)
+        answer = client.get("/me", headers={"Session-Key": old})
+        assert answer.status_code == 200
+        assert "set-cookie" not in answer.headers
+        clock.turn(0.5)
+        assert refused(client.get("/me", headers={"Session-Key": old}))
+        assert client.get("/me").status_code == 200
+
+    def test_what_a_route_was_given_goes_on_under_the_new_key(self, either, client):
+        client.post("/login", params={"name": "luca"})
+        answer = client.post("/renews-and-writes").json()
+        assert answer["first"] != answer["second"] == answer["held"] == client.cookies[COOKIE]
+        assert list(either.sessions) == [answer["second"]]
+        assert either.getSessionData(answer["second"]) == answer["first"]
+
+    @pytest.mark.parametrize("path", ["/renew", "/async/renew"])
+    def test_without_a_session_it_is_refused(self, either, client, path):
+        for headers in ({}, {"Session-Key": UNKNOWN}, {"Cookie": f"{COOKIE}={UNKNOWN}"}):
+            assert refused(client.post(path, headers=headers))
+
+
+@pytest.mark.parametrize("path", ["/recent", "/async/recent"])
+class TestMaxAge:
+    def test_without_a_session_it_is_401(self, either, client, path):
+        for headers in ({}, {"Session-Key": UNKNOWN}, {"Cookie": f"{COOKIE}={UNKNOWN}"}):
+            assert refused(client.get(path, headers=headers))
+
+    def test_a_login_that_is_too_old_is_403_until_the_key_is_renewed(self, either, client, path):
+        key = client.post("/login", params={"name": "luca"}).json()["session_key"]
+        assert client.get(path).json() == "luca"
+        # The second one: as if the computer's time had been set back since.
+        for away in (-3601, +3600):
+            either.sessions[key].authenticatedAt = time.time() + away
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()) == (403, {"reauthenticate": True})
+            assert "set-cookie" not in answer.headers
+            assert client.get("/me").status_code == 200
+        client.post("/renew")
+        assert client.get(path).json() == "luca"
+
+
+def test_a_websocket_can_take_a_recent_login_too(client, manager):
+    key = manager.loadNewSession("luca")
+    with client.websocket_connect("/recent/socket", headers={"Session-Key": key}) as socket:
+        assert socket.receive_text() == "luca"
+    manager.sessions[key].authenticatedAt = 1000.0
+    old = client.websocket_connect("/recent/socket", headers={"Session-Key": key})
+    with pytest.raises(WebSocketDenialResponse) as refusal, old:
+        pass
+    assert refusal.value.status_code == 403
+
+
+@pytest.mark.parametrize("max_age", [None, "60", -1, float("nan"), float("inf"), True])
+def test_a_max_age_that_is_no_time_is_refused_where_it_stands(max_age):
+    with pytest.raises((TypeError, ValueError), match="max_age"):
+        UserSessions().recent(max_age)
+
+
+class TestSignOutElsewhere:
+    @pytest.mark.parametrize("path", ["/elsewhere", "/async/elsewhere", "/hasty/elsewhere"])
+    def test_the_others_of_the_same_user_end_and_nobody_elses(self, either, client, path):
+        there = either.loadNewSession("luca")
+        either.loadNewSession("fabio")
+        client.post("/login", params={"name": "luca"})
+        assert client.post(path).json() == 1
+        assert refused(client.get("/me", headers={"Session-Key": there}))
+        assert client.get("/me").status_code == 200
+        assert either.getLoggedUsers() == ["fabio", "luca"]
+
+    @pytest.mark.parametrize("path", ["/elsewhere", "/async/elsewhere"])
+    def test_without_a_session_it_is_refused_and_ends_nothing(self, either, client, path):
+        either.loadNewSession("luca")
+        for headers in ({}, {"Session-Key": UNKNOWN}, {"Cookie": f"{COOKIE}={UNKNOWN}"}):
+            assert refused(client.post(path, headers=headers))
+        assert either.getLoggedUsers() == ["luca"]
 
 
 class TestDocument:
@@ -316,7 +544,7 @@ class TestDocument:
         document = client_of(app).get("/openapi.json").json()
         assert document["components"]["securitySchemes"] == schemes
         assert app.openapi() == app.openapi() == document
-        for path in (*GUARDED, "/optional"):
+        for path in (*GUARDED, "/optional", "/recent"):
             assert document["paths"][path]["get"]["security"] == [{name: []} for name in schemes]
             assert "parameters" not in document["paths"][path]["get"]
         assert "security" not in document["paths"]["/open"]["get"]
@@ -328,7 +556,7 @@ class TestDocument:
 
 
 class TestBlockingStore:
-    @pytest.mark.parametrize("path", ["/me", "/async/me", "/passive", "/optional"])
+    @pytest.mark.parametrize("path", ["/me", "/async/me", "/passive", "/optional", "/recent", "/async/recent"])
     def test_it_is_asked_in_a_thread_and_never_on_the_loop(self, blocking, path):
         loops: set[int] = set()
         app = make_app(UserSessions())
@@ -339,7 +567,10 @@ class TestBlockingStore:
             return await call_next(request)
 
         with client_of(app) as client:
-            client.post("/async/login", params={"name": "luca"})
+            for _ in range(2):
+                client.post("/async/login", params={"name": "luca"})
+            client.post("/async/renew", params={"overlap": 60})
+            client.post("/async/elsewhere")
             assert "luca" in client.get(path).text
             client.get(path, headers={"Session-Key": UNKNOWN})
             client.post("/logout")
@@ -351,7 +582,14 @@ class TestBlockingStore:
             client_of(make_app(UserSessions())).post("/hasty/login", params={"name": "luca"})
         assert SessionManager().getLoggedUsers() == []
 
-    @pytest.mark.parametrize("path", [*GUARDED, "/optional"])
+    @pytest.mark.parametrize("path", ["/hasty/renew", "/hasty/elsewhere", "/hasty/logout"])
+    def test_so_is_everything_else_that_changes_sessions_and_then_nothing_has_changed(self, blocking, path):
+        keys = [SessionManager().loadNewSession("luca") for _ in range(2)]
+        with pytest.raises(SessionError, match="await run_in_threadpool"):
+            client_of(make_app(UserSessions())).post(path, headers={"Session-Key": keys[0]})
+        assert list(blocking.sessions) == keys
+
+    @pytest.mark.parametrize("path", [*GUARDED, "/optional", "/recent"])
     def test_while_it_is_away_the_answer_is_503_and_nobody_loses_a_cookie(self, blocking, path):
         client = client_of(make_app(UserSessions()))
         key = client.post("/login", params={"name": "luca"}).json()["session_key"]
@@ -360,8 +598,10 @@ class TestBlockingStore:
             assert (answer.status_code, answer.json()) == (503, {"unavailable": True})
             assert int(answer.headers["retry-after"]) > 0
             assert "set-cookie" not in answer.headers
-        answer = client.post("/login", params={"name": "fabio"})
-        assert (answer.status_code, answer.json()) == (503, {"unavailable": True})
+        for change in ("/login?name=fabio", "/renew", "/elsewhere", "/logout"):
+            answer = client.post(change)
+            assert (answer.status_code, answer.json()) == (503, {"unavailable": True}), change
+            assert "set-cookie" not in answer.headers
         blocking.away = False
         assert client.cookies[COOKIE] == key
         assert client.get("/me").json()["username"] == "luca"

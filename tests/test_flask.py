@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -14,13 +15,30 @@ pytest.importorskip("flask")
 from flask import Blueprint, Flask, render_template_string, request
 from flask.views import MethodView
 
-from users_session_manager import SessionError, SessionManager, SessionRejected, StoreUnavailable
+from users_session_manager import (
+    AuthenticationTooOld,
+    SessionError,
+    SessionManager,
+    SessionRejected,
+    StoreUnavailable,
+    TooManySessions,
+)
 from users_session_manager.integrations.flask import UserSessions, current_session, session_required
 
 UNKNOWN = "Otter-candid-46_" + "0" * 32
 COOKIE = "__Host-session_key"
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 GUARDED = ("/me", "/async/me", "/passive", "/class", "/area/me")
+
+
+def as_async(view: Any) -> Any:
+    async def async_view() -> Any:
+        return view()
+
+    return async_view
+
+
+both_views = pytest.mark.parametrize("area", ["", "/async"])
 
 
 def make_app(sessions: UserSessions | None = None, *, debug: bool = False, **config: Any) -> Flask:
@@ -32,7 +50,9 @@ def make_app(sessions: UserSessions | None = None, *, debug: bool = False, **con
 
     @app.post("/login")
     def login() -> Any:
-        return {"session_key": sessions.sign_in(request.form["name"]), "now": current_session.username}
+        timeout = request.form.get("timeout", type=float)
+        key = sessions.sign_in(request.form["name"], data=request.form.get("data"), timeout=timeout)
+        return {"session_key": key, "now": current_session.username}
 
     @app.get("/login")
     def login_page() -> str:
@@ -41,6 +61,28 @@ def make_app(sessions: UserSessions | None = None, *, debug: bool = False, **con
     @app.post("/logout")
     def logout() -> Any:
         return {"ended": sessions.sign_out(), "now": bool(current_session)}
+
+    @app.post("/renew")
+    def renew() -> Any:
+        key = sessions.renew_key(overlap=request.form.get("overlap", 0, type=float))
+        return {"session_key": key, "now": current_session.key}
+
+    @app.post("/elsewhere")
+    def elsewhere() -> Any:
+        return {"ended": sessions.sign_out_elsewhere()}
+
+    for view in (login, renew, elsewhere):
+        app.add_url_rule(f"/async/{view.__name__}", f"async_{view.__name__}", as_async(view), methods=["POST"])
+
+    @app.get("/recent")
+    @session_required(max_age=3600)
+    def recent() -> Any:
+        return {"username": current_session.username}
+
+    @app.get("/async/recent")
+    @session_required(max_age=3600)
+    async def async_recent() -> Any:
+        return {"username": current_session.username}
 
     @app.get("/me")
     @session_required
@@ -94,6 +136,13 @@ def make_app(sessions: UserSessions | None = None, *, debug: bool = False, **con
     def ends() -> str:
         sessions.manager.deleteSession(current_session.key)
         return current_session.username
+
+    @app.get("/ends-and-writes")
+    @session_required
+    def ends_and_writes() -> str:
+        sessions.manager.deleteSession(current_session.key)
+        current_session.data = "lost"
+        return "written"
 
     @app.get("/looks-up")
     @session_required
@@ -183,9 +232,19 @@ class TestGuard:
         clock.turn(3000)
         assert_logged_out(client.get("/me", headers=header(key)))
 
-    def test_a_session_that_ends_during_the_request_is_a_rejection(self, either):
+    def test_what_was_let_in_stays_readable_when_the_session_ends_meanwhile(self, either):
         client = client_of(make_app())
-        assert_logged_out(client.get("/ends", headers=header(either.loadNewSession("Luca"))))
+        headers = header(either.loadNewSession("Luca"))
+        answer = client.get("/ends", headers=headers)
+        assert (answer.status_code, answer.text) == (200, "Luca")
+        assert_logged_out(client.get("/ends", headers=headers))
+
+    def test_writing_to_a_session_that_has_ended_meanwhile_is_a_rejection(self, either):
+        client = client_of(make_app())
+        for carry in (header, cookie):
+            answer = client.get("/ends-and-writes", headers=carry(either.loadNewSession("Luca")))
+            assert_logged_out(answer)
+        assert_takes_the_cookie_back(answer)
 
     def test_the_data_of_a_session_is_kept(self, client, manager):
         key = manager.loadNewSession("Luca")
@@ -264,6 +323,68 @@ class TestSignIn:
             assert either.getLoggedUsers() == ["Luca"]
             either.deleteSession(key)
 
+    @both_views
+    @pytest.mark.parametrize("carry", [header, cookie])
+    def test_that_of_the_same_user_goes_on_under_a_new_key(self, either, clock, carry, area):
+        client = client_of(make_app())
+        old = either.loadNewSession("Luca", data="cart")
+        session = either.sessions[old]
+        session.createdAt = session.authenticatedAt = 1000.0
+        clock.turn(1000)
+        answer = client.post(f"{area}/login", data={"name": "Luca"}, headers=carry(old))
+        key = answer.json["session_key"]
+        assert answer.headers["Set-Cookie"].startswith(f"{COOKIE}={key};")
+        assert_logged_out(client.get("/me", headers=carry(old)))
+        assert client.get("/passive", headers=carry(key)).json == {"username": "Luca"}
+        assert (list(either.sessions), either.getSessionData(key)) == ([key], "cart")
+        assert session.createdAt == 1000.0 < session.authenticatedAt
+        assert either.getSessionTimeLeft(key) == 3000
+
+    @both_views
+    def test_an_attacker_never_knows_the_key_the_victim_ends_up_with(self, either, area):
+        client = client_of(make_app())
+        planted = [either.loadNewSession("Mallory"), either.loadNewSession("Luca"), UNKNOWN]
+        for key in planted:
+            headers = [*header(key).items(), *cookie(planted[1]).items()]
+            new = client.post(f"{area}/login", data={"name": "Luca"}, headers=headers).json["session_key"]
+            assert new not in planted
+        for key in planted:
+            assert_logged_out(client.get("/me", headers=header(key)))
+
+    def test_the_sessions_of_both_the_header_and_the_cookie_are_gone(self, either):
+        client = client_of(make_app())
+        for method in ("/login", "/logout"):
+            both = header(either.loadNewSession("Fabio")) | cookie(either.loadNewSession("Mallory"))
+            client.post(method, data={"name": "Luca"}, headers=both)
+            assert either.getLoggedUsers() == ["Luca"]
+
+    @both_views
+    def test_a_refused_login_leaves_the_clients_session_and_cookie_alone(self, either, area):
+        either.setMaxSessionsPerUser(1, "reject")
+        app = make_app()
+        app.register_error_handler(TooManySessions, lambda _: ("somewhere else already", 409))
+        client = client_of(app)
+        either.loadNewSession("Luca")
+        here = either.loadNewSession("Fabio", data="cart")
+        answer = client.post(f"{area}/login", data={"name": "Luca"}, headers=cookie(here))
+        assert answer.status_code == 409
+        assert "Set-Cookie" not in answer.headers
+        assert client.get("/me", headers=cookie(here)).json == {"username": "Fabio", "data": "cart"}
+
+    @both_views
+    def test_with_a_timeout_of_its_own_the_session_keeps_to_it_and_the_browser_keeps_the_cookie(
+        self, either, clock, area
+    ):
+        client = client_of(make_app())
+        answer = client.post(f"{area}/login", data={"name": "Luca", "data": "cart", "timeout": 9000})
+        key = answer.json["session_key"]
+        assert "; Max-Age=34560000;" in answer.headers["Set-Cookie"]
+        clock.turn(8000)
+        assert client.get("/me", headers=cookie(key)).json["data"] == "cart"
+        assert either.getSessionTimeLeft(key) == 9000
+        again = client.post(f"{area}/renew", headers=cookie(key))
+        assert "; Max-Age=34560000;" in again.headers["Set-Cookie"]
+
     def test_a_key_that_is_given_to_the_client_is_never_taken_over(self, either):
         client = client_of(make_app())
         for carry in (header, cookie):
@@ -283,6 +404,114 @@ class TestSignIn:
         sessions = UserSessions()
         with make_app(sessions).test_request_context(), pytest.raises(ValueError, match="non-empty"):
             sessions.sign_in("")
+
+
+class TestRenewKey:
+    @both_views
+    def test_the_new_key_is_in_the_answer_and_the_cookie_and_the_old_one_is_dead_at_once(self, either, clock, area):
+        client = client_of(make_app())
+        old = either.loadNewSession("Luca", data="cart")
+        clock.turn(1000)
+        answer = client.post(f"{area}/renew", headers=cookie(old))
+        key = answer.json["session_key"]
+        assert answer.json["now"] == key != old
+        assert answer.headers["Set-Cookie"] == f"{COOKIE}={key}; Secure; HttpOnly; Path=/; SameSite=Lax"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert either.getSessionTimeLeft(key) == 2000
+        assert_logged_out(client.get("/me", headers=cookie(old)))
+        assert client.get("/me", headers=cookie(key)).json == {"username": "Luca", "data": "cart"}
+
+    @both_views
+    def test_with_an_overlap_a_request_under_way_passes_and_is_rejected_from_then_on(self, either, clock, area):
+        client = client_of(make_app())
+        old = either.loadNewSession("Luca")
+        key = client.post(f"{area}/renew", data={"overlap": 10}, headers=cookie(old)).json["session_key"]
+        clock.turn(9.5)
+        answer = client.get("/me", headers=cookie(old))
+        assert answer.status_code == 200
+        assert "Set-Cookie" not in answer.headers  # the browser has got it from the other answer
+        clock.turn(0.5)
+        assert_logged_out(client.get("/me", headers=cookie(old)))
+        assert client.get("/me", headers=cookie(key)).status_code == 200
+
+    def test_twice_in_a_request_leaves_one_key(self, manager):
+        sessions = UserSessions()
+        with make_app(sessions).test_request_context(headers=header(manager.loadNewSession("Luca"))):
+            first, second = sessions.renew_key(), sessions.renew_key()
+            assert first != second == current_session.key
+            assert list(manager.sessions) == [second]
+
+    @both_views
+    def test_without_a_session_it_is_a_rejection(self, either, area):
+        client = client_of(make_app())
+        for headers in ({}, header(UNKNOWN), cookie(UNKNOWN)):
+            assert_logged_out(client.post(f"{area}/renew", headers=headers))
+
+    def test_an_overlap_that_is_no_time_changes_nothing(self, manager):
+        sessions = UserSessions()
+        key = manager.loadNewSession("Luca")
+        with make_app(sessions).test_request_context(headers=header(key)), pytest.raises(ValueError, match="overlap"):
+            sessions.renew_key(overlap=-1)
+        assert list(manager.sessions) == [key]
+
+
+@pytest.mark.parametrize("path", ["/recent", "/async/recent"])
+class TestMaxAge:
+    def test_without_a_session_it_is_401(self, either, path):
+        client = client_of(make_app())
+        for headers in ({}, header(UNKNOWN), cookie(UNKNOWN)):
+            assert_logged_out(client.get(path, headers=headers))
+
+    def test_a_login_that_is_too_old_is_403_until_the_key_is_renewed(self, either, path):
+        client = client_of(make_app())
+        key = either.loadNewSession("Luca")
+        assert client.get(path, headers=cookie(key)).json == {"username": "Luca"}
+        # The second one: as if the computer's time had been set back since.
+        for away in (-3601, +3600):
+            either.sessions[key].authenticatedAt = time.time() + away
+            answer = client.get(path, headers=cookie(key))
+            assert (answer.status_code, answer.json) == (403, {"reauthenticate": True})
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert "Set-Cookie" not in answer.headers
+            assert client.get("/me", headers=cookie(key)).status_code == 200
+        key = client.post("/renew", headers=cookie(key)).json["session_key"]
+        assert client.get(path, headers=cookie(key)).json == {"username": "Luca"}
+
+    def test_the_application_may_answer_in_its_own_way(self, manager, path):
+        app = make_app(LOGIN_URL="/login")
+        app.register_error_handler(AuthenticationTooOld, lambda _: ("your password, please", 403))
+        key = manager.loadNewSession("Luca")
+        manager.sessions[key].authenticatedAt = 1000.0
+        assert client_of(app).get(path, headers=BROWSER | cookie(key)).text == "your password, please"
+
+
+@pytest.mark.parametrize("max_age", ["60", -1, float("nan"), float("inf"), True])
+def test_a_max_age_that_is_no_time_is_refused_where_it_stands(max_age):
+    with pytest.raises((TypeError, ValueError), match="max_age"):
+        session_required(max_age=max_age)(lambda: None)
+
+
+class TestSignOutElsewhere:
+    @both_views
+    @pytest.mark.parametrize("carry", [header, cookie])
+    def test_the_others_of_the_same_user_end_and_nobody_elses(self, either, carry, area):
+        client = client_of(make_app())
+        here, there = either.loadNewSession("Luca"), either.loadNewSession("Luca")
+        either.loadNewSession("Fabio")
+        answer = client.post(f"{area}/elsewhere", headers=carry(here))
+        assert answer.json == {"ended": 1}
+        assert "Set-Cookie" not in answer.headers
+        assert_logged_out(client.get("/me", headers=carry(there)))
+        assert client.get("/me", headers=carry(here)).status_code == 200
+        assert either.getLoggedUsers() == ["Luca", "Fabio"]
+
+    @both_views
+    def test_without_a_session_it_is_a_rejection_and_ends_nothing(self, either, area):
+        client = client_of(make_app())
+        either.loadNewSession("Luca")
+        for headers in ({}, header(UNKNOWN), cookie(UNKNOWN)):
+            assert_logged_out(client.post(f"{area}/elsewhere", headers=headers))
+        assert either.getLoggedUsers() == ["Luca"]
 
 
 class TestSignOut:
@@ -381,10 +610,10 @@ class TestStoreAway:
     @pytest.fixture
     def away(self, manager, clock, monkeypatch):
         def go() -> None:
-            def ask(*_: Any) -> Any:
+            def ask(*_: Any, **__: Any) -> Any:
                 raise StoreUnavailable("no answer")
 
-            for name in ("add", "get", "restart", "remove"):
+            for name in ("add", "get", "restart", "remove", "renew_key", "set_data", "remove_user"):
                 monkeypatch.setattr(clock.store, name, ask)
 
         return go
@@ -396,6 +625,9 @@ class TestStoreAway:
         calls = [("get", path) for path in (*GUARDED, "/greeting", "/users")] + [
             ("post", "/login"),
             ("post", "/logout"),
+            ("post", "/renew"),
+            ("post", "/elsewhere"),
+            ("get", "/recent"),
         ]
         for method, path in calls:
             answer = getattr(client, method)(path, headers=cookie(key), data={"name": "Luca"})

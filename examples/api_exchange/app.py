@@ -91,8 +91,8 @@ def create_app(database: Database, *, timeout: float = 60, client_script: Path |
     def log_user_out() -> Any:
         if not validate_api_request("users_management"):
             return NOT_ALLOWED
-        theirs = [key for key, session in list(manager.sessions.items()) if session.username == text("username")]
-        return ok(ended=sum(manager.deleteSession(key) for key in theirs))
+        username = text("username")
+        return ok(ended=manager.deleteUserSessions(username) if username else 0)
 
     @session_required
     def set_session_timeout() -> Any:

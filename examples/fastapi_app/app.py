@@ -63,9 +63,10 @@ instrument(manager)
 async def push_online() -> None:
     """Tell each page who is logged in now."""
     users = manager.getLoggedUsers()
-    for key in list(manager.sessions):
-        # The room of a key holds the pages of that session and nobody else.
-        await io.emit("online", users, to=key)
+    for name in set(users):
+        for session in manager.getUserSessions(name):
+            # The room of a key holds the pages of that session and nobody else.
+            await io.emit("online", users, to=session["key"])
 
 
 # `async def` listeners run on uvicorn's event loop, also when a session runs out on the clock's own thread.

@@ -67,14 +67,15 @@ class KeyCarrier:
             return cookie or None
         return headers[0].strip() if len(headers) == 1 else ",".join(headers)
 
-    def cookie_options(self, *, lasting: bool = False) -> dict[str, Any]:
+    def cookie_options(self, session: RequestSession | None = None) -> dict[str, Any]:
         """Return how the cookie is to be set, in the words that Werkzeug, Django and Starlette share.
 
-        The browser forgets it at its own end; a `lasting` one, for a session with a timeout of its own, it keeps as
-        long as browsers keep anything. The session's own deadlines are what counts.
+        The browser forgets it at its own end; that of a `session` with a timeout of its own it keeps as long as
+        browsers keep anything. The session's own deadlines are what counts.
         """
         options = {"httponly": True, "samesite": "Lax", "secure": self.secure, "path": "/"}
-        return options | {"max_age": _LONGEST_COOKIE} if lasting else options
+        lasts = session is not None and session.timeout is not None
+        return options | {"max_age": _LONGEST_COOKIE} if lasts else options
 
 
 class RequestSession:
@@ -112,6 +113,11 @@ class RequestSession:
         if not self._manager.setSessionData(self.key, data):
             raise SessionRejected
         self._data = data
+
+    def become(self, other: RequestSession) -> None:
+        """Stand for what `other` does from now on: the request has another session, or its session another key."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
 
     def __repr__(self) -> str:
         return f"<RequestSession {label(self.key)}>"
@@ -158,25 +164,26 @@ def sign_in(
     session = None
     for key, owner in owners.items():
         if owner == username:
-            session = session or _go_on(manager, key, timeout)
-            dismiss(manager, key)  # it may have another timeout
+            session = session or _go_on(manager, key, data, timeout)
+            dismiss(manager, key)  # it may have another timeout, and must not be in its own user's way
     if session is None:
         session = admit(manager, manager.loadNewSession(username, data=data, timeout=timeout), prolong=False)
-    elif data is not None:
-        session.data = data
     for key in owners:  # those of others, who keep them if this login is refused
         dismiss(manager, key)
     return session
 
 
-def _go_on(manager: SessionManager, key: str, timeout: float | None) -> RequestSession | None:
+def _go_on(manager: SessionManager, key: str, data: Any, timeout: float | None) -> RequestSession | None:
     """Let a session go on under a new key, if it is alive and has that timeout."""
     try:
-        if admit(manager, key).timeout == timeout:
-            return renew_key(manager, key)
+        if admit(manager, key).timeout != timeout:
+            return None
+        session = renew_key(manager, key)
+        if data is not None:
+            session.data = data
+        return session
     except SessionRejected:
-        pass  # it has ended meanwhile: there is none to go on
-    return None
+        return None  # it has ended meanwhile
 
 
 def renew_key(manager: SessionManager, key: str | None, *, overlap: float = 0) -> RequestSession:

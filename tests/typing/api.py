@@ -15,7 +15,7 @@ from users_session_manager import (
     SessionRejected,
     Store,
 )
-from users_session_manager.integrations import fastapi, flask, prometheus
+from users_session_manager.integrations import django, fastapi, flask, prometheus
 from users_session_manager.integrations.socketio import attach
 from users_session_manager.web import RequestSession
 
@@ -93,3 +93,38 @@ guarded("1")  # type: ignore[arg-type]
 dependencies = fastapi.UserSessions(secure=False)
 request_session: RequestSession = flask.current_session
 assert_type(request_session.createdAt, float)
+
+assert_type(sessions.sign_in("Luca", data={"a": 1}, timeout=9000), str)
+assert_type(sessions.renew_key(overlap=5), str)
+assert_type(sessions.sign_out_elsewhere(), int)
+sessions.sign_in("Luca", {"a": 1})  # type: ignore[call-arg]
+sessions.renew_key(5)  # type: ignore[call-arg]
+
+
+@flask.session_required(max_age=300)
+def sensitive(number: int) -> str:
+    return str(number)
+
+
+assert_type(sensitive(1), str)
+flask.session_required(max_age="300")  # type: ignore[call-overload]
+
+assert_type(request_session.authenticatedAt, float)
+assert_type(request_session.timeout, float | None)
+
+dependencies.recent(300)
+dependencies.recent("300")  # type: ignore[arg-type]
+dependencies.recent(None)  # type: ignore[arg-type]
+
+
+@django.session_required(max_age=300)
+def view(request: object, number: int) -> str:
+    return str(number)
+
+
+assert_type(view(object(), 1), str)
+assert_type(django.sign_in(object(), object(), data={"a": 1}, timeout=9000), str)
+assert_type(django.renew_key(object(), overlap=5), str)
+assert_type(django.sign_out_elsewhere(object()), int)
+django.session_required(max_age="300")  # type: ignore[call-overload]
+django.renew_key(object(), 5)  # type: ignore[call-arg]

@@ -19,28 +19,35 @@ attach(manager, io, cookie="__Host-session_key" if settings.USER_SESSIONS["COOKI
 _pushing = threading.Lock()  # so that no page gets an old list after a newer one
 
 
+def everyone() -> list[dict[str, Any]]:
+    """Return the details of all sessions, those of a user together."""
+    return [session for name in dict.fromkeys(manager.getLoggedUsers()) for session in manager.getUserSessions(name)]
+
+
 def list_for(reader: str) -> list[dict[str, Any]]:
     """Return who is logged in, as the owner of the key `reader` may see it."""
-    rows = []
-    for key, session in list(manager.sessions.items()):
-        left = manager.getSessionTimeLeft(key)
-        if left is False:
-            continue  # it ran out while we were looking
-        # The label of a key is for showing. The whole key logs in, and is nobody's business but its owner's.
-        row = {"username": session.username, "label": key.partition("_")[0], "left": left, "you": key == reader}
-        rows.append(row | {"timeout": session.timer.interval})
-    return rows
+    return [
+        {
+            "username": session["username"],
+            # The label of a key is for showing. The whole key logs in, and is nobody's business but its owner's.
+            "label": session["key"].partition("_")[0],
+            "left": session["timeLeft"],
+            "timeout": manager.getSessionTimeout(),
+            "you": session["key"] == reader,
+        }
+        for session in everyone()
+    ]
 
 
 def push_lists(*_: Any) -> None:
     """Show each page who is logged in now."""
     with _pushing:
-        for key in list(manager.sessions):
+        for session in everyone():
             # The room of a key holds the pages of that session and nobody else.
-            io.emit("sessions", list_for(key), to=key)
+            io.emit("sessions", list_for(session["key"]), to=session["key"])
 
 
-manager.on("sessionCreated", push_lists)
-manager.on("sessionDeleted", push_lists)
+for event in ("sessionCreated", "sessionDeleted", "sessionRenewed"):
+    manager.on(event, push_lists)
 # With a listener a rejection is `False`; without one it would be raised.
 manager.on("error", lambda *_: None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import AuthenticationTooOld, MissingDependency, SessionError, SessionRejected, StoreUnavailable
 from ..manager import SessionManager
+from ..policy import require_seconds
 from ..web import (
     LOGGED_OUT,
     RETRY_AFTER,
@@ -73,12 +74,18 @@ class UserSessions:
     ) -> None:
         self._manager = manager
         self.carrier = KeyCarrier(header=header, cookie=cookie, secure=secure)
+        # Where the scope of a request keeps its session: several of these may serve one request.
+        self._place = f"users_session_manager.{id(self)}"
         self.current = _Guard(self)
         self.passive = _Guard(self, prolong=False)
         self.optional = _Guard(self, optional=True)
 
     def recent(self, max_age: float) -> Any:
-        """Return a dependency for what takes a login of at most `max_age` seconds ago (OWASP ASVS 5.0, 7.5.1)."""
+        """Return a dependency for what takes a login of at most `max_age` seconds ago (OWASP ASVS 5.0, 7.5.1).
+
+        `TypeError` or `ValueError` for anything but a number of seconds.
+        """
+        require_seconds("max_age", max_age)
         return _Guard(self, max_age=max_age)
 
     @property
@@ -127,7 +134,8 @@ class UserSessions:
         `SessionError`: in an `async def` route say `await run_in_threadpool(sessions.sign_in, ...)`.
         """
         self._keep_off_the_loop()
-        return self._enter(response, sign_in(self.manager, [self.key(request)], username, data=data, timeout=timeout))
+        session = sign_in(self.manager, self._shown(request), username, data=data, timeout=timeout)
+        return self._enter(request, response, session)
 
     def renew_key(self, request: HTTPConnection, response: Response, *, overlap: float = 0) -> str:
         """Give the session of `request` a new key, set its cookie on `response`, and return it; see `renewSessionKey`.
@@ -136,7 +144,7 @@ class UserSessions:
         session. With a store that blocks it is as for `sign_in`.
         """
         self._keep_off_the_loop()
-        return self._enter(response, renew_key(self.manager, self.key(request), overlap=overlap))
+        return self._enter(request, response, renew_key(self.manager, self._shown(request)[0], overlap=overlap))
 
     def sign_out_elsewhere(self, request: HTTPConnection) -> int:
         """End all other sessions of the user of `request`, and return how many (OWASP ASVS 5.0, 7.4.3).
@@ -145,7 +153,7 @@ class UserSessions:
         that blocks it is as for `sign_in`.
         """
         self._keep_off_the_loop()
-        return dismiss_elsewhere(self.manager, self.key(request))
+        return dismiss_elsewhere(self.manager, self._shown(request)[0])
 
     def sign_out(self, request: HTTPConnection, response: Response) -> bool:
         """End the session of `request`, take the cookie back on `response`, and tell whether there was a session.
@@ -153,15 +161,22 @@ class UserSessions:
         With a store that blocks it is as for `sign_in`.
         """
         self._keep_off_the_loop()
-        ended = dismiss(self.manager, self.key(request))
+        ended = [dismiss(self.manager, key) for key in self._shown(request)]
+        request.scope.pop(self._place, None)
         self._delete_cookie(response)
-        return ended
+        return any(ended)
 
     def key(self, request: HTTPConnection) -> str | None:
         """Return the key that `request` carries, alive or not; `None` if it carries none."""
         header, cookie = self.carrier.header, self.carrier.cookie
         values = [] if header is None else request.headers.getlist(header)
         return self.carrier.key(values, None if values or cookie is None else request.cookies.get(cookie))
+
+    def _shown(self, request: HTTPConnection) -> list[str | None]:
+        """Return all keys that the client shows; first the one of its session by now."""
+        session, cookie = request.scope.get(self._place), self.carrier.cookie
+        key = self.key(request) if session is None else session.key
+        return [key, None if cookie is None else request.cookies.get(cookie)]
 
     # A plain function, so that Starlette calls it in a thread: it asks the store.
     def _answer_rejection(self, request: HTTPConnection, _: Exception) -> Response:
@@ -175,11 +190,18 @@ class UserSessions:
             pass  # not known to be dead
         return response
 
-    def _enter(self, response: Response, session: RequestSession) -> str:
+    def _enter(self, request: HTTPConnection, response: Response, session: RequestSession) -> str:
+        self._keep(request, session)
         if self.carrier.cookie is not None:
-            options = self.carrier.cookie_options(lasting=session.timeout is not None)
-            response.set_cookie(self.carrier.cookie, session.key, **options)
+            response.set_cookie(self.carrier.cookie, session.key, **self.carrier.cookie_options(session))
         return session.key
+
+    def _keep(self, request: HTTPConnection, session: RequestSession) -> RequestSession:
+        """Let `session` be that of the request, also in the hands of a route that has been given one before."""
+        kept: RequestSession = request.scope.setdefault(self._place, session)
+        if kept is not session:
+            kept.become(session)
+        return kept
 
     def _delete_cookie(self, response: Response) -> None:
         if self.carrier.cookie is not None:
@@ -193,8 +215,8 @@ class UserSessions:
         except RuntimeError:
             return
         raise SessionError(
-            "this would hold up the event loop, since the store may wait: "
-            "make the route a plain def, or await run_in_threadpool(sessions.sign_in, request, response, username)"
+            "this would hold up the event loop, since the store may wait: make the route a plain def, "
+            "or hand it to a thread, as await run_in_threadpool(sessions.sign_in, request, response, username) does"
         )
 
 
@@ -225,12 +247,14 @@ class _Guard(SecurityBase):
         manager, key = self._sessions.manager, self._sessions.key(connection)
         try:
             if manager.blocking:
-                return await run_in_threadpool(admit, manager, key, prolong=self._prolong, max_age=self._max_age)
-            return admit(manager, key, prolong=self._prolong, max_age=self._max_age)
+                session = await run_in_threadpool(admit, manager, key, prolong=self._prolong, max_age=self._max_age)
+            else:
+                session = admit(manager, key, prolong=self._prolong, max_age=self._max_age)
         except SessionRejected:
             if self._optional:
                 return None
             raise
+        return self._sessions._keep(connection, session)
 
 
 def _answer_too_old(_: HTTPConnection, __: Exception) -> Response:

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from ..errors import AuthenticationTooOld, MissingDependency, SessionError, SessionRejected, StoreUnavailable
 from ..manager import SessionManager
+from ..policy import require_seconds
 from ..web import (
     LOGGED_OUT,
     RETRY_AFTER,
@@ -80,7 +81,7 @@ class UserSessions:
         app.extensions[EXTENSION] = _Installed(self, carrier, variable, login_url)
         app.register_error_handler(SessionRejected, _answer_rejection)
         app.register_error_handler(StoreUnavailable, _answer_unavailable)
-        app.register_error_handler(AuthenticationTooOld, _answer_too_old)
+        app.register_error_handler(AuthenticationTooOld, lambda _: (jsonify(TOO_OLD), 403))
         app.context_processor(lambda: {"current_session": current_session})
 
     def sign_in(self, username: str, *, data: Any = None, timeout: float | None = None) -> str:
@@ -92,7 +93,7 @@ class UserSessions:
         `loadNewSession` raises.
         """
         visit = _visit()
-        return visit.enter(sign_in(visit.manager, [visit.key], username, data=data, timeout=timeout)).key
+        return visit.enter(sign_in(visit.manager, visit.shown(), username, data=data, timeout=timeout)).key
 
     def renew_key(self, *, overlap: float = 0) -> str:
         """Give the session of this request a new key, set its cookie, and return the key; see `renewSessionKey`.
@@ -114,9 +115,9 @@ class UserSessions:
     def sign_out(self) -> bool:
         """End the session of this request, take its cookie back, and tell whether there was a session."""
         visit = _visit()
-        ended = dismiss(visit.manager, visit.key)
+        ended = [dismiss(visit.manager, key) for key in visit.shown()]
         visit.leave()
-        return ended
+        return any(ended)
 
     def next_page(self, default: str = "/") -> str:
         """Return where this request wants to go after the login, `default` if it is no path of this site.
@@ -140,7 +141,7 @@ def session_required(
     A `passive` view prolongs nothing: for what a page asks for by itself. Everyone else is answered 401 with
     `{"logout": true}`, or sent to the login page, and 503 while the store is away. With a `max_age`, whoever has proved
     longer ago than that many seconds who they are is answered 403 with `{"reauthenticate": true}` (OWASP ASVS 5.0,
-    7.5.1). It stands below the route:
+    7.5.1); `TypeError` or `ValueError` for one that is no number of seconds. It stands below the route:
 
         @app.get("/profile")
         @session_required
@@ -153,6 +154,8 @@ def session_required(
 
 def _guard(view: View, passive: bool, max_age: float | None) -> View:
     is_async = inspect.iscoroutinefunction(view)
+    if max_age is not None:
+        require_seconds("max_age", max_age)
 
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -184,7 +187,7 @@ class _Visit:
         carrier = installed.carrier
         # At most one: a WSGI server has joined a header that stands twice, or dropped it.
         values = [environ[installed.variable]] if installed.variable in environ else []
-        self.key = carrier.key(values, None if values or carrier.cookie is None else _cookie(environ, carrier.cookie))
+        self.key = carrier.key(values, None if values else _cookie(environ, carrier.cookie))
         self.manager = installed.sessions.manager
         self.session: RequestSession | None = _UNASKED
         self.installed = installed
@@ -200,6 +203,10 @@ class _Visit:
         """Go on without a session, and tell the client."""
         self.key, self.session, self._moved = None, None, True
 
+    def shown(self) -> list[str | None]:
+        """Return all keys that the client shows; first the one of its session by now."""
+        return [self.key, _cookie(request.environ, self.installed.carrier.cookie)]
+
     def look(self) -> RequestSession | None:
         """Return the session, if there is one; asks once."""
         if self.session is _UNASKED:
@@ -214,8 +221,7 @@ class _Visit:
 
         What was rejected may be another key: that of a header, or one that the view has looked up.
         """
-        name = self.installed.carrier.cookie
-        key = None if name is None or self._moved else _cookie(request.environ, name)
+        key = None if self._moved else self.shown()[1]
         try:
             if key is not None and self.manager.getUsernameFromSessionKey(key) is False:
                 self.leave()
@@ -229,8 +235,7 @@ class _Visit:
             if carrier.cookie is not None and self.session is None:
                 response.delete_cookie(carrier.cookie, **carrier.cookie_options())
             elif carrier.cookie is not None and self.session is not None:
-                lasting = self.session.timeout is not None
-                response.set_cookie(carrier.cookie, self.session.key, **carrier.cookie_options(lasting=lasting))
+                response.set_cookie(carrier.cookie, self.session.key, **carrier.cookie_options(self.session))
         elif headers.get("Cache-Control") is None:
             headers.add("Cache-Control", "no-store")
         else:  # the view knows better; then still not for everyone
@@ -238,8 +243,8 @@ class _Visit:
         return response
 
 
-def _cookie(environ: dict[str, Any], name: str) -> str | None:
-    return parse_cookie(environ).get(name)
+def _cookie(environ: dict[str, Any], name: str | None) -> str | None:
+    return None if name is None else parse_cookie(environ).get(name)
 
 
 def _visit() -> _Visit:
@@ -289,10 +294,6 @@ def _answer_rejection(_: SessionRejected) -> Any:
     if back:
         url += ("&" if "?" in url else "?") + urlencode(back)
     return redirect(url, 303)
-
-
-def _answer_too_old(_: AuthenticationTooOld) -> Any:
-    return jsonify(TOO_OLD), 403
 
 
 def _answer_unavailable(_: StoreUnavailable) -> Any:

@@ -14,6 +14,6 @@ try:
 except ImportError as missing:
     raise MissingDependency("Django", "django") from missing
 
-from .middleware import UserSessionMiddleware, renew_key, session_required, sign_out_elsewhere
+from .middleware import UserSessionMiddleware, renew_key, session_required, sign_in, sign_out_elsewhere
 
-__all__ = ["UserSessionMiddleware", "renew_key", "session_required", "sign_out_elsewhere"]
+__all__ = ["UserSessionMiddleware", "renew_key", "session_required", "sign_in", "sign_out_elsewhere"]

@@ -8,15 +8,17 @@ from inspect import isawaitable
 from typing import Any, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.contrib.auth import login
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from ...manager import SessionManager
+from ...policy import require_seconds
 from ...web import dismiss_elsewhere, show_loop
 from ...web import renew_key as renew
 from . import conf
-from .visit import KEY_IN_SESSION, REFUSALS, LazySession, Visit, keep_private, visit_of
+from .visit import KEY_IN_SESSION, REFUSALS, LazySession, Visit, current, keep_private, visit_of
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -34,7 +36,8 @@ class UserSessionMiddleware:
     | `user`, `await auser()` | as Django has them, but anonymous once the session of the login has ended |
 
     A `SessionRejected` that a view raises is answered 401 with `{"logout": true}`, or, if the client would rather have
-    HTML than JSON, with a redirect to `LOGIN_URL`; a `StoreUnavailable` 503. Works on WSGI and ASGI alike.
+    HTML than JSON, with a redirect to `LOGIN_URL`; an `AuthenticationTooOld` 403, a `StoreUnavailable` 503. Works on
+    WSGI and ASGI alike.
     """
 
     sync_capable = True
@@ -57,18 +60,28 @@ class UserSessionMiddleware:
         HttpRequest.user_session = LazySession()
 
     def __call__(self, request: Any) -> Any:
-        visit = Visit(request, self._carrier, self._header, self._is_async)
+        visit = Visit(request, self._carrier, self._header)
         request._user_session_visit = visit
         request.auser_session = visit.alook
         request.user = SimpleLazyObject(visit.user)
         request.auser = visit.auser
-        return self._answer(request, visit) if self._is_async else visit.leave(self.get_response(request))
+        if self._is_async:
+            return self._answer(request, visit)
+        before = current.set(visit)
+        try:
+            return visit.leave(self.get_response(request))
+        finally:
+            current.reset(before)
 
     async def _answer(self, request: Any, visit: Visit) -> Any:
         if not self._loop_is_known:  # `async def` listeners are to run on it, and a login comes from a thread
             show_loop(SessionManager())
             self._loop_is_known = True
-        return visit.leave(await self.get_response(request))
+        before = current.set(visit)
+        try:
+            return visit.leave(await self.get_response(request))
+        finally:
+            current.reset(before)
 
     def process_exception(self, request: Any, exception: Exception) -> Any:
         """Answer what a view has raised, if it is ours."""
@@ -90,7 +103,7 @@ def session_required(view: Any = None, *, passive: bool = False, max_age: float 
 
     With `passive=True` the session goes on as it was: for what a page asks for by itself. With a `max_age`, whoever has
     proved longer ago than that many seconds who they are is answered 403 with `{"reauthenticate": true}` (OWASP ASVS
-    5.0, 7.5.1). `view` is a function or an
+    5.0, 7.5.1); `TypeError` or `ValueError` for one that is no number of seconds. `view` is a function or an
     `async def`; `method_decorator(session_required, name="dispatch")` is for a class. Nothing that is answered is to be
     stored by anybody.
     """
@@ -99,19 +112,40 @@ def session_required(view: Any = None, *, passive: bool = False, max_age: float 
     return _guard(view, prolong=not passive, max_age=max_age)
 
 
-def renew_key(request: Any, *, overlap: float = 0) -> str:
-    """Give the session of `request` a new key and return it; see `renewSessionKey`. Without `overlap`, Django's session
-    gets a new key of its own too.
+def sign_in(request: Any, user: Any, *, data: Any = None, timeout: float | None = None, backend: Any = None) -> str:
+    """Do what Django's own `login` does, with `loadNewSession`'s `data` and `timeout`, and return the session's key.
 
-    Call it when its user has proved again who they are, or has got other rights; Django's own `login` does by itself
-    what this does. Raises `SessionRejected` without a session. In an `async def` view say
-    `await sync_to_async(renew_key)(request)`.
+    With a `timeout` of its own the browser keeps the cookie when it is closed. Django's session has an end of its own,
+    see its `set_expiry`. Raises what `loadNewSession` raises, and then Django has logged nobody in. In an `async def`
+    view say `await sync_to_async(sign_in)(request, user)`.
     """
-    visit = _visit(request)
+    visit = _visit_off_loop(request, "sign_in")
+    visit.options = {"data": data, "timeout": timeout}
+    try:
+        login(request, user, backend)
+    finally:
+        visit.options = {}
+    key: str = request.user_session.key
+    return key
+
+
+def renew_key(request: Any, *, overlap: float = 0) -> str:
+    """Give the session of `request` a new key, Django's own session another one too, and return it.
+
+    Call it when its user has proved again who they are, or has got other rights; a `login` of the same user does it by
+    itself. The old keys of both are dead at once, or after `overlap` seconds, see `renewSessionKey`. Raises
+    `SessionRejected` without a session. In an `async def` view say `await sync_to_async(renew_key)(request)`.
+    """
+    visit = _visit_off_loop(request, "renew_key")
     is_of_login = visit.is_of_login()
     session = renew(SessionManager(), visit.key, overlap=overlap)
     if is_of_login:
-        if not overlap:  # else requests that are under way would lose Django's login
+        if overlap:
+            # Requests that are under way go on with the one there was. It has the old key, and so ends with that.
+            kept = dict(request.session.items())
+            request.session.create()
+            request.session.update(kept)
+        else:
             request.session.cycle_key()
         request.session[KEY_IN_SESSION] = session.key
     visit.signed_in(session)
@@ -124,10 +158,13 @@ def sign_out_elsewhere(request: Any) -> int:
     For a button, and for after a password was changed. Raises `SessionRejected` without a session. In an `async def`
     view say `await sync_to_async(sign_out_elsewhere)(request)`.
     """
-    return dismiss_elsewhere(SessionManager(), _visit(request).key)
+    return dismiss_elsewhere(SessionManager(), _visit_off_loop(request, "sign_out_elsewhere").key)
 
 
 def _guard(view: Callable[..., Any], *, prolong: bool, max_age: float | None) -> Callable[..., Any]:
+    if max_age is not None:
+        require_seconds("max_age", max_age)
+
     @wraps(view)
     def guarded(request: Any, *args: Any, **kwargs: Any) -> Any:
         visit = _visit(request)
@@ -158,5 +195,11 @@ def _is_dispatch_of_async_class(view: Any) -> bool:
 def _visit(request: Any) -> Visit:
     visit = visit_of(request)
     if visit is None:
-        raise ImproperlyConfigured(f"session_required needs {conf.MIDDLEWARE!r} in MIDDLEWARE")
+        raise ImproperlyConfigured(f"the sessions of requests need {conf.MIDDLEWARE!r} in MIDDLEWARE")
+    return visit
+
+
+def _visit_off_loop(request: Any, function: str) -> Visit:
+    visit = _visit(request)
+    visit.keep_off_loop(f"sync_to_async({function})(request, ...)")
     return visit

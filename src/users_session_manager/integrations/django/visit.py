@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -26,6 +27,9 @@ REFUSALS = (SessionRejected, AuthenticationTooOld, StoreUnavailable)
 KEY_IN_SESSION = "_user_session_key"
 """Where Django's own session keeps the key that a login of Django's was given."""
 
+current: ContextVar[Visit | None] = ContextVar("users_session_manager_visit", default=None)
+"""The request that is being answered, for signals that come without one."""
+
 
 class Visit:
     """What the middleware knows of one request.
@@ -41,24 +45,23 @@ class Visit:
         "_carrier",
         "_drop",
         "_given",
-        "_lasting",
         "_looked",
         "_request",
         "_user",
-        "is_async",
+        "options",
         "shown",
     )
 
-    def __init__(self, request: Any, carrier: KeyCarrier, header: str | None, is_async: bool) -> None:
+    def __init__(self, request: Any, carrier: KeyCarrier, header: str | None) -> None:
         # As the server has it, which `request.headers` would first make a table of. One that stands twice is joined.
         value = None if header is None else request.META.get(header)
         cookie = None if carrier.cookie is None else request.COOKIES.get(carrier.cookie)
         self.shown = carrier.key(() if value is None else (value,), cookie)
-        self.is_async = is_async
         self._request = request
         self._carrier = carrier
-        self._given: str | None = None
-        self._drop = self._looked = self._lasting = False
+        self.options: dict[str, Any] = {}  # for the session that a login begins
+        self._given: RequestSession | None = None
+        self._drop = self._looked = False
         self._user = request.user
         self._auser = getattr(request, "auser", None)  # since Django 5.0
 
@@ -70,12 +73,19 @@ class Visit:
         key: str | None = self._request.session.get(KEY_IN_SESSION) if self.shown is None else self.shown
         return key
 
+    def keys(self) -> list[str | None]:
+        """Return all keys that the client shows; first the one that counts."""
+        return [self.shown, self._request.session.get(KEY_IN_SESSION), self._cookie()]
+
+    def _cookie(self) -> str | None:
+        cookie: str | None = self._request.COOKIES.get(self._carrier.cookie)
+        return cookie
+
     def admit(self, *, prolong: bool, max_age: float | None = None) -> RequestSession:
         """Return the live session of the request; raise `SessionRejected` without one."""
         session = admit(SessionManager(), self.key, prolong=prolong, max_age=max_age)
         if self.shown is None:
-            self._given = session.key
-            self._lasting = session.timeout is not None
+            self._given = session
         self._request.user_session = session
         return session
 
@@ -105,22 +115,20 @@ class Visit:
             return await sync_to_async(question, thread_sensitive=False)(*args, **kwargs)
         return question(*args, **kwargs)
 
-    def is_on_loop(self) -> bool:
-        """Tell whether an event loop runs on this thread."""
-        if not self.is_async:
-            return False
+    def keep_off_loop(self, instead: str) -> None:
+        """Raise `SynchronousOnlyOperation` where an event loop runs, as Django does for its database."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return False
-        return True
+            return
+        raise SynchronousOnlyOperation(f"this may have to wait: say `await {instead}` here")
 
     # Django's login, which ends with the session
 
     def user(self) -> Any:
         """Return whom Django has logged in, as long as the session of that login is alive; `request.user`."""
         if (key := self._key_of_login()) is None:
-            return _anonymous()
+            return anonymous()
         if key and not self._user.is_authenticated:
             dismiss(SessionManager(), key)  # Django lets the user in no more: deleted, deactivated, another password
         return self._user
@@ -130,7 +138,7 @@ class Visit:
         if self._auser is None:
             return await sync_to_async(self.user)()
         if (key := await sync_to_async(self._key_of_login)()) is None:
-            return _anonymous()
+            return anonymous()
         user = await self._auser()
         if key and not user.is_authenticated:
             await self.ask(dismiss, SessionManager(), key)
@@ -145,24 +153,33 @@ class Visit:
         if USER_IN_SESSION not in session:
             return ""
         key = session.get(KEY_IN_SESSION)
+        if self.shown not in (None, key) and self.is_of_login():
+            return self.shown
         if SessionManager().getUsernameFromSessionKey(key) is False:
             session.flush()
             return None
         # A request that shows the key of another session is nobody's, but the login of this one is not ended for it.
-        return key if self.shown in (None, key) or self.is_of_login() else None
+        return key if self.shown in (None, key) else None
 
     def is_of_login(self) -> bool:
-        """Tell whether the key that the request shows is that of its login, or one that a renewal has replaced."""
+        """Tell whether the request shows a key of the session of its login.
+
+        Not always the one that Django's session has: a request that was under way during a renewal may have given the
+        client back the session of Django's with the former key.
+        """
         session = find(SessionManager(), self.key)
-        return session is not None and session.key == self._request.session.get(KEY_IN_SESSION)
+        login = self._request.session.get(KEY_IN_SESSION)
+        return session is not None and login in (session.key, *session.formerKeys)
 
     # What the answer has to tell
 
     def signed_in(self, session: RequestSession) -> None:
-        """Note that the client has a new session."""
-        self.shown = self._given = session.key
-        self._lasting = session.timeout is not None
-        self._request.user_session = session
+        """Note that the client has a new session, or a new key, also where the view holds the one it had before."""
+        self.shown, self._given = session.key, session
+        if (held := vars(self._request).get("user_session")) is None:
+            self._request.user_session = session
+        else:
+            held.become(session)
 
     def signed_out(self) -> None:
         """Note that the client has no session any more."""
@@ -186,16 +203,15 @@ class Visit:
             patch_vary_headers(response, [name for name in (self._carrier.header, "Cookie") if name])
         if (name := self._carrier.cookie) is not None:
             if self._given is not None:
-                response.set_cookie(name, self._given, **self._carrier.cookie_options(lasting=self._lasting))
+                response.set_cookie(name, self._given.key, **self._carrier.cookie_options(self._given))
             elif self._drop and name in self._request.COOKIES:
                 response.delete_cookie(name, samesite="Lax")
         return response
 
     def _forget_dead_cookie(self) -> None:
         # What was rejected may be another key than the cookie's: that of a header, or one that a view has looked up.
-        cookie = self._request.COOKIES.get(self._carrier.cookie)
         try:
-            self._drop |= SessionManager().getUsernameFromSessionKey(cookie) is False
+            self._drop |= SessionManager().getUsernameFromSessionKey(self._cookie()) is False
         except StoreUnavailable:
             pass  # not known to be dead
 
@@ -224,8 +240,8 @@ class LazySession:
         visit = visit_of(request)
         if visit is None:
             raise AttributeError("this request did not come through UserSessionMiddleware: it has no user_session")
-        if SessionManager().blocking and visit.is_on_loop():
-            raise SynchronousOnlyOperation("the store may wait: say `await request.auser_session()` here")
+        if SessionManager().blocking:
+            visit.keep_off_loop("request.auser_session()")
         return visit.look()
 
 
@@ -240,7 +256,8 @@ def keep_private(response: Any) -> Any:
     return response
 
 
-def _anonymous() -> Any:
+def anonymous() -> Any:
+    """Return the user that nobody is."""
     from django.contrib.auth.models import AnonymousUser  # models wait for the applications
 
     return AnonymousUser()
