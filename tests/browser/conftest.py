@@ -147,8 +147,8 @@ def start_example() -> Iterator[Callable[..., Example]]:
 
 @pytest.fixture
 def example(start_example: Callable[..., Example]) -> Example:
-    """The example, with sessions that outlast every test."""
-    return start_example("--timeout", "600")
+    """The example, with sessions that outlast every test; their pages ask in the last 300 seconds who is there."""
+    return start_example("--timeout", "600", "--warning", "300")
 
 
 @pytest.fixture

@@ -20,17 +20,21 @@ import pytest
 
 pytest.importorskip("flask")
 pytest.importorskip("simple_websocket")
+pytest.importorskip("ua_parser")
 
 from users_session_manager import SessionManager
+from users_session_manager import manager as manager_module
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flask_app"
-GUARDED = ("still-here", "timeout", "logout", "logout-everyone")
+ADMINISTRATION = ("admin/logout", "admin/logout-user", "admin/logout-everyone", "admin/timeout")
+GUARDED = ("still-here", "logout", "logout-there", "logout-elsewhere", *ADMINISTRATION)
+DEMO_USERS = {"luca": "lasagne", "fabio": "focaccia", "admin": "antipasti"}
 
 
 @pytest.fixture
 def example_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Imports a module of the example as its `python app.py` does."""
-    names = ("app", "socket_io_client")
+    names = ("app", "administration", "presence", "socket_io_client")
     monkeypatch.syspath_prepend(EXAMPLE.parent)
     monkeypatch.syspath_prepend(EXAMPLE)
     yield importlib.import_module
@@ -39,13 +43,23 @@ def example_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], 
 
 
 @pytest.fixture
-def client(example_module: Callable[[str], Any]) -> Any:
-    """A client of the application that has no copy of socket.io-client of its own."""
-    return example_module("app").create_app().test_client()
+def application(example_module: Callable[[str], Any]) -> Any:
+    """The application, without a copy of socket.io-client of its own."""
+    return example_module("app").create_app()
 
 
-def log_in(client: Any, **options: Any) -> Any:
-    return client.post("/login", json={"username": "luca", "password": "lasagne"}, **options)
+@pytest.fixture
+def client(application: Any) -> Any:
+    return application.test_client()
+
+
+def log_in(client: Any, username: str = "luca", **options: Any) -> Any:
+    path, password = options.pop("path", "/login"), DEMO_USERS[username]
+    return client.post(path, json={"username": username, "password": password}, **options)
+
+
+def key_of(client: Any) -> str:
+    return client.get_cookie("session_key").value
 
 
 def test_the_cookie_is_for_the_server_alone_and_secure_over_https(client, example_module):
@@ -82,7 +96,7 @@ def test_what_a_form_of_another_site_can_post_is_refused(client, path):
 @pytest.mark.parametrize(("body", "status"), [("{", 400), ("[]", 400), ("null", 400), ("1", 400), ("9" * 5000, 413)])
 def test_a_body_that_is_no_json_object_is_refused(client, body, status):
     log_in(client)
-    for path in ("login", "timeout"):
+    for path in ("login", "logout-there", "admin/timeout"):
         assert client.post(f"/{path}", data=body, content_type="application/json").status_code == status
 
 
@@ -90,13 +104,168 @@ def test_whoever_is_not_logged_in_gets_401_and_logout(client):
     for key in (None, "", "luca", "Otter-candid-46_" + "0" * 32):
         if key is not None:
             client.set_cookie("session_key", key)
-        answers = [client.post(f"/{path}", json={"seconds": 5}) for path in GUARDED] + [client.get("/sessions")]
-        assert [(answer.status_code, answer.json) for answer in answers] == [(401, {"logout": True})] * 5
+        answers = [client.post(f"/{path}", json={"seconds": 5}) for path in GUARDED]
+        answers += [client.get(path) for path in ("/sessions", "/admin", "/admin/sessions")]
+        assert {(answer.status_code, answer.get_data(as_text=True)) for answer in answers} == {
+            (401, '{"logout":true}\n')
+        }
     assert SessionManager().getSessionTimeout() == 60
 
 
+def test_a_browser_without_a_session_is_sent_to_the_login_and_from_there_to_where_it_wanted(client):
+    answer = client.get("/admin", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/?next=%2Fadmin")
+    assert log_in(client, "admin", path="/login?next=%2Fadmin").json == {"next": "/admin", "administrator": True}
+    for elsewhere in ("", "?next=https://example.org/", "?next=//example.org/", "?next=/%5Cexample.org/"):
+        assert log_in(client, path=f"/login{elsewhere}").json == {"next": "", "administrator": False}
+
+
+def test_nobody_but_the_administrator_may_do_what_is_the_administrators(application, client):
+    fabio = application.test_client()
+    log_in(fabio, "fabio")
+    log_in(client)
+    name = fabio.get("/sessions").json["sessions"][0]["id"]
+    body = {"username": "fabio", "session": name, "seconds": 5}
+    answers = [client.post(f"/{path}", json=body) for path in ADMINISTRATION] + [client.get("/admin/sessions")]
+    assert [answer.status_code for answer in answers] == [403] * 5
+    assert all(answer.json["error"] for answer in answers)
+    page = client.get("/admin", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert page.status_code == 403
+    assert "fabio" not in page.text
+    assert "<script" not in page.text
+    assert SessionManager().getLoggedUsers() == ["fabio", "luca"]
+    assert SessionManager().getSessionTimeout() == 60
+
+
+def test_the_administrator_ends_one_session_or_all_of_one_user(application):
+    admin, *others = clients = [application.test_client() for _ in range(5)]
+    for client, username in zip(clients, ("admin", "luca", "luca", "luca", "fabio"), strict=True):
+        log_in(client, username)
+    users = {user["id"]: user["sessions"] for user in admin.get("/admin/sessions").json["users"]}
+    assert {username: len(sessions) for username, sessions in users.items()} == {"admin": 1, "fabio": 1, "luca": 3}
+
+    second = users["luca"][1]["id"]
+    assert admin.post("/admin/logout", json={"username": "fabio", "session": second}).status_code == 404
+    assert admin.post("/admin/logout", json={"username": "luca", "session": second}).status_code == 200
+    assert [client.get("/sessions").status_code for client in others] == [200, 401, 200, 200]
+
+    assert admin.post("/admin/logout-user", json={"username": "luca"}).json == {"ended": 2}
+    assert admin.post("/admin/logout-user", json={"username": "nobody"}).json == {"ended": 0}
+    for wrong in ({}, {"username": ""}, {"username": None}, {"username": ["luca"]}):
+        for path in ("/admin/logout-user", "/admin/logout"):
+            assert admin.post(path, json=wrong).status_code == 400
+    assert SessionManager().getLoggedUsers() == ["admin", "fabio"]
+
+
+def test_people_end_their_own_sessions_and_nobody_elses(application):
+    luca, luca_too, fabio = clients = [application.test_client() for _ in range(3)]
+    for client, username in zip(clients, ("luca", "luca", "fabio"), strict=True):
+        log_in(client, username)
+    other, foreign = luca.get("/sessions").json["sessions"][1], fabio.get("/sessions").json["sessions"][0]
+    key = key_of(fabio)
+    forged = [foreign["id"], foreign["label"], key, key.partition("_")[2], "", None, True, 0, [foreign["id"]], {}]
+    for wrong in [*forged, other["id"].upper(), other["id"][:-1], other["label"], "x" * 3000]:
+        for more in ({}, {"username": "fabio"}):
+            answer = luca.post("/logout-there", json={"session": wrong, **more})
+            assert (answer.status_code, answer.json) == (404, {"error": "That session has ended already."})
+    assert SessionManager().getLoggedUsers() == ["luca", "luca", "fabio"]
+
+    assert luca.post("/logout-there", json={"session": other["id"]}).status_code == 200
+    assert luca.post("/logout-there", json={"session": other["id"]}).status_code == 404
+    assert [client.get("/sessions").status_code for client in (luca, luca_too, fabio)] == [200, 401, 200]
+
+
+def test_of_two_sessions_with_one_label_the_right_one_ends(application, monkeypatch):
+    secrets = iter("ABC")
+    monkeypatch.setattr(manager_module, "new_key", lambda: "Otter-candid-46_" + next(secrets) * 32)
+    here, first, second = clients = [application.test_client() for _ in range(3)]
+    for client in clients:
+        log_in(client)
+    rows = here.get("/sessions").json["sessions"]
+    assert [row["label"] for row in rows] == ["Otter-candid-46"] * 3
+    assert here.post("/logout-there", json={"session": rows[2]["id"]}).status_code == 200
+    assert [client.get("/sessions").status_code for client in (here, first, second)] == [200, 200, 401]
+
+
+def test_everywhere_else_is_neither_here_nor_with_others(application):
+    clients = [application.test_client() for _ in range(4)]
+    for client, username in zip(clients, ("luca", "luca", "luca", "fabio"), strict=True):
+        log_in(client, username)
+    assert clients[1].post("/logout-elsewhere", json={}).status_code == 200
+    assert [client.get("/sessions").status_code for client in clients] == [401, 200, 401, 200]
+
+
+def test_no_list_holds_the_secret_of_a_key(application):
+    clients = {username: application.test_client() for username in DEMO_USERS}
+    for username, client in clients.items():
+        log_in(client, username)
+    texts = [client.get("/sessions").text for client in clients.values()] + [
+        clients["admin"].get("/admin/sessions").text
+    ]
+    for client in clients.values():
+        label, _, secret = key_of(client).partition("_")
+        assert label in texts[-1], "this test looks in the wrong places"
+        assert not any(secret in text for text in texts)
+
+
+def test_the_sessions_of_others_are_nobodys_business_but_the_administrators(application, client):
+    fabio = application.test_client()
+    log_in(fabio, "fabio", headers={"User-Agent": "curl/8.0"})
+    log_in(client)
+    shown = client.get("/sessions")
+    assert [(each["id"], each["sessions"]) for each in shown.json["people"]] == [("fabio", 1), ("luca", 1)]
+    assert key_of(fabio).partition("_")[0] not in shown.text
+    assert "curl" not in shown.text
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "browser"),
+    [
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox on Linux"),
+        (
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) "
+            "Version/18.5 Mobile/15E148 Safari/604.1",
+            "Mobile Safari on iOS",
+        ),
+        ("curl/8.0", "curl"),
+        ("", "Unknown browser"),
+        ("<script>alert(1)</script>", "Unknown browser"),
+        ("x" * 10_000 + " Firefox/140.0", "Unknown browser"),
+    ],
+)
+def test_a_session_is_known_by_the_browser_it_was_begun_in(client, user_agent, browser):
+    log_in(client, headers={"User-Agent": user_agent})
+    assert [row["browser"] for row in client.get("/sessions").json["sessions"]] == [browser]
+
+
+def test_a_name_that_a_browser_gives_itself_is_cut(example_module):
+    browser_of = example_module("app").browser_of
+    assert max(len(browser_of(f"{'A' * length}bot/1.0 (Linux; Android 10)")) for length in range(0, 400, 7)) == 60
+
+
+@pytest.mark.parametrize(
+    ("timeout", "warning", "expiring"), [(600, 20, False), (600, 599.999999, True), (600, 900, False)]
+)
+def test_the_warning_comes_when_it_is_said_to_and_half_way_in_a_session_that_is_too_short(
+    example_module, timeout, warning, expiring
+):
+    client = example_module("app").create_app(timeout=timeout, warning=warning).test_client()
+    log_in(client)
+    assert client.get("/sessions").json["you"]["expiring"] is expiring
+
+
+def test_whoever_logs_in_once_more_keeps_the_session_under_another_key(client):
+    log_in(client)
+    before, row = key_of(client), client.get("/sessions").json["sessions"][0]
+    log_in(client, headers={"User-Agent": "curl/8.0"})
+    (again,) = client.get("/sessions").json["sessions"]
+    assert key_of(client) != before
+    assert (again["since"], again["browser"]) == (row["since"], "curl")
+    assert SessionManager().getLoggedUsers() == ["luca"]
+
+
 def test_every_answer_is_hardened(client):
-    for response in (client.get("/"), log_in(client), client.get("/sessions"), client.get("/nowhere")):
+    for response in (client.get("/"), log_in(client), *map(client.get, ("/sessions", "/admin", "/nowhere"))):
         policy = response.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; ")
         assert "unsafe" not in policy
@@ -172,12 +341,12 @@ def test_a_client_in_python_hears_what_a_page_hears(example):
         assert outside.get(timeout=30) == ("logout", ())
 
         post("still-here")
-        event, (rows,) = inside.get(timeout=30)
+        event, (shown,) = inside.get(timeout=30)
         assert event == "sessions"
-        assert [(row["username"], row["you"], row["label"]) for row in rows] == [
-            ("luca", True, cookie.value.partition("_")[0])
-        ]
-        assert 590 < rows[0]["left"] <= rows[0]["timeout"] == 600
+        assert [(row["label"], row["here"]) for row in shown["sessions"]] == [(cookie.value.partition("_")[0], True)]
+        assert [(each["id"], each["sessions"]) for each in shown["people"]] == [("luca", 1)]
+        assert shown["you"]["username"] == "luca"
+        assert 0 < shown["you"]["left"] <= shown["you"]["timeout"] == 600
 
         post("logout")
         assert inside.get(timeout=30) == ("logout", ())

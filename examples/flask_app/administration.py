@@ -1,0 +1,67 @@
+"""What the administrator sees and does: everybody's sessions, and the end of any of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flask import Blueprint, Response, abort, jsonify, render_template, request
+from presence import Presence
+from werkzeug.exceptions import Forbidden
+
+from users_session_manager import SessionManager
+from users_session_manager.integrations.flask import current_session, session_required
+
+ADMINISTRATORS: Final = frozenset({"admin"})
+
+
+def administration(manager: SessionManager, presence: Presence) -> Blueprint:
+    """Return the views below `/admin`. No session but an administrator's gets into any of them."""
+    views = Blueprint("administration", __name__, url_prefix="/admin")
+
+    @views.before_request
+    @session_required(passive=True)
+    def only_administrators() -> None:
+        if current_session.username not in ADMINISTRATORS:
+            abort(403)
+
+    @views.errorhandler(Forbidden)
+    def refuse(_: Forbidden) -> Any:
+        if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+            return render_template("refused.html"), 403
+        return jsonify(error="That is for the administrator."), 403
+
+    @views.get("")
+    def page() -> str:
+        return render_template("admin.html", timeout=manager.getSessionTimeout())
+
+    @views.get("/sessions")
+    def sessions() -> Response:
+        return jsonify(presence.for_administrator(current_session.username, current_session.key))
+
+    @views.post("/logout")
+    def logout() -> Any:
+        ended = presence.end(username(), request.json.get("session"))
+        return jsonify({}) if ended else (jsonify(error="That session has ended already."), 404)
+
+    @views.post("/logout-user")
+    def logout_user() -> Response:
+        return jsonify(ended=manager.deleteUserSessions(username()))
+
+    @views.post("/logout-everyone")
+    def logout_everyone() -> Response:
+        manager.deleteAllSessions()
+        return jsonify({})
+
+    @views.post("/timeout")
+    def timeout() -> Any:
+        if not presence.set_timeout(request.json.get("seconds")):
+            return jsonify(error=f"It has to be a number of at least {manager.MIN_SESSION_TIMEOUT} seconds."), 400
+        return jsonify(timeout=manager.getSessionTimeout())
+
+    return views
+
+
+def username() -> str:
+    """Return the user whom a request is about."""
+    name = request.json.get("username")
+    return name if isinstance(name, str) and name else abort(400)
