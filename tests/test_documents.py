@@ -40,7 +40,7 @@ ELSEWHERE = {
     "web": ["RequestSession"],
     "integrations.socketio": ["attach"],
     "integrations.flask": ["UserSessions", "session_required"],
-    "integrations.django": ["UserSessionMiddleware", "session_required", "renew_key", "sign_out_elsewhere"],
+    "integrations.django": ["UserSessionMiddleware", "session_required", "sign_in", "renew_key", "sign_out_elsewhere"],
     "integrations.fastapi": ["UserSessions"],
     "integrations.prometheus": ["instrument"],
 }
