@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from users_session_manager import SessionError, SessionRejected, StoreUnavailable
+from users_session_manager import SessionError, SessionRejected, StoreUnavailable, TooManySessions
 from users_session_manager.integrations.prometheus import instrument
 
 PREFIX = "users_session_manager_"
@@ -61,6 +61,7 @@ def test_every_number_is_there_from_the_beginning(manager, registry):
         "sessions_created_total": 0,
         "sessions_ended_total deleted": 0,
         "sessions_ended_total expired": 0,
+        "sessions_ended_total evicted": 0,
         "rejections_total": 0,
         "session_duration_seconds_count": 0,
         "session_duration_seconds_sum": 0,
@@ -79,8 +80,36 @@ def test_sessions_are_counted_with_the_reason_of_their_end(manager, clock, regis
     assert (now["sessions_ended_total deleted"], now["sessions_ended_total expired"]) == (1, 3)
     manager.deleteAllSessions()
     now = values(registry)
-    assert (now["sessions"], now["sessions_ended_total deleted"]) == (0, 3)
+    assert (now["sessions"], now["sessions_ended_total deleted"], now["sessions_ended_total evicted"]) == (0, 3, 0)
     assert now["session_duration_seconds_count"] == 6
+
+
+def test_a_session_that_made_room_for_another_is_evicted_and_one_that_was_refused_is_none(manager, registry):
+    instrument(manager, registry=registry)
+    manager.setMaxSessionsPerUser(1)
+    for _ in range(3):
+        manager.loadNewSession("Luca")
+    manager.setMaxSessionsPerUser(1, overflow="reject")
+    with pytest.raises(TooManySessions):
+        manager.loadNewSession("Luca")
+    now = values(registry)
+    assert (now["sessions"], now["sessions_created_total"]) == (1, 3)
+    assert (now["sessions_ended_total evicted"], now["sessions_ended_total deleted"]) == (2, 0)
+
+
+def test_a_renewal_is_no_end_and_no_login(manager, registry, monkeypatch):
+    instrument(manager, registry=registry)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    key = manager.loadNewSession("Luca")
+    before = values(registry)
+    now += 10
+    key = manager.renewSessionKey(key)
+    assert values(registry) == before
+    now += 10
+    manager.deleteUserSessions("Luca")
+    assert values(registry)["session_duration_seconds_sum"] == pytest.approx(20)
+    assert values(registry)["sessions_ended_total deleted"] == 1
 
 
 def test_the_gauge_is_right_at_the_instant_of_the_scrape(manager, clock, registry):

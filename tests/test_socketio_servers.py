@@ -93,11 +93,12 @@ class JavaScriptClient:
 
 class PythonClient:
     def __init__(self, address: str, transport: str) -> None:
-        self._told: queue.Queue[str] = queue.Queue()
+        self._told: queue.Queue[object] = queue.Queue()
         self._gone = threading.Event()
         self._io = socketio.Client(reconnection=False)
         for word in ("logout", "mark"):
             self._io.on(word, lambda *_, word=word: self._told.put(word))
+        self._io.on("session_expiring", lambda left: self._told.put({"left": left}))
         self._io.on("disconnect", lambda *_: self._gone.set())
         self._io.connect(address, transports=[transport], wait_timeout=PATIENCE)
         self.sid = self._io.get_sid()
@@ -119,7 +120,7 @@ class PythonClient:
             self._io.disconnect()
 
 
-def told_until_marked(server, client) -> list[str]:
+def told_until_marked(server, client) -> list[object]:
     """All that a client is told before a mark that is sent after it."""
     server.do("mark", sid=client.sid)
     words = []
@@ -172,7 +173,10 @@ def clients(request, server, modules):
         client.leave()
 
 
-@pytest.mark.parametrize("end", ["runs out", "deleteSession", "deleteAllSessions", "sendLogoutMessage"])
+ENDS = ["runs out", "deleteSession", "deleteAllSessions", "deleteUserSessions", "evicted"]
+
+
+@pytest.mark.parametrize("end", [*ENDS, "sendLogoutMessage"])
 def test_each_client_gets_exactly_one_logout(server, clients, end):
     key = server.do("login")
     assert [client.present(key) for client in clients] == [True, True]
@@ -185,14 +189,42 @@ def test_each_client_gets_exactly_one_logout(server, clients, end):
     assert [client.present(key) for client in clients] == [False, False]
 
 
+@pytest.mark.parametrize("end", ENDS)
+def test_renewed_by_another_request_it_sends_none_and_one_at_its_end(server, clients, end):
+    first, second = clients
+    old = server.do("login")
+    assert first.present(old) is True
+    key = server.do("renewed", key=old, overlap=PATIENCE)
+    assert second.present(old) is True
+    assert [told_until_marked(server, client) for client in clients] == [[], []]
+    server.do(end, key=key)
+    assert [client.next() for client in clients] == ["logout", "logout"]
+    assert [told_until_marked(server, client) for client in clients] == [[], []]
+    assert [client.present(gone) for client in clients for gone in (old, key)] == [False] * 4
+
+
 def test_a_session_that_goes_on_sends_none(server, clients):
     key, other = server.do("login"), server.do("login")
     assert [client.present(key) for client in clients] == [True, True]
     assert server.do("restarted", key=key) is True
     server.do("deleteSession", key=other)
     server.do("runs out", key=server.do("login"))
+    server.do("deleteUserSessions", **{"except": key})
     assert [told_until_marked(server, client) for client in clients] == [[], []]
     server.do("deleteSession", key=key)
+    assert [client.next() for client in clients] == ["logout", "logout"]
+
+
+def test_a_warning_reaches_the_clients_of_that_session_with_the_seconds_that_are_left(server, clients):
+    warned, other = clients
+    old, bystanders = server.do("login"), server.do("login")
+    assert (warned.present(old), other.present(bystanders)) == (True, True)
+    key = server.do("renewed", key=old)
+    for _ in range(2):  # once for each countdown
+        server.do("warned", key=key)
+        assert 3000 - PATIENCE < warned.next()["left"] <= 3000
+        assert [told_until_marked(server, client) for client in clients] == [[], []]
+    server.do("deleteUserSessions")
     assert [client.next() for client in clients] == ["logout", "logout"]
 
 

@@ -407,9 +407,7 @@ def test_the_warning_is_heard_as_such_and_waits_for_no_list(new_person, ask):
         server.on_message(lambda text: None if text.startswith('42["sessions"') else socket.send(text))
 
     person.context.route_web_socket("**/socket.io/**", swallow_lists)
-    with person.context.expect_page() as opened:
-        person.log_in("luca", "lasagne")
-    ask(opened.value)
+    ask(person.log_in("luca", "lasagne"))
 
 
 def test_logging_out_in_the_warning_does_so_in_every_tab(new_person, ask, expect):

@@ -6,6 +6,7 @@ const say = (word) => console.log(JSON.stringify(word));
 const socket = io(address, { transports: [transport], reconnection: false });
 socket.on("connect", () => say({ sid: socket.id }));
 socket.on("logout", () => say("logout"));
+socket.on("session_expiring", (left) => say({ left }));
 socket.on("mark", () => say("mark"));
 require("readline")
   .createInterface({ input: process.stdin })

@@ -37,13 +37,29 @@ def run_out(key):
         clock.schedule(manager.sessions[key].timer, 0.01)
 
 
+def evict():
+    manager.setMaxSessionsPerUser(1)
+    manager.loadNewSession("Luca")
+    manager.setMaxSessionsPerUser(None)
+
+
+def warn(key):
+    manager.setExpiryWarning(2 * manager.getSessionTimeout())  # so that it is due at once
+    manager.restartSessionTimer(key)
+    manager.setExpiryWarning(None)
+
+
 ACTIONS = {
     "login": lambda order: manager.loadNewSession("Luca"),
     "runs out": lambda order: run_out(order["key"]),
     "deleteSession": lambda order: manager.deleteSession(order["key"]),
     "deleteAllSessions": lambda order: manager.deleteAllSessions(),
     "sendLogoutMessage": lambda order: manager.sendLogoutMessage(order["key"]),
+    "deleteUserSessions": lambda order: manager.deleteUserSessions("Luca", order.get("except")),
+    "evicted": lambda order: evict(),
     "restarted": lambda order: manager.restartSessionTimer(order["key"]),
+    "renewed": lambda order: manager.renewSessionKey(order["key"], order.get("overlap", 0)),
+    "warned": lambda order: warn(order["key"]),
 }
 
 

@@ -41,6 +41,8 @@ export function enter(thisPage) {
   socket.on("logout", leave);
   socket.on("session_expiring", (left) => {
     pushes += 1;
+    received = Date.now();
+    warn(left);
   });
   socket.on(page.event, (list) => {
     pushes += 1;

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import SessionRejected, StoreUnavailable
 from ..manager import SessionManager
 from ..session import Session
 from ..web import find
+
+Answer = TypeVar("Answer")
 
 JOIN = "session_key"
 """The event with which a client asks to hear of the end of its session."""
@@ -32,10 +31,11 @@ class Members:
     a client out of `_members` is the one that tells it, so it is told once.
 
     The clients of this process are told one by one, and the room is for those of other processes: a room that empties
-    while somebody enters it can be lost.
+    while somebody enters it can be lost. While they are told, nobody enters it: who joins then is told by the second
+    look, and would be by the room as well.
 
-    Threads: the lock guards the two dictionaries. It is not held while anything is sent, since python-socketio may call
-    a handler of the application in the middle of that.
+    Threads: who belongs to which session, and is in its room with that, changes in one go, and one thread at a time:
+    `Rooms` has a lock for it, `LoopRooms` its loop.
     """
 
     def __init__(self, manager: SessionManager, io: Any, namespace: str, cookie: str | None) -> None:
@@ -45,56 +45,68 @@ class Members:
         self._cookie = cookie
         self._members: dict[str, set[str]] = {}  # session key: the ids of its clients
         self._key_of: dict[str, str] = {}  # and the other way round
-        self._lock = threading.RLock()
-        _all_members.add(self)
+        self._ending: set[str] = set()  # the keys of sessions whose clients are being told
+        self._many = 1
+
+    def notify(self, _io: object, key: str) -> None:
+        """Tell the clients of a session that goes on; the end of a session is `close`'s."""
+        self._tell_live(keys_of_live(self._manager, key), LOGOUT)
+
+    def warn(self, key: str, left: float) -> None:
+        """Tell the clients of a session that it is running out."""
+        self._tell_live(keys_of_live(self._manager, key), EXPIRING, left)
+
+    def _tell_live(self, keys: Sequence[str], event: str, data: Any = None) -> None:
+        """Tell the clients of a session with these keys; there are none if it has ended."""
+        raise NotImplementedError
 
     def _remember(self, sid: str, key: str) -> None:
-        with self._lock:
-            members = self._members.setdefault(key, set())
-            # A client that reconnects comes back under another id, and its old one is never heard of again.
-            for gone in [other for other in members if not self._is_connected(other)]:
-                members.remove(gone)
-                del self._key_of[gone]
-            members.add(sid)
-            self._key_of[sid] = key
+        """Let a client that belongs to no session belong to one."""
+        if len(self._key_of) >= self._many:
+            # A client that has gone, or comes back under another id, is not heard of again.
+            for gone in [other for other in self._key_of if not self._is_connected(other)]:
+                self._forget(gone)
+            self._many = 2 * len(self._key_of) + 1
+        self._members.setdefault(key, set()).add(sid)
+        self._key_of[sid] = key
 
-    def _move(self, old: str, new: str) -> list[str]:
-        """Let the clients of a session belong to it under its new key, and return them."""
-        with self._lock:
-            clients = self._members.pop(old, set())
-            if clients:
-                self._members.setdefault(new, set()).update(clients)
-            for sid in clients:
-                self._key_of[sid] = new
-            return list(clients)
+    def _move(self, keys: Sequence[str]) -> list[tuple[str, str]]:
+        """Let the clients of a session belong to the first of its keys; return those that change, with their old key.
+
+        Two renewals may be heard of in the wrong order, and one in another process not at all.
+        """
+        new, *former = keys
+        moved = [(sid, old) for old in former for sid in self._members.pop(old, ())]
+        for sid, _ in moved:
+            self._members.setdefault(new, set()).add(sid)
+            self._key_of[sid] = new
+        return moved
 
     def _forget(self, sid: str) -> str | None:
         """Take a client out; return the key of the session it belonged to."""
-        with self._lock:
-            key = self._key_of.pop(sid, None)
-            if key is not None:
-                self._members[key].remove(sid)
-                if not self._members[key]:
-                    del self._members[key]
-            return key
+        key = self._key_of.pop(sid, None)
+        if key is not None:
+            self._members[key].remove(sid)
+            if not self._members[key]:
+                del self._members[key]
+        return key
 
     def _forget_session(self, keys: Sequence[str]) -> list[str]:
-        """Take all clients of a session out, and return them."""
-        with self._lock:
-            clients = [sid for key in keys for sid in self._members.pop(key, ())]
-            for sid in clients:
-                del self._key_of[sid]
-            return clients
+        """Take all clients of a session out, and return them; from now on nobody enters its rooms."""
+        self._ending.update(keys)
+        clients = self._clients(keys)
+        for sid in clients:
+            self._forget(sid)
+        return clients
 
-    def _clients(self, keys: Sequence[str]) -> list[str]:
-        with self._lock:
-            return [sid for key in keys for sid in self._members.get(key, ())]
+    def _clients(self, keys: Iterable[str]) -> list[str]:
+        return list({sid for key in keys for sid in self._members.get(key, ())})
+
+    def _may_enter(self, sid: str, key: str) -> bool:
+        return self._key_of.get(sid) == key and key not in self._ending and self._is_connected(sid)
 
     def _is_connected(self, sid: str) -> bool:
-        try:
-            return bool(self._io.manager.is_connected(sid, self._namespace))
-        except KeyError:  # it is leaving at this moment
-            return False
+        return bool(again(self._io.manager.is_connected, sid, self._namespace))
 
     def _presented(self, sid: str, data: Any) -> Any:
         """Return the key that a client shows, whatever it is."""
@@ -130,7 +142,7 @@ class Members:
 
 
 def keys_of(session: Session) -> list[str]:
-    """Return the names of the rooms in which clients of a session may be.
+    """Return the names of the rooms in which clients of a session may be, that of its key first.
 
     Those who have joined in another process under a key that was renewed in this one are in that room still.
     """
@@ -146,13 +158,12 @@ def keys_of_live(manager: SessionManager, key: str) -> list[str]:
     return [] if session is None else keys_of(session)
 
 
-_all_members: weakref.WeakSet[Members] = weakref.WeakSet()
+def again(call: Callable[..., Answer], *args: Any, **options: Any) -> Answer:
+    """Call a function of python-socketio; and again, if what it had just found has gone when it takes it.
 
-
-def _after_fork_in_child() -> None:
-    for members in list(_all_members):
-        members._lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    The last client of a room or of a list takes that with it. Nothing has been changed or sent by then.
+    """
+    try:
+        return call(*args, **options)
+    except KeyError:
+        return call(*args, **options)

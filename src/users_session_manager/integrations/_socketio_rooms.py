@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import traceback
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import socketio
@@ -16,20 +19,27 @@ from ..events import run_on
 from ..keys import redact
 from ..log import log
 from ..session import Session
-from ._socketio_members import EXPIRING, LOGOUT, Members, keys_of, keys_of_live
+from ._socketio_members import LOGOUT, Members, again, keys_of, keys_of_live
 
 if TYPE_CHECKING:
     import concurrent.futures
 
 
 class Rooms(Members):
-    """The rooms of a `socketio.Server`. Threads: any thread may call any method."""
+    """The rooms of a `socketio.Server`.
+
+    Threads: any thread may call any method. The lock is not held while anything is sent or the manager is asked, since
+    both may call a handler of the application in the middle of that.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._lock = threading.RLock()
+        _all_rooms.add(self)
 
     def join(self, sid: str, data: Any = None, *_: Any) -> bool:
         """Answer a client's `session_key`."""
         key = self._check(self._presented(sid, data))
-        if key is not None:
-            self._leave(sid)
         while isinstance(key, str):
             if not self._enter(sid, key):
                 return False
@@ -40,72 +50,79 @@ class Rooms(Members):
                 return False  # `close` has told it
             key = now
         if key is False:
+            self._leave(sid)
             self._emit(sid, LOGOUT)
         return False
 
-    def notify(self, _io: object, key: str) -> None:
-        """Tell the clients of a session that goes on; the end of a session is `close`'s."""
-        self._tell_live(key, LOGOUT)
-
-    def warn(self, key: str, left: float) -> None:
-        """Tell the clients of a session that it is running out."""
-        self._tell_live(key, EXPIRING, left)
-
     def renew(self, old: str, new: str) -> None:
         """Take the clients of a session along to the room of its new key."""
-        for sid in self._move(old, new):
-            self._io.leave_room(sid, old, namespace=self._namespace)
-            with suppress(KeyError, ValueError):  # as in `_enter`
-                self._io.enter_room(sid, new, namespace=self._namespace)
+        keys = keys_of_live(self._manager, new) or [new, old]
+        with self._lock:
+            for sid, former in self._move(keys):
+                self._leave_room(sid, former)
+                self._enter_room(sid, keys[0])
 
     def close(self, session: Session, _reason: str) -> None:
         """Tell the clients of a session that has ended, and close its rooms."""
         keys = keys_of(session)
-        try:
-            self._tell(keys, self._forget_session(keys), LOGOUT)
-        finally:
-            self._close_rooms(keys)
+        with ExitStack() as last:
+            last.callback(self._ending.difference_update, keys)
+            for key in keys:
+                last.callback(self._io.close_room, key, namespace=self._namespace)
+            with self._lock:
+                clients = self._forget_session(keys)
+            self._tell(keys, clients, LOGOUT)
 
     def detach(self) -> None:
-        """Close the rooms of all sessions, without a word."""
-        for key in list(self._members):
-            self._forget_session([key])
-            self._close_rooms([key])
+        """Take the clients of this server out of the rooms of their sessions, without a word."""
+        with self._lock:
+            for sid in list(self._key_of):
+                self._leave(sid)
 
     def _enter(self, sid: str, key: str) -> bool:
-        if not self._is_connected(sid):
-            return False
-        self._remember(sid, key)
-        try:
-            self._io.enter_room(sid, key, namespace=self._namespace)
-        except (KeyError, ValueError):
-            # It has gone, or another that was leaving took the room with it: it is told by its id all the same.
-            return self._is_connected(sid)
-        return True
+        with self._lock:
+            self._leave(sid)
+            if not self._is_connected(sid):
+                return False
+            self._remember(sid, key)
+            self._enter_room(sid, key)
+            return True
 
     def _leave(self, sid: str) -> bool:
-        key = self._forget(sid)
-        if key is None:
-            return False
-        self._io.leave_room(sid, key, namespace=self._namespace)
-        return True
+        with self._lock:
+            key = self._forget(sid)
+            if key is None:
+                return False
+            self._leave_room(sid, key)
+            return True
 
-    def _close_rooms(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            self._io.close_room(key, namespace=self._namespace)
+    def _enter_room(self, sid: str, key: str) -> None:
+        if self._may_enter(sid, key):
+            with suppress(KeyError, ValueError):  # it is leaving at this moment
+                again(self._io.enter_room, sid, key, namespace=self._namespace)
 
-    def _tell_live(self, key: str, event: str, *data: Any) -> None:
-        keys = keys_of_live(self._manager, key)
-        self._tell(keys, self._clients(keys), event, *data)
+    def _leave_room(self, sid: str, key: str) -> None:
+        if self._is_connected(sid):  # else it is in none, and other processes would be asked for it
+            again(self._io.leave_room, sid, key, namespace=self._namespace)
 
-    def _tell(self, keys: Sequence[str], clients: list[str], event: str, *data: Any) -> None:
-        for sid in clients:
-            self._emit(sid, event, *data)
-        if keys and isinstance(self._io.manager, socketio.PubSubManager):
-            self._io.emit(event, data, to=keys, skip_sid=clients, namespace=self._namespace)
+    def _tell_live(self, keys: Sequence[str], event: str, data: Any = None) -> None:
+        with self._lock:
+            clients = self._clients(keys)
+        self._tell(keys, clients, event, data)
 
-    def _emit(self, sid: str, event: str, *data: Any) -> None:
-        self._io.emit(event, data, to=sid, namespace=self._namespace)
+    def _tell(self, keys: Sequence[str], clients: list[str], event: str, data: Any = None) -> None:
+        with ExitStack() as each:  # so that one that cannot be told keeps nobody else from it
+            if keys and isinstance(self._io.manager, socketio.PubSubManager):
+                each.callback(again, self._io.emit, event, data, to=keys, skip_sid=clients, namespace=self._namespace)
+            for sid in clients:
+                each.callback(self._emit, sid, event, data)
+
+    def _emit(self, sid: str, event: str, data: Any = None) -> None:
+        try:
+            again(self._io.emit, event, data, to=sid, namespace=self._namespace, ignore_queue=True)
+        except Exception:
+            if self._is_connected(sid):  # else it has gone meanwhile
+                raise
 
 
 class LoopRooms(Members):
@@ -125,8 +142,6 @@ class LoopRooms(Members):
         """Answer a client's `session_key`."""
         self._loop = asyncio.get_running_loop()
         key = await self._ask(self._check, self._presented(sid, data))
-        if key is not None:
-            await self._leave(sid)
         while isinstance(key, str):
             if not await self._enter(sid, key):
                 return False
@@ -137,75 +152,77 @@ class LoopRooms(Members):
                 return False
             key = now
         if key is False:
-            await self._emit(sid, LOGOUT)
+            await self._leave(sid)
+            await self._tell([], [sid], LOGOUT)
         return False
-
-    def notify(self, _io: object, key: str) -> None:
-        """Tell the clients of a session that goes on; the end of a session is `close`'s."""
-        self._tell_live(key, LOGOUT)
-
-    def warn(self, key: str, left: float) -> None:
-        """Tell the clients of a session that it is running out."""
-        self._tell_live(key, EXPIRING, left)
 
     def renew(self, old: str, new: str) -> None:
         """Take the clients of a session along to the room of its new key."""
-        if clients := self._move(old, new):
-            self._submit(self._change_rooms(clients, old, new))
+        if self._members:
+            self._submit(self._renew(keys_of_live(self._manager, new) or [new, old]))
 
     def close(self, session: Session, _reason: str) -> None:
         """Tell the clients of a session that has ended, and close its rooms."""
-        keys = keys_of(session)
-        self._submit(self._close(keys, self._forget_session(keys)))
+        self._submit(self._close(keys_of(session)))
 
     def detach(self) -> None:
-        """Close the rooms of all sessions, without a word."""
-        for key in list(self._members):
-            self._forget_session([key])
-            self._submit(self._io.close_room(key, namespace=self._namespace))
+        """Take the clients of this server out of the rooms of their sessions, without a word."""
+        if self._members:
+            self._submit(self._leave_all())
 
-    async def _close(self, keys: Sequence[str], clients: list[str]) -> None:
-        try:
-            await self._tell(keys, clients, LOGOUT)
-        finally:
+    async def _renew(self, keys: Sequence[str]) -> None:
+        for sid, former in self._move(keys):
+            await self._leave_room(sid, former)
+            await self._enter_room(sid, keys[0])
+
+    async def _close(self, keys: Sequence[str]) -> None:
+        async with AsyncExitStack() as last:
+            last.callback(self._ending.difference_update, keys)
             for key in keys:
-                await self._io.close_room(key, namespace=self._namespace)
+                last.push_async_callback(self._io.close_room, key, namespace=self._namespace)
+            await self._tell(keys, self._forget_session(keys), LOGOUT)
 
-    async def _change_rooms(self, clients: list[str], old: str, new: str) -> None:
-        for sid in clients:
-            await self._io.leave_room(sid, old, namespace=self._namespace)
-            with suppress(KeyError, ValueError):
-                await self._io.enter_room(sid, new, namespace=self._namespace)
+    async def _leave_all(self) -> None:
+        for sid in list(self._key_of):
+            await self._leave(sid)
 
     async def _enter(self, sid: str, key: str) -> bool:
+        await self._leave(sid)
         if not self._is_connected(sid):
             return False
         self._remember(sid, key)
-        try:
-            await self._io.enter_room(sid, key, namespace=self._namespace)
-        except (KeyError, ValueError):
-            return self._is_connected(sid)
+        await self._enter_room(sid, key)
         return True
 
     async def _leave(self, sid: str) -> bool:
         key = self._forget(sid)
         if key is None:
             return False
-        await self._io.leave_room(sid, key, namespace=self._namespace)
+        await self._leave_room(sid, key)
         return True
 
-    def _tell_live(self, key: str, event: str, *data: Any) -> None:
-        if keys := keys_of_live(self._manager, key):
-            self._submit(self._tell(keys, self._clients(keys), event, *data))
+    # python-socketio does not wait in these for a client that is connected: no other coroutine comes in between.
 
-    async def _tell(self, keys: Sequence[str], clients: list[str], event: str, *data: Any) -> None:
-        for sid in clients:
-            await self._emit(sid, event, *data)
-        if isinstance(self._io.manager, AsyncPubSubManager):
+    async def _enter_room(self, sid: str, key: str) -> None:
+        if self._may_enter(sid, key):
+            await self._io.enter_room(sid, key, namespace=self._namespace)
+
+    async def _leave_room(self, sid: str, key: str) -> None:
+        if self._is_connected(sid):
+            await self._io.leave_room(sid, key, namespace=self._namespace)
+
+    def _tell_live(self, keys: Sequence[str], event: str, data: Any = None) -> None:
+        if keys:
+            self._submit(self._tell_session(keys, event, data))
+
+    async def _tell_session(self, keys: Sequence[str], event: str, data: Any) -> None:
+        await self._tell(keys, self._clients(keys), event, data)
+
+    async def _tell(self, keys: Sequence[str], clients: list[str], event: str, data: Any = None) -> None:
+        if clients:  # nobody in particular would be everybody
+            await self._io.emit(event, data, to=clients, namespace=self._namespace, ignore_queue=True)
+        if keys and isinstance(self._io.manager, AsyncPubSubManager):
             await self._io.emit(event, data, to=keys, skip_sid=clients, namespace=self._namespace)
-
-    async def _emit(self, sid: str, event: str, *data: Any) -> None:
-        await self._io.emit(event, data, to=sid, namespace=self._namespace)
 
     async def _ask(self, question: Callable[[Any], Any], key: Any) -> Any:
         return await asyncio.to_thread(question, key) if self._manager.blocking else question(key)
@@ -226,3 +243,15 @@ def _log_failure(future: concurrent.futures.Future[None]) -> None:
     failure = None if future.cancelled() else future.exception()
     if failure is not None:
         log.error("A logout could not be sent\n%s", redact("".join(traceback.format_exception(failure))))
+
+
+_all_rooms: weakref.WeakSet[Rooms] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for rooms in list(_all_rooms):
+        rooms._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -74,12 +74,12 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
         if not attached:
             return
         attached = False
-        rooms.detach()
         if not isinstance(rooms, _Announcer):
             del server.handlers[namespace][JOIN]
         for event, listener in listeners.items():
             if listener in manager.listeners(event):  # the application may have removed them all
                 manager.remove_listener(event, listener)
+        rooms.detach()
         if manager.getSocketReference() is io:
             manager.initSocketReference(None)
 
@@ -131,7 +131,7 @@ class _Announcer:
         for key in keys:
             self._queue.close_room(key, namespace=self._namespace)
 
-    def _tell(self, keys: list[str], event: str, *data: Any) -> None:
+    def _tell(self, keys: list[str], event: str, data: Any = None) -> None:
         if keys:
             self._queue.emit(event, data, namespace=self._namespace, room=keys)
 
