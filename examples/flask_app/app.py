@@ -75,7 +75,7 @@ def create_app(
             app.logger.error("A listener failed: %r", details, exc_info=error)
 
     manager.on("sessionCreated", on_created)
-    0 and manager.on("sessionRenewed", lambda _old, _new: presence.push())  # its label is another one
+    manager.on("sessionRenewed", lambda _old, _new: presence.push())  # its label is another one
     manager.on("sessionExpiring", lambda _key, _left: presence.push())  # so that no older list comes after the warning
     manager.on("sessionEnded", on_ended)
     manager.on("error", on_error)  # with a listener a rejection is `False`; without one it would be raised
