@@ -114,8 +114,10 @@ class PythonClient:
 
     def leave(self) -> None:
         if self._io.connected and self._io.transport() == "websocket":
-            self._io.eio.ws.sock.shutdown(socket.SHUT_RDWR)  # as a closed tab does
+            end = self._io.eio.ws.sock
+            end.shutdown(socket.SHUT_RDWR)  # as a closed tab does
             assert self._gone.wait(PATIENCE)
+            end.close()  # its own library leaves that to the garbage collector
         else:
             self._io.disconnect()
 
