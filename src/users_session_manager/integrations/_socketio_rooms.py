@@ -56,6 +56,8 @@ class Rooms(Members):
 
     def renew(self, old: str, new: str) -> None:
         """Take the clients of a session along to the room of its new key."""
+        if not self._members:
+            return  # and the store is asked for nothing; who joins at this moment looks again
         keys = keys_of_live(self._manager, new) or [new, old]
         with self._lock:
             for sid, former in self._move(keys):
@@ -158,7 +160,7 @@ class LoopRooms(Members):
 
     def renew(self, old: str, new: str) -> None:
         """Take the clients of a session along to the room of its new key."""
-        if self._members:
+        if self._members:  # else there may be no loop either
             self._submit(self._renew(keys_of_live(self._manager, new) or [new, old]))
 
     def close(self, session: Session, _reason: str) -> None:
