@@ -219,10 +219,10 @@ class MemoryStore:
         before = session.timer.deadline
         if timer is None:
             timer = session.timer
-        session.timer = timer
         if policy.lifetime is not None:
             session._limit = min(session._limit, session._born + policy.lifetime)
         self.clock.schedule(timer, timeout if session.timeout is None else session.timeout, session._limit)
+        session.timer = timer
         if policy.warning is None:
             if session._warning is not None:
                 self._cancel_warning(session)
@@ -289,11 +289,10 @@ class MemoryStore:
     def _forget_keys(self, session: Session, overlap: float = 0) -> None:
         """Let the former keys of a session be good for `overlap` seconds more at most."""
         for key in session.formerKeys:
-            former = self._former.get(key)
+            former = self._former.get(key) if overlap else self._former.pop(key, None)
             if former is not None and overlap:
                 self.clock.schedule(former[1], overlap, former[1].deadline)
             elif former is not None:
-                del self._former[key]
                 self.clock.cancel(former[1])
 
     def _forget(self, key: str) -> None:
