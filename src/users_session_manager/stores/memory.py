@@ -131,8 +131,8 @@ class MemoryStore:
             if overlap:
                 self._former[old] = session, forget
             self.sessions[new_key] = session
+            session.formerKeys = (*session.formerKeys, old)  # before the key: whoever reads both misses none
             session.key, session.timer.args, session.authenticatedAt = new_key, (new_key,), authenticated_at
-            session.formerKeys = (*session.formerKeys, old)
             self._in_order = False
             del self.sessions[old]
             if session._warning is not None and session._warning.deadline > _ANNOUNCED:
