@@ -332,7 +332,7 @@ def test_the_manager_does_what_the_model_does():
 def test_a_manager_that_does_otherwise_is_found(monkeypatch):
     """What finds nothing here finds nothing elsewhere."""
     renew = MemoryStore.renew_key
-    monkeypatch.setattr(MemoryStore, "renew_key", lambda store, key, new, overlap: renew(store, key, new, 0))
+    monkeypatch.setattr(MemoryStore, "renew_key", lambda store, key, overlap: renew(store, key, 0))
     with pytest.raises(AssertionError):
         look(settings(QUICK, database=None, phases=[Phase.generate], max_examples=3000))  # it stops at the first
 

@@ -123,7 +123,7 @@ class TestAdmit:
 def wall(manager, monkeypatch):
     """The wall clock that `admit` reads; each session has proved at 1000.0 who its user is."""
     wall = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("users_session_manager.web.time", SimpleNamespace(time=lambda: wall.now))
+    monkeypatch.setattr("users_session_manager.session.time", SimpleNamespace(time=lambda: wall.now))
     monkeypatch.setattr("users_session_manager.stores.memory.time", SimpleNamespace(time=lambda: wall.now))
     return wall
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 from os import urandom
+from typing import Final
+
+GROUPS: Final = 16
+"""The groups that a store may part its users into; a key shows to which one its session belongs."""
 
 # Sixty-four of each, so that six bits of a random byte pick one without bias.
 _ANIMALS = (
@@ -23,19 +27,29 @@ _MANNERS = (
     "quick quiet ready serene sleek snug spry staunch sunny tidy vivid warm witty"
 ).split()
 
+_PER_GROUP = len(_ANIMALS) // GROUPS
+_GROUP_OF = {animal: index // _PER_GROUP for index, animal in enumerate(_ANIMALS)}
+
 _KEY = re.compile(r"([A-Z][a-z]+-[a-z]+-[0-9]{2})_[0-9A-F]{32}")
 _SECRET = re.compile(r"(?<=_)[0-9A-F]{32}")
 
 
-def new_key() -> str:
+def new_key(group: int | None = None) -> str:
     """Return a new session key, `str`, whose secret is 128 bits of the operating system's generator.
 
-    OWASP ASVS 5.0, 7.2.3: unique, from a cryptographically secure generator, at least 128 bits.
+    Its label shows the `group`, 0 to 15, or any if that is `None`; see `group_of`. OWASP ASVS 5.0, 7.2.3: unique, from
+    a cryptographically secure generator, at least 128 bits.
     """
     # One system call; no pool of random bytes is kept, since a forked child would hand out its parent's keys.
     noise = urandom(19)
-    animal, manner = _ANIMALS[noise[0] & 63], _MANNERS[noise[1] & 63]
-    return f"{animal}-{manner}-{10 + noise[2] % 90}_{noise[3:].hex().upper()}"
+    animal = noise[0] & 63 if group is None else group * _PER_GROUP + noise[0] % _PER_GROUP
+    return f"{_ANIMALS[animal]}-{_MANNERS[noise[1] & 63]}-{10 + noise[2] % 90}_{noise[3:].hex().upper()}"
+
+
+def group_of(key: object) -> int | None:
+    """Return the group that a key shows, `None` for anything that does not have the form of one."""
+    match = _KEY.fullmatch(key) if isinstance(key, str) else None
+    return None if match is None else _GROUP_OF.get(match[1].partition("-")[0])
 
 
 def is_key(value: object) -> bool:

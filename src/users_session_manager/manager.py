@@ -10,16 +10,13 @@ from typing import Any, Final, Literal
 
 from .errors import SessionError, SessionRejected
 from .events import IsolatedEmitter
-from .keys import label, new_key
+from .keys import label
 from .log import log
 from .policy import PolicySettings, require_seconds, require_timeout
-from .session import Session
+from .session import Reason, Session
 from .stores.base import Store
 from .stores.memory import MemoryStore
 from .timers import SessionTimer
-
-Reason = Literal["deleted", "expired", "evicted"]
-"""Why a session has ended: somebody ended it, its time ran out, or it made room for a new one of its user."""
 
 # Guards the making and the freeing of the one instance. Re-entrant, as the store's lock is and for the same reason.
 _lock: Final = threading.RLock()
@@ -75,10 +72,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._io: Any = None
         self._named_store = store
         self._store = _open_store(store)
-        self._store.open(self._session_ran_out, self._session_expires)
+        self._store.open(self._session_ended, self._session_expires)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} with {len(self.sessions)} sessions>"
+        return f"<{type(self).__name__} on {self._store!r}>"
 
     @property
     def sessions(self) -> Mapping[str, Session]:
@@ -108,9 +105,8 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         _require_username(username)
         if timeout is not None:
             require_timeout("the timeout of a session", timeout)
-        key = new_key()
         idle = self.settings["SESSION_TIMEOUT"] if timeout is None else timeout
-        evicted = self._store.add(key, username, idle, self._policy, data=data, own_timeout=timeout is not None)
+        key, evicted = self._store.add(username, idle, self._policy, data=data, own_timeout=timeout is not None)
         if evicted:
             self._announce_all(evicted, "evicted")
         self._say("Session created", key)
@@ -143,6 +139,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         """Return the `Session`, or `False` after an `error` event. Prolongs nothing."""
         session = self._store.get(key)
         return self._reject(key) if session is None else session
+
+    def findSession(self, key: object) -> Session | None:
+        """Return the live `Session`, or `None`: `getSession` for who only wants to know, without an `error` event."""
+        return self._store.get(key)
 
     def getUsernameFromSessionKey(self, key: object) -> str | Literal[False]:
         """Return the username of a live session, else `False`; as in npm, without an `error` event."""
@@ -183,7 +183,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         if session is None:
             return self._reject(key)
         self._say("Session deleted", session.key)
-        self._announce_end(session, "deleted")
+        try:
+            self._announce_end(session, "deleted")
+        finally:
+            self._store.acknowledge((session,))
         return True
 
     def deleteAllSessions(self) -> Literal[True]:
@@ -232,13 +235,12 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         now. `TypeError` or `ValueError` for an `overlap` that is no number of seconds; then nothing changes.
         """
         require_seconds("the overlap", overlap)
-        fresh = new_key()
-        old = self._store.renew_key(key, fresh, overlap)
-        if old is None:
+        keys = self._store.renew_key(key, overlap)
+        if keys is None:
             return self._reject(key)
-        self._say("Session key renewed", old)
-        self.emit("sessionRenewed", old, fresh)
-        return fresh
+        self._say("Session key renewed", keys[0])
+        self.emit("sessionRenewed", *keys)
+        return keys[1]
 
     # Timers
 
@@ -285,10 +287,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
                 _instance = None
         self._store.close()
 
-    def _session_ran_out(self, session: Session) -> None:
-        self._say("Session expired", session.key)
+    def _session_ended(self, session: Session, reason: Reason) -> None:
+        self._say(f"Session {reason}", session.key)
         self.sendLogoutMessage(session.key)
-        self._announce_end(session, "expired")
+        self._announce_end(session, reason)
 
     def _session_expires(self, session: Session, left: float) -> None:
         self._say("Session expiring", session.key)
@@ -300,6 +302,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             self._announce_each(rest, reason)
         finally:  # what is no Exception passes, and the rest have ended all the same
             self._announce_each(rest, reason)
+            self._store.acknowledge(ended)
 
     def _announce_each(self, ended: Iterator[Session], reason: Reason) -> None:
         for session in ended:

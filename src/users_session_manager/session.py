@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .keys import label
 
 if TYPE_CHECKING:  # the arrow goes the other way
     from .timers import SessionTimer
+
+Reason = Literal["deleted", "expired", "evicted"]
+"""Why a session has ended: somebody ended it, its time ran out, or it made room for a new one of its user."""
 
 
 class Session:
@@ -20,6 +24,7 @@ class Session:
     | `key` | the session key, `str`; a secret |
     | `createdAt` | when it began: Unix time in seconds, `float` |
     | `authenticatedAt` | when its user last proved who they are: as `createdAt`, or when its key was last renewed |
+    | `authenticationAge` | how many seconds ago that was, by the clock that said when, `float` |
     | `data` | what the application keeps with it; `None` until set |
     | `timeout` | an idle timeout of its own, in seconds; `None` for the manager's |
     | `formerKeys` | the keys that `renewSessionKey` has replaced, oldest first, `tuple[str, ...]` |
@@ -54,6 +59,10 @@ class Session:
         self._warning: SessionTimer | None = None
         self._older: Session | None = None
         self._newer: Session | None = None
+
+    @property
+    def authenticationAge(self) -> float:
+        return time.time() - self.authenticatedAt
 
     def __repr__(self) -> str:
         return f"<Session {label(self.key)} of {self.username!r}>"

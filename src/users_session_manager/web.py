@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -138,7 +137,7 @@ def admit(
     if session is False:
         raise SessionRejected
     # A clock that was set back would make everything fresh; what lies in the future is not.
-    if max_age is not None and not 0 <= time.time() - session.authenticatedAt <= max_age:
+    if max_age is not None and not 0 <= session.authenticationAge <= max_age:
         raise AuthenticationTooOld("the user has to prove again who they are")
     return RequestSession(manager, session)
 
@@ -199,12 +198,7 @@ def renew_key(manager: SessionManager, key: str | None, *, overlap: float = 0) -
 
 def find(manager: SessionManager, key: str | None) -> Session | None:
     """Return the live session of `key`, or `None`. One that has ended is no event."""
-    if key is None or manager.getUsernameFromSessionKey(key) is False:
-        return None
-    try:
-        return manager.getSession(key) or None
-    except SessionRejected:
-        return None  # it has ended meanwhile
+    return None if key is None else manager.findSession(key)
 
 
 def dismiss(manager: SessionManager, key: str | None) -> bool:

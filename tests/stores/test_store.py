@@ -24,7 +24,11 @@ class MemoryCase:
         self.store = MemoryStore(now=lambda: self.seconds, thread=False)
         self.ended: list[Session] = []
         self.warned: list[tuple[str, float]] = []
-        self.store.open(self.ended.append, lambda session, left: self.warned.append((session.key, left)))
+        self.store.open(self.hear, lambda session, left: self.warned.append((session.key, left)))
+
+    def hear(self, session: Session, reason: str) -> None:
+        assert reason == "expired"
+        self.ended.append(session)
 
     def turn(self, seconds: float) -> None:
         self.seconds += seconds
@@ -35,8 +39,8 @@ class MemoryCase:
 
     def add(self, username: str = "Luca", timeout: float = 10, **options: object) -> str:
         """Add a session that nobody has to make room for; return its key."""
-        key = new_key()
-        assert list(self.store.add(key, username, timeout, **options)) == []
+        key, evicted = self.store.add(username, timeout, **options)
+        assert list(evicted) == []
         return key
 
     def ended_keys(self) -> list[str]:
@@ -82,7 +86,7 @@ def test_what_is_not_there_is_one_case(store, case, key):
     assert store.restart(key, 10) is None
     assert store.time_left(key) is None
     assert store.set_data(key, 1) is False
-    assert store.renew_key(key, new_key(), 10) is None
+    assert store.renew_key(key, 10) is None
     assert store.remove(key) is None
     timer = store.renew_timer(key, 1)
     assert timer.is_alive()
@@ -102,7 +106,7 @@ def test_it_is_live_until_the_instant_of_its_deadline(store, case):
     assert store.get(key) is None
     assert store.restart(key, 10) is None
     assert store.set_data(key, 1) is False
-    assert store.renew_key(key, new_key(), 10) is None
+    assert store.renew_key(key, 10) is None
     assert store.remove(key) is None
     assert store.of_user("Luca") == []
     assert store.remove_user("Luca") == []
@@ -181,14 +185,14 @@ def test_clear_takes_the_live_ones_in_the_order_of_creation(store, case):
 
 def test_closed_it_knows_nobody_and_takes_nobody(store, case):
     key = case.add()
-    store.renew_key(key, new_key(), 10)
+    store.renew_key(key, 10)
     store.close()
     store.close()
     assert store.get(key) is None
     assert store.usernames() == []
     assert store.of_user("Luca") == []
     with pytest.raises(SessionError, match="closed"):
-        store.add(new_key(), "Luca", 10)
+        store.add("Luca", 10)
 
 
 def test_the_repr_of_the_sessions_shows_no_key(store, case):
@@ -230,7 +234,7 @@ class TestOneUser:
     def test_one_is_spared_by_a_key_in_its_overlap(self, store, case):
         old = case.add("Luca")
         case.add("Luca")
-        store.renew_key(old, kept := new_key(), 5)
+        kept = store.renew_key(old, 5)[1]
         assert len(store.remove_user("Luca", old)) == 1
         assert [session.key for session, _ in store.of_user("Luca")] == [kept]
 
@@ -249,8 +253,7 @@ class TestCap:
     def test_the_oldest_make_room(self, store, case):
         keys = [case.add("Luca") for _ in range(3)]
         other = case.add("Fabio")
-        newest = new_key()
-        evicted = store.add(newest, "Luca", 10, Policy(max_sessions=2))
+        newest, evicted = store.add("Luca", 10, Policy(max_sessions=2))
         assert [session.key for session in evicted] == keys[:2]
         assert [session.key for session, _ in store.of_user("Luca")] == [keys[2], newest]
         assert store.get(other)
@@ -262,7 +265,7 @@ class TestCap:
         policy = Policy(max_sessions=1, overflow="reject")
         key = case.add("Luca", policy=policy)
         with pytest.raises(TooManySessions, match="'Luca' has 1 sessions, and may have 1"):
-            store.add(new_key(), "Luca", 10, policy)
+            store.add("Luca", 10, policy)
         case.add("Fabio", policy=policy)
         assert list(store.sessions) == [key, *list(store.sessions)[1:]]
         assert store.usernames() == ["Luca", "Fabio"]
@@ -290,7 +293,7 @@ class TestLifetime:
         assert store.time_left(key) == 1
         store.renew_timer(key, 10, policy)
         assert store.time_left(key) == 1
-        store.renew_key(key, key := new_key(), 0)
+        key = store.renew_key(key, 0)[1]
         assert store.time_left(key) == 1
         case.turn(1)
         assert store.restart(key, 10, policy) is None
@@ -340,8 +343,8 @@ class TestRenewal:
         old = case.add("Luca", data={"a": 1})
         created = store.get(old).createdAt
         case.turn(4)
-        new = new_key()
-        assert store.renew_key(old, new, 0) == old
+        replaced, new = store.renew_key(old, 0)
+        assert replaced == old
         found = store.get(new)
         assert (found.username, found.key, found.data, found.createdAt) == ("Luca", new, {"a": 1}, created)
         assert found.authenticatedAt >= created
@@ -355,15 +358,15 @@ class TestRenewal:
 
     def test_the_old_key_is_dead_at_once(self, store, case):
         old = case.add()
-        store.renew_key(old, new_key(), 0)
+        store.renew_key(old, 0)
         assert store.get(old) is None
         assert store.restart(old, 10) is None
         assert store.remove(old) is None
-        assert store.renew_key(old, new_key(), 0) is None
+        assert store.renew_key(old, 0) is None
 
     def test_or_to_the_instant_after_its_overlap(self, store, case):
         old = case.add("Luca", 100)
-        store.renew_key(old, new := new_key(), 5)
+        new = store.renew_key(old, 5)[1]
         case.turn(4.5)
         assert store.get(old) is store.get(new)
         assert store.restart(old, 100)
@@ -379,10 +382,10 @@ class TestRenewal:
 
     def test_a_renewal_of_a_renewal(self, store, case):
         first = case.add("Luca", 100)
-        store.renew_key(first, second := new_key(), 10)
+        second = store.renew_key(first, 10)[1]
         case.turn(5)
-        third = new_key()
-        assert store.renew_key(second, third, 10) == second
+        replaced, third = store.renew_key(second, 10)
+        assert replaced == second
         assert [store.get(key).key for key in (first, second, third)] == [third] * 3
         case.turn(5)
         assert [store.get(key) is not None for key in (first, second, third)] == [False, True, True]
@@ -392,29 +395,29 @@ class TestRenewal:
 
     def test_no_earlier_key_outlives_the_one_that_was_replaced_after_it(self, store, case):
         first = case.add("Luca", 100)
-        store.renew_key(first, second := new_key(), 50)
-        store.renew_key(second, third := new_key(), 5)
+        second = store.renew_key(first, 50)[1]
+        third = store.renew_key(second, 5)[1]
         case.turn(5)
         assert [store.get(key) is not None for key in (first, second, third)] == [False, False, True]
-        store.renew_key(third, fourth := new_key(), 50)
-        store.renew_key(fourth, fifth := new_key(), 0)
+        fourth = store.renew_key(third, 50)[1]
+        fifth = store.renew_key(fourth, 0)[1]
         assert [store.get(key) is not None for key in (third, fourth, fifth)] == [False, False, True]
 
     def test_a_key_in_its_overlap_can_be_renewed_like_the_one_that_replaced_it(self, store, case):
         first = case.add()
-        store.renew_key(first, second := new_key(), 5)
-        third = new_key()
-        assert store.renew_key(first, third, 5) == second
+        second = store.renew_key(first, 5)[1]
+        replaced, third = store.renew_key(first, 5)
+        assert replaced == second
         assert {store.get(key).key for key in (first, second, third)} == {third}
 
     def test_the_end_of_the_session_is_that_of_all_its_keys(self, store, case):
         for end in (lambda key: store.remove(key), lambda key: store.remove_user("Luca"), lambda key: store.clear()):
             first = case.add("Luca", 100)
-            store.renew_key(first, second := new_key(), 50)
+            second = store.renew_key(first, 50)[1]
             end(first)
             assert store.get(first) is store.get(second) is None
         first = case.add("Luca", 10)
-        store.renew_key(first, second := new_key(), 50)
+        second = store.renew_key(first, 50)[1]
         case.turn(10)
         assert store.get(first) is None
         case.settle()
@@ -423,7 +426,7 @@ class TestRenewal:
 
     def test_the_order_of_creation_stays(self, store, case):
         keys = [case.add(name, 100) for name in ("Luca", "Fabio", "Luca", "Gino")]
-        store.renew_key(keys[0], new := new_key(), 0)
+        new = store.renew_key(keys[0], 0)[1]
         assert store.usernames() == ["Luca", "Fabio", "Luca", "Gino"]
         assert [session.key for session, _ in store.of_user("Luca")] == [new, keys[2]]
         assert [session.key for session in store.clear()] == [new, *keys[1:]]
@@ -431,7 +434,7 @@ class TestRenewal:
     def test_a_timer_that_was_given_before_still_ends_the_session(self, store, case):
         key = case.add("Luca", 10)
         store.renew_timer(key, 20)
-        store.renew_key(key, new := new_key(), 0)
+        new = store.renew_key(key, 0)[1]
         case.turn(20)
         case.settle()
         assert case.ended_keys() == [new]
@@ -513,7 +516,7 @@ class TestWarning:
 
     def test_a_renewed_key_is_the_one_that_is_warned(self, store, case):
         key = case.add("Luca", 10, policy=self.POLICY)
-        store.renew_key(key, new := new_key(), 0)
+        new = store.renew_key(key, 0)[1]
         case.turn(7)
         case.settle()
         assert case.warned == [(new, 3)]
@@ -533,9 +536,9 @@ class TestWarning:
 class TestMemoryStore:
     def test_it_can_be_opened_once(self):
         store = MemoryStore(thread=False)
-        store.open(lambda session: None, lambda session, left: None)
+        store.open(lambda session, reason: None, lambda session, left: None)
         with pytest.raises(SessionError, match="before"):
-            store.open(lambda session: None, lambda session, left: None)
+            store.open(lambda session, reason: None, lambda session, left: None)
 
     @pytest.mark.parametrize("policy", [Policy(), Policy(warning=5)], ids=["plain", "with a warning"])
     def test_a_session_that_was_removed_is_freed_without_the_collector(self, policy):
@@ -545,13 +548,11 @@ class TestMemoryStore:
             pass
 
         def freed(end):
-            keys = [new_key() for _ in range(3)]
-            for key in keys:
-                store.add(key, "Luca", 3000, policy)
+            keys = [store.add("Luca", 3000, policy)[0] for _ in range(3)]
             data = Data()
             watched = weakref.ref(data)
             store.set_data(keys[1], data)
-            store.renew_key(keys[1], new_key(), 1000)
+            store.renew_key(keys[1], 1000)
             del data
             end(keys[1])
             return watched() is None
@@ -572,14 +573,14 @@ class TestMemoryStore:
                 thread.start()
                 thread.join(30)
 
-        store.add(new_key(), "Luca", 3000, data=Data())
+        store.add("Luca", 3000, data=Data())
         store.close()
         assert seen == [[]]
 
     def test_the_time_left_is_that_of_a_timer_that_runs(self):
         """While another thread gives the session a new timer."""
         store = MemoryStore(thread=False)
-        store.add(key := new_key(), "Luca", 3000)
+        key, _ = store.add("Luca", 3000)
         stop = threading.Event()
 
         def renew():
@@ -595,7 +596,7 @@ class TestMemoryStore:
 
     def test_a_finalizer_of_old_data_may_call_the_store_from_another_thread(self):
         store = MemoryStore(thread=False)
-        store.add(key := new_key(), "Luca", 3000)
+        key, _ = store.add("Luca", 3000)
         seen = []
 
         class Data:
@@ -611,9 +612,9 @@ class TestMemoryStore:
     def test_a_key_whose_overlap_is_over_takes_no_memory(self):
         store = MemoryStore(now=lambda: seconds, thread=False)
         seconds = 0.0
-        store.add(key := new_key(), "Luca", 3000)
-        store.renew_key(key, second := new_key(), 5)
-        store.renew_key(second, new_key(), 2)
+        key, _ = store.add("Luca", 3000)
+        second = store.renew_key(key, 5)[1]
+        store.renew_key(second, 2)
         assert len(store._former) == 2
         seconds = 2.0
         store.clock.run_due()
@@ -622,14 +623,14 @@ class TestMemoryStore:
     def test_nothing_is_evicted_for_a_session_that_cannot_be(self, monkeypatch):
         """No thread to be had is the failure that a login can meet."""
         store = MemoryStore()
-        store.add(key := new_key(), "Luca", 3000)
+        key, _ = store.add("Luca", 3000)
 
         def no_thread(*args):
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr(store.clock, "schedule", no_thread)
         with pytest.raises(RuntimeError):
-            store.add(new_key(), "Luca", 3000, Policy(max_sessions=1))
+            store.add("Luca", 3000, Policy(max_sessions=1))
         monkeypatch.undo()
         assert list(store.sessions) == [key]
         assert [session.key for session, _ in store.of_user("Luca")] == [key]

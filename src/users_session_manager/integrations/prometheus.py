@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import get_args
 
 from ..errors import MissingDependency, SessionError, StoreUnavailable
-from ..manager import Reason, SessionManager
-from ..session import Session
+from ..manager import SessionManager
+from ..session import Reason, Session
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..policy import Policy
-from ..session import Session
+from ..session import Reason, Session
 
 NO_LIMITS: Final = Policy()
 
@@ -24,7 +24,9 @@ class Store(Protocol):
     with one of its own keeps to that. `policy` holds everything else that is set, as it is at the call.
 
     Whoever takes a session out announces its end: `add`, `remove`, `remove_user` and `clear` return what they took out,
-    and what runs out is handed to the callable given to `open`. For every session exactly one of them does so.
+    and what runs out is handed to the callable given to `open`. For every session exactly one of them does so. Who was
+    returned one says so with `acknowledge` once its end has been announced: a store of several processes hands one
+    that nobody has acknowledged, since the process has died, to another.
 
     Each method is atomic and may be called from any thread. A store never emits, and calls nobody while it holds its
     lock. One that cannot be reached raises `StoreUnavailable` from any method, and has then changed nothing.
@@ -38,8 +40,8 @@ class Store(Protocol):
     def sessions(self) -> Mapping[str, Session]:
         """The sessions by key; it may still show some that ran out a moment ago."""
 
-    def open(self, on_run_out: Callable[[Session], None], on_expiring: Callable[[Session, float], None]) -> None:
-        """Begin: from now on each session that ran out is given to `on_run_out`, on the store's own thread.
+    def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
+        """Begin: from now on each session that ran out is given to `on_ended`, on a thread of the store's own.
 
         Each that is running out is given to `on_expiring` with the seconds left, once a countdown, `policy.warning`
         seconds before its end; at once where a countdown is shorter than that, and not at all once it has ended.
@@ -47,15 +49,14 @@ class Store(Protocol):
 
     def add(
         self,
-        key: str,
         username: str,
         timeout: float,
         policy: Policy = NO_LIMITS,
         *,
         data: Any = None,
         own_timeout: bool = False,
-    ) -> Sequence[Session]:
-        """Keep a new session, whose own `timeout` is if `own_timeout`; return those that had to make room for it.
+    ) -> tuple[str, Sequence[Session]]:
+        """Keep a new session, whose own `timeout` is if `own_timeout`; return its key, and who had to make room for it.
 
         At no moment has the user more live sessions than `policy.max_sessions`: the oldest are taken out, or, if
         `policy.overflow` is `"reject"`, it is `TooManySessions` and nothing has changed.
@@ -76,10 +77,10 @@ class Store(Protocol):
         Without a live session of that key the timer is started all the same, and will end nothing.
         """
 
-    def renew_key(self, key: object, new_key: str, overlap: float) -> str | None:
-        """Let a live session be known by `new_key`; return the key that it replaces, `None` without such a session.
+    def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
+        """Give a live session a new key; return the one that it replaces and the new one.
 
-        That key, and those it has replaced itself, are good for `overlap` seconds more at most. No deadline moves;
+        The old key, and those it has replaced itself, are good for `overlap` seconds more at most. No deadline moves;
         `authenticatedAt` is now.
         """
 
@@ -100,6 +101,9 @@ class Store(Protocol):
 
     def clear(self) -> list[Session]:
         """Take all live sessions out and return them, in the order of creation."""
+
+    def acknowledge(self, ended: Iterable[Session]) -> None:
+        """Take note that the ends of these have been announced. Never fails; one that is not known is passed over."""
 
     def usernames(self) -> list[str]:
         """Return the username of each live session, in the order of creation."""

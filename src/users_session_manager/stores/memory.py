@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
 from ..errors import SessionError, TooManySessions
-from ..keys import label
+from ..keys import label, new_key
 from ..policy import Overflow, Policy
-from ..session import Session
+from ..session import Reason, Session
 from ..timers import LONGEST, Clock, SessionTimer
 from .base import NO_LIMITS
 from .by_user import ByUser
@@ -52,27 +52,30 @@ class MemoryStore:
         self._lock = self.clock.lock
         self._in_order = True  # whether `sessions` stands in the order of creation; a renewal moves one to its end
         self._timer_function = self._run_out  # bound once, and not for each session
-        self._on_run_out: Callable[[Session], None] | None = None
+        self._on_ended: Callable[[Session, Reason], None] | None = None
         self._on_expiring: Callable[[Session, float], None] | None = None
         self._closed = False
 
-    def open(self, on_run_out: Callable[[Session], None], on_expiring: Callable[[Session, float], None]) -> None:
-        if self._on_run_out is not None:
+    def __repr__(self) -> str:
+        return f"<MemoryStore of {len(self.sessions)} sessions>"
+
+    def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
+        if self._on_ended is not None:
             raise SessionError("this MemoryStore has been opened by a SessionManager before; make a new one")
-        self._on_run_out, self._on_expiring = on_run_out, on_expiring
+        self._on_ended, self._on_expiring = on_ended, on_expiring
 
     # One session
 
     def add(
         self,
-        key: str,
         username: str,
         timeout: float,
         policy: Policy = NO_LIMITS,
         *,
         data: Any = None,
         own_timeout: bool = False,
-    ) -> Sequence[Session]:
+    ) -> tuple[str, Sequence[Session]]:
+        key = new_key()
         timer = SessionTimer(timeout, self._timer_function, (key,), clock=self.clock)
         session = Session(username, key, time.time(), timer, data=data, timeout=timeout if own_timeout else None)
         with self._lock:
@@ -84,7 +87,7 @@ class MemoryStore:
             self._count_down(session, timeout, policy)
             self._by_user.add(session)
             self.sessions[key] = session
-            return in_the_way and [other for other in in_the_way if self._take(other)]
+            return key, in_the_way and [other for other in in_the_way if self._take(other)]
 
     def get(self, key: object) -> Session | None:
         if isinstance(key, str):
@@ -115,7 +118,8 @@ class MemoryStore:
                 self.clock.cancel(old)
             return timer
 
-    def renew_key(self, key: object, new_key: str, overlap: float) -> str | None:
+    def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
+        new = new_key()
         with self._lock:
             session = self.get(key)
             if session is None:
@@ -130,14 +134,14 @@ class MemoryStore:
             # No call from here on, so that neither comes in between.
             if overlap:
                 self._former[old] = session, forget
-            self.sessions[new_key] = session
+            self.sessions[new] = session
             session.formerKeys = (*session.formerKeys, old)  # before the key: whoever reads both misses none
-            session.key, session.timer.args, session.authenticatedAt = new_key, (new_key,), authenticated_at
+            session.key, session.timer.args, session.authenticatedAt = new, (new,), authenticated_at
             self._in_order = False
             del self.sessions[old]
             if session._warning is not None and session._warning.deadline > _ANNOUNCED:
                 self._warn_at(session, session._warning.deadline)
-            return old
+            return old, new
 
     def time_left(self, key: object) -> float | None:
         with self._lock:
@@ -172,6 +176,9 @@ class MemoryStore:
     def clear(self) -> list[Session]:
         with self._lock:
             return [session for session in self._live() if self._take(session)]
+
+    def acknowledge(self, ended: Iterable[Session]) -> None:
+        """Nothing to do: if this process dies, so do its sessions, and nobody is left to be told."""
 
     def usernames(self) -> list[str]:
         with self._lock:
@@ -273,8 +280,8 @@ class MemoryStore:
             session = self.sessions.get(key) if isinstance(key, str) else None
             if session is None or session.timer.deadline > self._now() or not self._pop(session):
                 return
-        if self._on_run_out is not None:
-            self._on_run_out(session)
+        if self._on_ended is not None:
+            self._on_ended(session, "expired")
 
     def _warn(self, key: str) -> None:
         with self._lock:
