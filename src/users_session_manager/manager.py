@@ -41,7 +41,8 @@ class _Singleton(type):
 class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     """Tells who is logged in, and logs people out the moment their session ends. One for the whole process.
 
-    `store` says where sessions are kept: `None` for this process' memory, or a ready `Store`. The first construction
+    `store` says where sessions are kept: `None` for this process' memory, the address of a Redis or Valkey
+    (`redis://`, `rediss://`, `unix://`) that any number of processes share, or a ready `Store`. The first construction
     decides; a later one that names another store is a `SessionError`.
 
     A method that takes a key rejects one that is unknown or has run out, and anything that is no key at all: it emits
@@ -337,10 +338,15 @@ def _open_store(store: str | Store | None) -> Store:
     if store is None:
         return MemoryStore()
     if isinstance(store, str):
-        # The rest of an address may hold a password.
-        raise ValueError(f"store must be None or a Store; there is none for {store.partition(':')[0][:20]!r} addresses")
+        scheme = store.partition(":")[0]
+        if scheme not in ("redis", "rediss", "unix"):
+            # The rest of an address may hold a password.
+            raise ValueError(f"store must be a Store or the address of a Redis, got one of {scheme[:20]!r}")
+        from .stores.redis import RedisStore  # an extra, for those alone who name it
+
+        return RedisStore.from_url(store)
     if not callable(getattr(store, "open", None)):
-        raise TypeError(f"store must be None or a Store, got {type(store).__name__}")
+        raise TypeError(f"store must be None, an address or a Store, got {type(store).__name__}")
     return store
 
 

@@ -35,7 +35,7 @@ class MemoryStore:
     """Keeps sessions in this process; the default. Implements `Store`.
 
     `now` is the time deadlines are measured in, seconds of a clock that never goes back; monotonic by default. Tests
-    hand in one that they turn, with `thread=False`, and call `clock.run_due()` when something is to run out.
+    hand in one that they turn, with `thread=False`, and call `run_due()` when something is to run out.
 
     Threads: any thread may call any method. The clock's lock guards `sessions`, what is found beside them by user and
     by former key, and the deadlines of their timers; `get` needs no lock, since it reads one entry and one deadline.
@@ -45,6 +45,7 @@ class MemoryStore:
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic, thread: bool = True) -> None:
         self.clock = Clock(now, thread=thread)
+        self.run_due = self.clock.run_due
         self.sessions = Sessions()
         self._by_user = ByUser()
         self._former: dict[str, tuple[Session, SessionTimer]] = {}  # by the keys that are good for a while yet

@@ -1,0 +1,91 @@
+"""Script: the one way to Redis, a server-side script in which each operation of a store is a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha1
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import MissingDependency, StoreUnavailable
+from ..keys import GROUPS
+from ..log import log
+
+try:
+    from redis import Redis, RedisCluster
+    from redis.exceptions import NoScriptError, RedisError
+except ImportError as missing:
+    raise MissingDependency("redis", "redis") from missing
+
+_TEXT: Final = Path(__file__).with_name("redis.lua").read_bytes()
+_SHA: Final = sha1(_TEXT, usedforsecurity=False).hexdigest()
+
+ALL_GROUPS: Final = range(GROUPS)
+
+
+class Script:
+    """Calls operations of `redis.lua` for groups of users, each of which lives in one hash slot.
+
+    `now` is the time that is handed to the script, `None` for the clock of Redis. Whatever goes wrong on the way is
+    `StoreUnavailable`; the log has one line when that begins and one when it is over.
+
+    Threads: any; it changes nothing but the note of what it has logged.
+    """
+
+    def __init__(self, client: Redis | RedisCluster, prefix: str, now: Callable[[], float] | None) -> None:
+        self.client: Any = client
+        self._due = [f"{prefix}{{{group}}}:due".encode() for group in ALL_GROUPS]
+        self._now = now
+        self._is_cluster = isinstance(client, RedisCluster)
+        # Which groups one call can be about.
+        self.together = [[group] for group in ALL_GROUPS] if self._is_cluster else [list(ALL_GROUPS)]
+        self.is_away = False
+
+    def call(self, operation: str, groups: Sequence[int], *args: Any) -> Any:
+        """Return what `operation` answers: texts as `bytes`, and `None` for none."""
+        now = b"" if self._now is None else number(self._now())
+        rest = (len(groups), *(self._due[group] for group in groups), operation, now, *args)
+        try:
+            try:
+                answer = self.client.execute_command("EVALSHA", _SHA, *rest, NEVER_DECODE=True)
+            except NoScriptError:  # it was started anew, or is another node
+                answer = self.client.execute_command("EVAL", _TEXT, *rest, NEVER_DECODE=True)
+        except (RedisError, OSError) as failure:
+            if not self.is_away:
+                self.is_away = True
+                log.error("Redis is away, nobody is let in: %s: %s", type(failure).__name__, failure)
+            raise StoreUnavailable(f"Redis is away: {type(failure).__name__}: {failure}") from failure
+        if self.is_away:
+            self.is_away = False
+            log.warning("Redis is back")
+        return answer
+
+    def pages(self, operation: str, groups: Sequence[int], *args: Any) -> Iterator[list[Any]]:
+        """Call an operation that scans groups until it has seen all; yield what it says beside the cursors."""
+        cursors: Sequence[bytes] = [b"0"] * len(groups)
+        while groups:
+            cursors, *answer = self.call(operation, groups, *args, *cursors)
+            yield answer
+            left = [(group, cursor) for group, cursor in zip(groups, cursors, strict=True) if cursor]
+            groups, cursors = [group for group, _ in left], [cursor for _, cursor in left]
+
+    def warn_of_eviction(self) -> None:
+        """Log a warning if Redis is set to drop sessions when its memory is full; where it does not tell, nothing."""
+        nodes = {"target_nodes": RedisCluster.PRIMARIES} if self._is_cluster else {}
+        try:
+            answer = self.client.info("memory", **nodes)
+        except (RedisError, OSError) as failure:
+            log.debug("Redis does not tell its maxmemory-policy: %s", type(failure).__name__)
+            return
+        several = [node for node in answer.values() if isinstance(node, dict)]
+        policies = {node.get("maxmemory_policy", "noeviction") for node in several or [answer]}
+        for policy in policies - {"noeviction"}:
+            log.warning(
+                "maxmemory-policy of Redis is %s: it logs people out when its memory is full; set it to noeviction",
+                policy,
+            )
+
+
+def number(value: float | None) -> bytes:
+    """Return a number as the script reads it, to the last bit; empty for `None`."""
+    return b"" if value is None else b"%.17g" % value
