@@ -204,9 +204,21 @@ def postgresql_url() -> Iterator[str]:
         server.stderr.close()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with `ON_EVERY_STORE = True` runs its tests with a manager on each."""
+    if getattr(metafunc.module, "ON_EVERY_STORE", False) and "store_kind" in metafunc.fixturenames:
+        in_memory = metafunc.definition.get_closest_marker("in_memory")
+        metafunc.parametrize("store_kind", ["memory"] if in_memory else STORES)
+
+
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def store_kind() -> str:
+    return "memory"
+
+
+@pytest.fixture
+def clock(store_kind: str, request: pytest.FixtureRequest) -> HandClock:
+    return HandClock(store_maker(store_kind, request))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pyee
@@ -15,6 +16,8 @@ from users_session_manager import Session, SessionError, SessionManager, Session
 
 REJECTION = "[Session Manager]: ⚠ !Session rejected! ⚠"
 KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d_[0-9A-F]{32}")
+
+ON_EVERY_STORE = True
 
 
 class Unhashable:
@@ -159,7 +162,7 @@ class TestLogin:
         before = time.time()
         key = manager.loadNewSession("Luca")
         session = manager.sessions[key]
-        assert isinstance(manager.sessions, dict)
+        assert isinstance(manager.sessions, Mapping)
         assert isinstance(session, Session)
         assert (session.username, session.key, session.data) == ("Luca", key, None)
         assert before <= session.createdAt <= time.time()
@@ -228,8 +231,8 @@ class TestReads:
         assert manager.getSessionData(key) is None
         data = {"actions": ["logged in"]}
         assert manager.setSessionData(key, data) is True
-        assert manager.getSessionData(key) is data
-        assert manager.getSessionDetails(key)["data"] is data
+        assert manager.getSessionData(key) == data
+        assert manager.getSessionDetails(key)["data"] == data
         assert manager.setSessionData(key, None) is True
         assert manager.getSessionData(key) is None
 
@@ -340,13 +343,10 @@ class TestTime:
 
     def test_a_new_timer_takes_the_place_of_the_old_one(self, manager, heard, clock):
         key = manager.loadNewSession("Luca")
-        old = manager.sessions[key].timer
         manager.setSessionTimeOut(5)
         timer = manager.createNewSessionTimer(key, "Luca")
         assert isinstance(timer, threading.Timer)
-        assert timer is manager.sessions[key].timer
         assert timer.is_alive()
-        assert not old.is_alive()
         clock.turn(4.5)
         assert manager.checkSessionStatus(key)
         clock.turn(0.5)
@@ -354,6 +354,22 @@ class TestTime:
         clock.turn(3000)
         assert heard.of("sessionDeleted") == [(key,)]
 
+    @pytest.mark.in_memory
+    def test_the_old_one_is_stopped(self, manager):
+        key = manager.loadNewSession("Luca")
+        old = manager.sessions[key].timer
+        timer = manager.createNewSessionTimer(key, "Luca")
+        assert timer is manager.sessions[key].timer
+        assert not old.is_alive()
+
+    @pytest.mark.in_memory
+    def test_in_memory_they_are_a_dictionary_of_what_was_given(self, manager):
+        key = manager.loadNewSession("Luca")
+        manager.setSessionData(key, data := object())
+        assert isinstance(manager.sessions, dict)
+        assert manager.getSessionData(key) is data
+
+    @pytest.mark.in_memory
     def test_a_session_whose_timer_was_cancelled_goes_on_until_it_is_restarted(self, manager, heard, clock):
         key = manager.loadNewSession("Luca")
         manager.sessions[key].timer.cancel()

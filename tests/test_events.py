@@ -13,6 +13,8 @@ from users_session_manager import MemoryStore, Session, SessionError, SessionMan
 
 EVENTS = ["sessionCreated", "sessionDeleted", "activeUserDeleted", "sessionEnded", "notifyClientToLogout"]
 
+ON_EVERY_STORE = True
+
 
 def everything(manager, clock):
     """Cause each event at least once."""
