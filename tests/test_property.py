@@ -1,6 +1,7 @@
-"""The whole manager against a model of a few lines: any calls in any order, time turned by hand.
+"""The whole manager against a model of a few lines: any calls in any order, time turned by hand, on every store.
 
-`python tests/test_property.py 3600` looks for an hour; without a number, for a minute.
+`python tests/test_property.py 3600` looks for an hour; without a number, for a minute. With the address of a Redis
+behind it, such as `redis://127.0.0.1:6379/0`, the manager keeps its sessions there, under a prefix of its own.
 """
 
 from __future__ import annotations
@@ -141,11 +142,16 @@ class ManagerMachine(RuleBasedStateMachine):
         self.manager.on("error", lambda error, details: None)
         self.manager.initSocketReference("io")
 
+    new_store: Any = MemoryStore
+
     def open(self) -> None:
-        store = MemoryStore(now=lambda: self.model.now, thread=False)
-        self.manager, self.run_due = SessionManager(store=store), store.clock.run_due
+        store = self.new_store(now=lambda: self.model.now, thread=False)
+        self.manager, self.run_due = SessionManager(store=store), store.run_due
 
     def teardown(self) -> None:
+        # What outlives the manager is not to be there for the next one.
+        self.manager.deleteAllSessions()
+        self.run_due()
         self.manager.close()
 
     def listener(self, name: str) -> Any:
@@ -307,8 +313,8 @@ class ManagerMachine(RuleBasedStateMachine):
             assert shown == [
                 (login.key, login.data, login.deadline - self.model.now) for login in self.model.live(username)
             ]
-        if not self.model.logins:
-            store = self.manager._store
+        store = self.manager._store
+        if not self.model.logins and isinstance(store, MemoryStore):
             assert not store._former
             assert not store._by_user._oldest
 
@@ -318,15 +324,19 @@ QUICK = settings(
 )
 
 
-def look(how: settings) -> int:
+def look(how: settings, new_store: Any = MemoryStore) -> int:
     """Look for a difference; return how many steps were made."""
-    ManagerMachine.steps = 0
-    run_state_machine_as_test(ManagerMachine, settings=how)
-    return ManagerMachine.steps
+
+    class Machine(ManagerMachine):
+        steps = 0
+
+    Machine.new_store = staticmethod(new_store)
+    run_state_machine_as_test(Machine, settings=how)
+    return Machine.steps
 
 
-def test_the_manager_does_what_the_model_does():
-    assert look(QUICK) >= 2000
+def test_the_manager_does_what_the_model_does(any_store):
+    assert look(QUICK, any_store) >= 2000
 
 
 def test_a_manager_that_does_otherwise_is_found(monkeypatch):
@@ -339,6 +349,13 @@ def test_a_manager_that_does_otherwise_is_found(monkeypatch):
 
 if __name__ == "__main__":
     ends, made = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else 60), 0
+    new_store: Any = MemoryStore
+    if len(sys.argv) > 2:
+        from users_session_manager.stores.redis import RedisStore
+
+        def new_store(**options: Any) -> Any:
+            return RedisStore.from_url(sys.argv[2], prefix=f"property test {new_key()}:", **options)
+
     while time.monotonic() < ends:
-        made += look(settings(QUICK, max_examples=1000, stateful_step_count=100))
+        made += look(settings(QUICK, max_examples=1000, stateful_step_count=100), new_store)
         print(f"{made} steps, and no difference", flush=True)
