@@ -13,7 +13,8 @@
 -- ARGV: the operation, the time or nothing for that of the server, and what the operation takes. What is absent is an
 -- empty text. Numbers are handed back as texts, since Redis would cut their fractions off.
 
-local GRACE = 86400 -- seconds that a key outlives its purpose: an application that was away for so long loses nothing
+-- Seconds that a key outlives its purpose, half of that at least: an application that is away for a day loses nothing.
+local GRACE = 2 * 86400
 
 local clock = redis.call('TIME')
 local began = clock[1] * 1000000 + clock[2] -- tells the order of creation

@@ -49,9 +49,10 @@ class Ends:
         self.is_open = False
         self._closed = False
         self._policy_is_known = False
-        self._begin_anew()
+        self.begin_anew()
 
-    def _begin_anew(self) -> None:
+    def begin_anew(self) -> None:
+        """Have nothing in hand: at the beginning, and in the child of a fork, whose parent announces what it has."""
         self._process = os.getpid()
         self._in_hand: set[bytes] = set()  # taken out by this process, and not acknowledged
         self._told: list[bytes] = []  # to be acknowledged
@@ -112,7 +113,7 @@ class Ends:
             to_tell = [session._id for session in self._to_tell]
             self._to_tell.clear()
         self._announcer.stop()
-        if self._process == os.getpid() and not self._script.is_away:
+        if not self._script.is_away:
             try:
                 self._acknowledge_told()
                 self._of_each_group("extend", to_tell, 0)
@@ -134,8 +135,6 @@ class Ends:
 
     def _keep_up(self) -> float:
         """Do all that is to be done in Redis; return the seconds until there is something again."""
-        if self._process != os.getpid():
-            self._begin_anew()
         self._acknowledge_told()
         if self._extend_at <= self.clock.now():
             with self.lock:
@@ -190,24 +189,27 @@ class Ends:
     def _announce(self, process: int, expiring: list[RedisSession]) -> None:
         if process != os.getpid():
             return  # a forked child: its parent announces
-        to_warn, told = deque(expiring), []
+        to_warn = deque(expiring)
         try:
             while to_warn:
                 session = to_warn.popleft()
                 self._on_expiring(session, session._left)
-            while self._to_tell:
-                with self.lock:
-                    session = self._to_tell.popleft()
-                    told.append(session)
-                self._on_ended(session, session._reason)
+            while session := self._next_to_tell():
+                try:
+                    self._on_ended(session, session._reason)
+                finally:
+                    self.acknowledge((session,))
         finally:
-            self.acknowledge(told)
             with self.lock:
                 if self._to_tell or to_warn:  # what is no Exception has passed through, and the rest are to be told
                     self._announce_soon(list(to_warn))
                 else:
                     self._is_telling = False
             self.look(0)
+
+    def _next_to_tell(self) -> RedisSession | None:
+        with self.lock:
+            return self._to_tell.popleft() if self._to_tell else None
 
 
 def _nobody(session: RedisSession, what: object) -> None:
