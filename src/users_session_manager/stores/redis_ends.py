@@ -158,7 +158,7 @@ class Ends:
             with self.lock:
                 self._to_tell.extend(sessions)
                 self._is_telling = True
-                self._announce_soon(expiring)
+            self._announce_soon(expiring)
         return float(next_at)
 
     def _acknowledge_told(self) -> None:
@@ -182,6 +182,7 @@ class Ends:
     # On the announcer's thread
 
     def _announce_soon(self, expiring: list[RedisSession]) -> None:
+        """Called without the lock: a fork takes that of both clocks, in whatever order."""
         timer = SessionTimer(0, self._announce, (self._process, expiring), clock=self._announcer)
         with self._announcer.lock:
             self._announcer.schedule(timer, 0)
@@ -194,17 +195,16 @@ class Ends:
             while to_warn:
                 session = to_warn.popleft()
                 self._on_expiring(session, session._left)
-            while session := self._next_to_tell():
+            while (ended := self._next_to_tell()) is not None:
                 try:
-                    self._on_ended(session, session._reason)
+                    self._on_ended(ended, ended._reason)
                 finally:
-                    self.acknowledge((session,))
+                    self.acknowledge((ended,))
         finally:
             with self.lock:
-                if self._to_tell or to_warn:  # what is no Exception has passed through, and the rest are to be told
-                    self._announce_soon(list(to_warn))
-                else:
-                    self._is_telling = False
+                self._is_telling = bool(self._to_tell or to_warn)
+            if self._is_telling:  # what is no Exception has passed through, and the rest are to be told
+                self._announce_soon(list(to_warn))
             self.look(0)
 
     def _next_to_tell(self) -> RedisSession | None:
