@@ -11,7 +11,9 @@ import traceback
 import pytest
 
 from users_session_manager import SessionError
-from users_session_manager.keys import is_key, label, new_key
+from users_session_manager.keys import GROUPS, group_of, is_key, label, new_key
+
+ON_EVERY_STORE = True
 
 SECRET = re.compile(r"[0-9A-F]{32}")
 
@@ -36,6 +38,15 @@ def test_a_label_has_no_part_of_the_secret():
         assert label(key) == name
         assert len(secret) == 32
         assert SECRET.fullmatch(secret)
+
+
+def test_its_label_shows_the_group_that_a_store_has_put_it_in():
+    for group in range(GROUPS):
+        keys = [new_key(group) for _ in range(200)]
+        assert {group_of(key) for key in keys} == {group}
+        assert len({key.partition("-")[0] for key in keys}) == 64 // GROUPS
+    assert {group_of(new_key()) for _ in range(2000)} == set(range(GROUPS))
+    assert {group_of(value) for value in (None, 1, "x", new_key() + "\n", "Nobody-calm-10_" + "0" * 32)} == {None}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +75,7 @@ def test_no_secret_in_a_log_a_repr_or_an_exception(manager, clock, caplog):
     keys: list[str] = []
 
     def look():
-        for thing in (manager, manager.sessions, manager.settings, clock.store, clock.store.clock):
+        for thing in (manager, manager.sessions, manager.settings, clock.store, vars(clock.store).get("clock")):
             said.extend((repr(thing), str(thing), pprint.pformat(thing)))
         for session in manager.sessions.values():
             said.extend((repr(session), str(session), repr(session.timer), session.timer.name))
