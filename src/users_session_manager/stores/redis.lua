@@ -31,11 +31,18 @@ local function keep(key, seconds)
   end
 end
 
+-- What Redis answers, nil if somebody else has written something of another type there.
+local function ask(...)
+  local answer = redis.pcall(...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer.err) end
+end
+
 -- What somebody else may have written there is no session: of another type, or without what makes one.
 local function read(at, id)
-  local found = redis.pcall('HMGET', at .. 's:' .. id, 'key', 'user', 'created', 'authenticated', 'deadline', 'limit',
+  local found = ask('HMGET', at .. 's:' .. id, 'key', 'user', 'created', 'authenticated', 'deadline', 'limit',
     'born', 'began', 'own', 'data', 'former', 'reason', 'warned')
-  if found.err or not (found[1] and found[2] and found[3] and found[4]) then return nil end
+  if not (found and found[1] and found[2] and found[3] and found[4]) then return nil end
   local s = {id = id, key = found[1], user = found[2], created = tonumber(found[3]), authenticated = tonumber(found[4]),
     deadline = tonumber(found[5] or ''), limit = tonumber(found[6] or '') or math.huge, born = tonumber(found[7] or ''),
     began = tonumber(found[8] or ''), own = tonumber(found[9] or ''), data = found[10], former = {},
@@ -59,8 +66,8 @@ end
 local function find(at, key)
   local s = live(at, key)
   if not s then
-    local id = redis.pcall('GET', at .. 'k:' .. key)
-    s = type(id) == 'string' and live(at, id)
+    local id = ask('GET', at .. 'k:' .. key)
+    s = id and live(at, id)
   end
   if not s or s.key == key then return s or nil end
   for _, former in ipairs(s.former) do
