@@ -21,3 +21,18 @@ def test_guarded_request():
     lines = done.stdout.splitlines()[1:]
     assert [line.split()[0] for line in lines] == ["flask", "django", "fastapi"]
     assert all(len(re.findall(r"-?\d+\.\d", line)) >= 5 for line in lines), done.stdout
+
+
+def test_guarded_request_redis():
+    for package in ("flask", "flask_session", "redis"):
+        pytest.importorskip(package)
+    command = [sys.executable, str(BENCHMARKS / "guarded_request_redis.py"), "--rounds", "3", "--requests", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines()[1:]]
+    assert [line[0] for line in lines] == ["bare", "guarded", "Flask-Session", "in parts of it"]
+    assert all(len(line) == 4 for line in lines), done.stdout
+    trips = {name: float(count) for name, *_, count in lines}
+    assert trips["bare"] == 0
+    assert trips["guarded"] == 1, "a guarded request is one round trip"
+    assert trips["Flask-Session"] >= 2, "it reads the session and writes it back"

@@ -9,11 +9,13 @@ import importlib
 import inspect
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from conftest import RedisServer
 from pyee import EventEmitter
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
@@ -50,13 +52,18 @@ every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: pat
 
 
 @pytest.fixture
-def the_redis_that_is_named(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def the_redis_that_is_named(
+    path: Path, redis_url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the documents keep in the Redis of this machine goes to that of the tests."""
     from users_session_manager.stores.redis import RedisStore
 
     from_url = RedisStore.from_url
     ours = {"redis://127.0.0.1:6379/0": redis_url}
-    monkeypatch.setattr(RedisStore, "from_url", lambda url, **options: from_url(ours[url], **options))
+    monkeypatch.setattr(RedisStore, "from_url", lambda url, **options: from_url(ours.get(url, url), **options))
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    if "REDIS_CLUSTER_URL" in path.read_text():
+        monkeypatch.setenv("REDIS_CLUSTER_URL", f"redis://127.0.0.1:{request.getfixturevalue('redis_cluster_port')}")
 
 
 @every_document
@@ -66,6 +73,44 @@ def test_python_blocks_run(path: Path, the_redis_that_is_named: None) -> None:
     document.namespace["__name__"] = "__main__"
     for example in document:
         example.evaluate()
+
+
+def test_the_redis_user_of_the_documents_may_do_what_sessions_take(tmp_path: Path) -> None:
+    """Redis looks at each command of a script as well; one that is denied is an answer like any other to `pcall`."""
+    from redis import Redis
+
+    [line] = re.findall("^user sessions on (.+)$", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE)
+    server = RedisServer(tmp_path)
+    redis = Redis.from_url(server.url)
+    redis.execute_command("ACL SETUSER", "sessions", "on", *line.split())
+    manager = SessionManager(store=server.url.replace("//", "//sessions:the-password@"))
+    ended: list[str] = []
+    manager.on("sessionEnded", lambda session, reason: ended.append(reason))
+    all_over = threading.Event()
+    manager.on("sessionExpiring", lambda key, left: ended.append("expiring"))
+    manager.on("sessionEnded", lambda session, reason: reason == "expired" and all_over.set())
+    for warning in (1, None, 1):
+        manager.setExpiryWarning(warning)
+        manager.restartSessionTimer(warned := manager.loadNewSession("warned"))
+    old = manager.loadNewSession("luca", data={"cart": []})
+    key = manager.renewSessionKey(manager.renewSessionKey(old, 10), 10)
+    assert manager.checkSessionStatus(old)
+    assert manager.renewSessionKey(key) and manager.deleteUserSessions("luca") == 1
+    manager.setExpiryWarning(None)
+    assert manager.restartSessionTimer(warned) and manager.setSessionData(warned, None)
+    manager.setMaxSessionsPerUser(1)
+    manager.loadNewSession("warned")
+    assert manager.getLoggedUsers() == ["warned"] and len(manager.sessions) == 1
+    manager.deleteAllSessions()
+    manager.setExpiryWarning(1)
+    manager.loadNewSession("luca", timeout=2)
+    assert all_over.wait(60)
+    assert ended == [*["deleted"] * 1, *["evicted"] * 3, "deleted", "expiring", "expired"]
+    denied = [entry for entry in redis.acl_log() if entry["username"] == "sessions"]
+    redis.close()
+    manager.close()
+    server.stop()
+    assert denied == []
 
 
 @every_document
