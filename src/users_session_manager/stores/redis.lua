@@ -16,6 +16,8 @@
 -- Seconds that a key outlives its purpose, half of that at least: an application that is away for a day loses nothing.
 local GRACE = 2 * 86400
 
+local KEY, NUMBER = '^[%w_-]+$', '^%d+%.?%d*$'
+
 local clock = redis.call('TIME')
 local began = clock[1] * 1000000 + clock[2] -- tells the order of creation
 local unix = began / 1000000
@@ -43,7 +45,10 @@ local function read(at, id)
   local found = ask('HMGET', at .. 's:' .. id, 'key', 'user', 'created', 'authenticated', 'deadline', 'limit',
     'born', 'began', 'own', 'data', 'former', 'reason', 'warned')
   if not (found and found[1] and found[2] and found[3] and found[4]) then return nil end
-  local s = {id = id, key = found[1], user = found[2], created = tonumber(found[3]), authenticated = tonumber(found[4]),
+  for text, form in pairs({[id] = KEY, [found[1]] = KEY, [found[3]] = NUMBER, [found[4]] = NUMBER}) do
+    if not string.find(text, form) then return nil end
+  end
+  local s = {id = id, key = found[1], user = found[2], created = found[3], authenticated = found[4],
     deadline = tonumber(found[5] or ''), limit = tonumber(found[6] or '') or math.huge, born = tonumber(found[7] or ''),
     began = tonumber(found[8] or ''), own = tonumber(found[9] or ''), data = found[10], former = {},
     reason = found[12], warned = tonumber(found[13] or '')}
@@ -51,11 +56,12 @@ local function read(at, id)
     local is_json, former = pcall(cjson.decode, found[11])
     if not is_json or type(former) ~= 'table' then return nil end
     for _, one in ipairs(former) do
-      if type(one) ~= 'table' or type(one[1]) ~= 'string' or not tonumber(one[2] or '') then return nil end
+      if type(one) ~= 'table' or type(one[1]) ~= 'string' or not string.find(one[1], KEY)
+        or not tonumber(one[2] or '') then return nil end
     end
     s.former = former
   end
-  return s.created and s.authenticated and s.deadline and s.born and s.began and s or nil
+  return s.deadline and s.born and s.began and s or nil
 end
 
 local function live(at, id)
@@ -75,11 +81,12 @@ local function find(at, key)
   end
 end
 
+-- One text and not a list, which costs the client several times as much to read. What may hold anything comes last.
 local function record(s)
   local former = {}
   for index, one in ipairs(s.former) do former[index] = one[1] end
-  return {s.id, s.key, s.user, text(s.created), text(s.authenticated), text(unix - s.authenticated), s.data or false,
-    s.own and text(s.own) or false, former, text(s.deadline - now), s.reason or false, whole(s.began)}
+  return table.concat({s.id, s.key, table.concat(former, ','), s.created, s.authenticated, text(unix),
+    s.own and text(s.own) or '', text(s.deadline - now), s.reason or '', whole(s.began), #s.user}, ' ') .. '\n' .. s.user .. (s.data or '')
 end
 
 local function count_down(at, s, timeout, lifetime, warning)

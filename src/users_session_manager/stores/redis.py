@@ -235,7 +235,7 @@ class RedisStore:
         if self._own_client is not None:
             self._own_client.close()
 
-    def _live(self, record: Sequence[Any] | None) -> RedisSession | None:
+    def _live(self, record: bytes | None) -> RedisSession | None:
         return live_session(self._ends.start_timer, record)
 
     def _ask(self, operation: str, key: object, *args: Any) -> Any:

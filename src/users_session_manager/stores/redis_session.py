@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, get_args
 
 from ..keys import label
 from ..log import log
 from ..session import Reason, Session
 from ..timers import SessionTimer
+
+_REASONS: Final[dict[bytes, Reason]] = {reason.encode(): reason for reason in get_args(Reason)}
+
+
+class _Record(NamedTuple):
+    """What the script tells of a session, in its words; see `record` there."""
+
+    id: bytes
+    key: bytes
+    former: bytes
+    created: bytes
+    authenticated: bytes
+    now: bytes
+    own: bytes
+    left: bytes
+    reason: bytes
+    began: bytes
 
 
 class RedisSession(Session):
@@ -20,20 +37,18 @@ class RedisSession(Session):
 
     __slots__ = ("_age", "_began", "_id", "_left", "_reason", "_start_timer", "_timer")
 
-    def __init__(
-        self, start_timer: Callable[[float], SessionTimer], record: Sequence[Any], user: str, data: Any
-    ) -> None:
-        name, key, _, created, authenticated, age, _, own, former, left, reason, began = record
-        self._id: bytes = name
-        self.key = key.decode("ascii", "replace")
+    def __init__(self, start_timer: Callable[[float], SessionTimer], record: _Record, user: str, data: Any) -> None:
+        self._id = record.id
+        self.key = record.key.decode("ascii")
         self.username = user
-        self.createdAt, self.authenticatedAt, self._age = float(created), float(authenticated), float(age)
+        self.createdAt, self.authenticatedAt = float(record.created), float(record.authenticated)
+        self._age = float(record.now) - self.authenticatedAt
         self.data = data
-        self.timeout = None if own is None else float(own)
-        self.formerKeys = tuple(one.decode("ascii", "replace") for one in former)
-        self._left = float(left)
-        self._reason: Reason = "expired" if reason is None else reason.decode("ascii", "replace")
-        self._began = int(began)
+        self.timeout = float(record.own) if record.own else None
+        self.formerKeys = tuple(record.former.decode("ascii").split(",")) if record.former else ()
+        self._left = float(record.left)
+        self._reason: Reason = _REASONS.get(record.reason, "expired")
+        self._began = int(record.began)
         self._start_timer = start_timer
         self._timer: SessionTimer | None = None
 
@@ -48,21 +63,32 @@ class RedisSession(Session):
         return self._timer
 
 
-def live_session(start_timer: Callable[[float], SessionTimer], record: Sequence[Any] | None) -> RedisSession | None:
+def live_session(start_timer: Callable[[float], SessionTimer], text: bytes | None) -> RedisSession | None:
     """Return the session of a record; `None` without one, and for one with data that no RedisStore has written."""
-    if record is None:
+    if text is None:
         return None
+    record, user, data = _parts(text)
     try:
-        return RedisSession(start_timer, record, as_text(record[2]), decode(record[6]))
+        return RedisSession(start_timer, record, as_text(user), json.loads(data) if data else None)
     except (ValueError, RecursionError):
-        log.warning("Rejected, since somebody else has written to it: %s", label(_ascii(record[1])))
+        log.warning("Rejected, since somebody else has written to it: %s", label(record.key.decode("ascii")))
         return None
 
 
-def ended_session(start_timer: Callable[[float], SessionTimer], record: Sequence[Any]) -> RedisSession:
+def ended_session(start_timer: Callable[[float], SessionTimer], text: bytes) -> RedisSession:
     """Return the session of a record whose end is to be announced, whatever somebody has written into its data."""
-    session = live_session(start_timer, record)
-    return session or RedisSession(start_timer, record, record[2].decode("utf-8", "replace"), None)
+    session = live_session(start_timer, text)
+    if session is None:
+        record, user, _ = _parts(text)
+        session = RedisSession(start_timer, record, user.decode("utf-8", "replace"), None)
+    return session
+
+
+def _parts(text: bytes) -> tuple[_Record, bytes, bytes]:
+    """Return what the script has written down of a session, its username and its data."""
+    head, _, rest = text.partition(b"\n")
+    *fields, length = head.split(b" ")
+    return _Record(*fields), rest[: int(length)], rest[int(length) :]
 
 
 def encode(data: Any) -> bytes:
@@ -75,10 +101,6 @@ def encode(data: Any) -> bytes:
         raise TypeError(f"data kept in Redis must be what JSON can hold: {reason}") from None
 
 
-def decode(data: bytes | None) -> Any:
-    return None if data is None else json.loads(data)
-
-
 def as_bytes(username: str) -> bytes:
     """Return a username as it is written; any `str` can be, halves of surrogate pairs included."""
     return username.encode("utf-8", "surrogatepass")
@@ -86,7 +108,3 @@ def as_bytes(username: str) -> bytes:
 
 def as_text(username: bytes) -> str:
     return username.decode("utf-8", "surrogatepass")
-
-
-def _ascii(key: bytes) -> str:
-    return key.decode("ascii", "replace")
