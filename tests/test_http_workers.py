@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import RedisServer
+from redis_server import RedisServer
 from test_http_servers import APPLICATIONS, PATIENCE, ask, wait_until_listening
 
 pytest.importorskip("redis")

@@ -12,8 +12,8 @@ microseconds a request, the quartiles, and the round trips to Redis that a reque
 parts of that of Flask-Session, round by round. The redis-server is started for it, on a free port, and stopped. What
 our process asks Redis by itself meanwhile, once a second, is in the times and not in the round trips.
 
-How long a round trip takes is up to where the system puts the two processes, and the ratio with it: on one core Redis
-answers when we wait, and it is cheapest; apart, as with Redis on a machine of its own, each waits for the other to wake.
+How long a round trip takes is up to where the system puts the two processes, and the ratio with it: on one core it is
+cheapest, since Redis runs when we wait; apart, as with Redis on a machine of its own, each has to wake the other.
 `--cores one` and `--cores apart` keep them there, so that runs can be compared.
 """
 

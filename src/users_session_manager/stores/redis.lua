@@ -40,6 +40,22 @@ local function ask(...)
   if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer.err) end
 end
 
+-- Asks a sorted set of ours; what somebody else has put in its place is dropped.
+local function in_set(command, key, ...)
+  local answer = ask(command, key, ...)
+  if answer == nil then
+    redis.call('DEL', key)
+    answer = redis.call(command, key, ...)
+  end
+  return answer
+end
+
+-- A number that a time can be: nil for anything else, and for what has no end.
+local function finite(written)
+  local number = tonumber(written or '')
+  return number and number > -math.huge and number < math.huge and number or nil
+end
+
 -- What somebody else may have written there is no session: of another type, or without what makes one.
 local function read(at, id)
   local found = ask('HMGET', at .. 's:' .. id, 'key', 'user', 'created', 'authenticated', 'deadline', 'limit',
@@ -49,17 +65,17 @@ local function read(at, id)
     if not string.find(text, form) then return nil end
   end
   local s = {id = id, key = found[1], user = found[2], created = found[3], authenticated = found[4],
-    deadline = tonumber(found[5] or ''), limit = tonumber(found[6] or '') or math.huge, born = tonumber(found[7] or ''),
-    began = tonumber(found[8] or ''), own = tonumber(found[9] or ''), data = found[10], former = {},
-    reason = found[12], warned = tonumber(found[13] or '')}
+    deadline = finite(found[5]), limit = finite(found[6]) or math.huge, born = finite(found[7]),
+    began = finite(found[8]), own = finite(found[9]), data = found[10], former = {}, reason = found[12],
+    warned = finite(found[13])}
   if found[11] then
     local is_json, former = pcall(cjson.decode, found[11])
     if not is_json or type(former) ~= 'table' then return nil end
-    for _, one in ipairs(former) do
+    for index, one in ipairs(former) do
       if type(one) ~= 'table' or type(one[1]) ~= 'string' or not string.find(one[1], KEY)
         or not tonumber(one[2] or '') then return nil end
+      s.former[index] = one
     end
-    s.former = former
   end
   return s.deadline and s.born and s.began and s or nil
 end
@@ -95,14 +111,14 @@ local function count_down(at, s, timeout, lifetime, warning)
   local left, hash = s.deadline - now, at .. 's:' .. s.id
   redis.call('HSET', hash, 'deadline', text(s.deadline))
   if lifetime then redis.call('HSET', hash, 'limit', text(s.limit)) end
-  redis.call('ZADD', at .. 'due', text(s.deadline), s.id)
+  in_set('ZADD', at .. 'due', text(s.deadline), s.id)
   if warning and s.warned ~= s.deadline then
     redis.call('HSET', hash, 'warned', text(s.deadline))
-    redis.call('ZADD', at .. 'warn', text(s.deadline - warning), s.id)
+    in_set('ZADD', at .. 'warn', text(s.deadline - warning), s.id)
     keep(at .. 'warn', left)
   elseif s.warned and not warning then
     redis.call('HDEL', hash, 'warned')
-    redis.call('ZREM', at .. 'warn', s.id)
+    in_set('ZREM', at .. 'warn', s.id)
   end
   keep(hash, left)
   keep(at .. 'due', left)
@@ -112,15 +128,15 @@ end
 
 local function finish(at, s, reason, lease)
   s.reason = reason
-  redis.call('ZREM', at .. 'due', s.id)
-  redis.call('ZREM', at .. 'warn', s.id)
-  redis.call('ZREM', at .. 'u:' .. s.user, s.id)
+  in_set('ZREM', at .. 'due', s.id)
+  in_set('ZREM', at .. 'warn', s.id)
+  in_set('ZREM', at .. 'u:' .. s.user, s.id)
   if s.former[1] then
     redis.call('DEL', at .. 'k:' .. s.key)
     for _, former in ipairs(s.former) do redis.call('DEL', at .. 'k:' .. former[1]) end
   end
   redis.call('HSET', at .. 's:' .. s.id, 'reason', reason)
-  redis.call('ZADD', at .. 'ended', text(now + lease), s.id)
+  in_set('ZADD', at .. 'ended', text(now + lease), s.id)
   keep(at .. 's:' .. s.id, lease)
   keep(at .. 'ended', lease)
   return record(s)
@@ -128,9 +144,9 @@ end
 
 local function live_of(at, user)
   local sessions = {}
-  for _, id in ipairs(redis.call('ZRANGE', at .. 'u:' .. user, 0, -1)) do
+  for _, id in ipairs(in_set('ZRANGE', at .. 'u:' .. user, 0, -1)) do
     local s = read(at, id)
-    if not s then redis.call('ZREM', at .. 'u:' .. user, id)
+    if not s or s.user ~= user then in_set('ZREM', at .. 'u:' .. user, id)
     elseif not s.reason and s.deadline > now then sessions[#sessions + 1] = s end
   end
   return sessions
@@ -143,7 +159,7 @@ local function scan(some, cursors, visit)
   for index, due in ipairs(KEYS) do
     local cursor, at = cursors[index], group_of(due)
     while cursor ~= '' and seen < some do
-      local found = redis.call('ZSCAN', due, cursor, 'COUNT', some)
+      local found = in_set('ZSCAN', due, cursor, 'COUNT', some)
       cursor = found[1] == '0' and '' or found[1]
       for entry = 1, #found[2], 2 do
         seen = seen + 1
@@ -169,12 +185,13 @@ function operations.add(at, key, user, timeout, own, lifetime, most, overflow, w
     for index = 1, too_many do evicted[index] = finish(at, there[index], 'evicted', tonumber(lease)) end
   end
   local hash = at .. 's:' .. key
-  redis.call('DEL', hash)
+  -- What is not there is not deleted: after that write Redis would let the others pass, however full its memory is.
+  if redis.call('EXISTS', hash) == 1 then redis.call('DEL', hash) end
   redis.call('HSET', hash, 'key', key, 'user', user, 'created', text(unix), 'authenticated', text(unix),
     'born', text(now), 'began', whole(began))
   if own ~= '' then redis.call('HSET', hash, 'own', own) end
   if data ~= '' then redis.call('HSET', hash, 'data', data) end
-  redis.call('ZADD', at .. 'u:' .. user, whole(began), key)
+  in_set('ZADD', at .. 'u:' .. user, whole(began), key)
   count_down(at, {id = key, key = key, user = user, limit = math.huge, born = now, own = tonumber(own)},
     tonumber(timeout), tonumber(lifetime), tonumber(warning))
   return {'added', evicted}
@@ -240,7 +257,7 @@ end
 -- What has been announced is done with.
 function operations.acknowledge(at, ...)
   for _, id in ipairs({...}) do
-    redis.call('ZREM', at .. 'ended', id)
+    in_set('ZREM', at .. 'ended', id)
     redis.call('DEL', at .. 's:' .. id)
   end
   return 1
@@ -249,7 +266,7 @@ end
 -- Whoever is still announcing keeps the lease; with one of no seconds they hand it back.
 function operations.extend(at, lease, ...)
   for _, id in ipairs({...}) do
-    redis.call('ZADD', at .. 'ended', 'XX', text(now + lease), id)
+    in_set('ZADD', at .. 'ended', 'XX', text(now + lease), id)
     keep(at .. 's:' .. id, lease)
   end
   return 1
@@ -267,7 +284,7 @@ end
 
 function of_several.count()
   local count = 0
-  for _, due in ipairs(KEYS) do count = count + redis.call('ZCOUNT', due, '(' .. text(now), '+inf') end
+  for _, due in ipairs(KEYS) do count = count + in_set('ZCOUNT', due, '(' .. text(now), '+inf') end
   return count
 end
 
@@ -286,30 +303,30 @@ function of_several.claim(some, lease)
   for _, due in ipairs(KEYS) do
     local at = group_of(due)
     local function fallen_due(set)
-      local ids = some > 0 and redis.call('ZRANGEBYSCORE', at .. set, '-inf', text(now), 'LIMIT', 0, some) or {}
+      local ids = some > 0 and in_set('ZRANGEBYSCORE', at .. set, '-inf', text(now), 'LIMIT', 0, some) or {}
       some = some - #ids
       return ids
     end
     for _, id in ipairs(fallen_due('ended')) do
       local s = read(at, id)
       if s and s.reason then
-        redis.call('ZADD', at .. 'ended', text(now + lease), id)
+        in_set('ZADD', at .. 'ended', text(now + lease), id)
         ended[#ended + 1] = record(s)
-      else redis.call('ZREM', at .. 'ended', id) end
+      else in_set('ZREM', at .. 'ended', id) end
     end
     for _, id in ipairs(fallen_due('warn')) do
-      redis.call('ZREM', at .. 'warn', id)
+      in_set('ZREM', at .. 'warn', id)
       local s = live(at, id)
       if s then warned[#warned + 1] = record(s) end
     end
     for _, id in ipairs(fallen_due('due')) do
       local s = read(at, id)
-      if not s or s.reason then redis.call('ZREM', due, id)
-      elseif s.deadline > now then redis.call('ZADD', due, text(s.deadline), id)
+      if not s or s.reason then in_set('ZREM', due, id)
+      elseif s.deadline > now then in_set('ZADD', due, text(s.deadline), id)
       else ended[#ended + 1] = finish(at, s, 'expired', tonumber(lease)) end
     end
     for _, set in ipairs({'due', 'warn', 'ended'}) do
-      local first = redis.call('ZRANGE', at .. set, 0, 0, 'WITHSCORES')
+      local first = in_set('ZRANGE', at .. set, 0, 0, 'WITHSCORES')
       if first[2] then next_at = math.min(next_at, tonumber(first[2])) end
     end
   end

@@ -28,7 +28,7 @@ except ImportError as missing:
     raise MissingDependency("redis", "redis") from missing
 
 # How many sessions one call lists.
-_SOME_TO_LIST: Final = 1000
+_SOME_TO_LIST: Final = 250
 
 _stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()
 
@@ -72,7 +72,7 @@ class RedisStore:
     | `prefix` | `"users-session-manager:"` | what all keys in Redis begin with, `str` without braces |
     | `lease` | 30.0 | seconds that a process has to announce the end of a session before another does |
 
-    Every operation is one round trip and atomic, under the clock of Redis; listing more than a thousand sessions and
+    Every operation is one round trip and atomic, under the clock of Redis; listing more than a few hundred sessions and
     ending more than a hundred of all users takes several, and in a cluster one for each of 16 groups; who logs in
     meanwhile may be among them or not. `data` is kept as JSON: tuples come back as lists, and keys as `str`; a
     `TypeError` says that it cannot be. Whatever goes wrong on the way to Redis is `StoreUnavailable`, after as long as
@@ -132,7 +132,9 @@ class RedisStore:
         require_seconds("timeout", timeout)
         # Redis may have closed a connection that was idle: that is asked again once, at once. A timeout is not.
         retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-        client = Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
+        limits: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry}
+        # As many connections as there are threads: one too few is no reason to log somebody out.
+        client = Redis.from_url(url, max_connections=2**31, **limits)
         store = cls(client, **options)
         store._own_client = client
         return store
@@ -250,7 +252,10 @@ class RedisStore:
         for groups in [] if self._closed else self._script.together:
             for (entries,) in self._script.pages("list", groups, _SOME_TO_LIST):
                 for name, began, user, key in entries:
-                    found[name] = _Entry(int(began), as_text(user), key.decode("ascii", "replace"))
+                    try:
+                        found[name] = _Entry(int(began), as_text(user), key.decode("ascii", "replace"))
+                    except UnicodeDecodeError:
+                        pass  # somebody else has written that, and it lets nobody in
         return sorted(found.values())
 
     def _count(self) -> int:

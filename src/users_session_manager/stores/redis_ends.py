@@ -86,7 +86,9 @@ class Ends:
             names = [session._id for session in sessions if session._id in self._in_hand]
             self._in_hand.difference_update(names)
             self._told += names
-        if names:
+        if names and self._closed:
+            self._take_leave([])  # no turn comes any more
+        elif names:
             self.look(0)
 
     def run_due(self) -> None:
@@ -113,6 +115,10 @@ class Ends:
             to_tell = [session._id for session in self._to_tell]
             self._to_tell.clear()
         self._announcer.stop()
+        self._take_leave(to_tell)
+
+    def _take_leave(self, to_tell: list[bytes]) -> None:
+        """Tell Redis what has been announced, and what nobody here is going to announce."""
         if not self._script.is_away:
             try:
                 self._acknowledge_told()

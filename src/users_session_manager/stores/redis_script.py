@@ -50,7 +50,7 @@ class Script:
                 answer = self.client.execute_command("EVALSHA", _SHA, *rest, NEVER_DECODE=True)
             except NoScriptError:  # it was started anew, or is another node
                 answer = self.client.execute_command("EVAL", _TEXT, *rest, NEVER_DECODE=True)
-        except (RedisError, OSError) as failure:
+        except (RedisError, OSError, ValueError) as failure:  # ValueError: the client has been closed
             if not self.is_away:
                 self.is_away = True
                 log.error("Redis is away, nobody is let in: %s: %s", type(failure).__name__, failure)

@@ -1,0 +1,283 @@
+"""The cluster example: one session on several workers, in real browsers, behind a real nginx and on a real Redis."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("flask")
+pytest.importorskip("gunicorn")
+pytest.importorskip("redis")
+pytest.importorskip("simple_websocket")
+pytest.importorskip("socketio")
+
+import redis
+import socketio
+
+from users_session_manager import SessionManager
+from users_session_manager.stores.redis import RedisStore
+
+if TYPE_CHECKING:
+    from conftest import Example
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+FOLDER = Path(__file__).parents[2] / "examples" / "cluster"
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/")
+LABEL = r"session [A-Z][a-z]+-[a-z]+-\d\d"
+PATIENCE = 30  # seconds; how long a test waits for what it expects, which a busy machine may need
+LUCA = {"username": "luca", "password": "lasagne"}
+
+
+class Cluster:
+    """The example, and the addresses that it prints."""
+
+    def __init__(self, example: Example) -> None:
+        self.redis_url = example.wait_for_output(r"redis://127\.0\.0\.1:\d+/0")
+        self.url, *self.workers = ADDRESS.findall(example.output)
+        self.example = example
+
+    def said(self, pattern: str) -> int:
+        """How often the workers have said that."""
+        return len(re.findall(pattern, self.example.output))
+
+
+@pytest.fixture
+def example(start_example: Callable[..., Example]) -> Example:
+    need_programs()
+    return start_example("--timeout", "600", script="cluster/run.py")
+
+
+@pytest.fixture
+def cluster(example: Example) -> Cluster:
+    return Cluster(example)
+
+
+def need_programs() -> None:
+    for program in ("nginx", "redis-server"):
+        if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") is None:
+            reason = f"no {program} on the PATH: apt-get install {program}"
+            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
+class Bystander:
+    """A client of a session that stays connected when that ends, and so hears a second `logout` if there is one."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._heard: queue.Queue[str] = queue.Queue()
+        self.io = socketio.Client(reconnection=False)
+        for event in ("logout", "changed"):
+            self.io.on(event, lambda event=event: self._heard.put(event))
+        self.io.connect(url, transports=["websocket"], wait_timeout=PATIENCE)
+        assert self.io.call("session_key", key, timeout=PATIENCE) is True
+
+    def heard(self, *, changes: int) -> list[str]:
+        """Return what it has heard when that many changes were among it."""
+        heard: list[str] = []
+        while heard.count("changed") < changes:
+            heard.append(self._heard.get(timeout=PATIENCE))
+        return heard
+
+
+@pytest.fixture
+def new_bystander() -> Iterator[Callable[[str, str], Bystander]]:
+    bystanders: list[Bystander] = []
+
+    def new_bystander(url: str, key: str) -> Bystander:
+        bystanders.append(Bystander(url, key))
+        return bystanders[-1]
+
+    yield new_bystander
+    for bystander in bystanders:
+        bystander.io.disconnect()
+
+
+@pytest.fixture
+def two_pages(cluster: Cluster, new_person: Callable[..., Any]) -> tuple[list[Page], str]:
+    """The pages of two browsers, each straight on a worker of its own, with one session; and its key."""
+    first, second = (new_person(url=url) for url in cluster.workers[:2])
+    page = first.log_in("luca", "lasagne")
+    cookie = next(cookie for cookie in first.context.cookies() if cookie["name"] == "session_key")
+    second.context.add_cookies([cookie])
+    other = second.open_tab()
+    other.get_by_text("Connected", exact=True).wait_for()
+    return [page, other], cookie["value"]
+
+
+def answered_by(page: Page, worker: int) -> Any:
+    return page.get_by_text(f"Worker {worker} answered.", exact=True)
+
+
+def log_out(pages: list[Page], key: str, cluster: Cluster) -> None:
+    pages[0].get_by_role("button", name="Log out").click()
+
+
+def run_out(pages: list[Page], key: str, cluster: Cluster) -> None:
+    """Let the session run out soon: it is begun again, as in any process that has these sessions, with a short timeout.
+
+    With a short one from the start it could run out before the second page is there.
+    """
+    with redis.Redis.from_url(cluster.redis_url) as client:
+        # Without a thread: it announces no end, so a worker does.
+        manager = SessionManager(store=RedisStore(client, thread=False))
+        assert manager.setSessionTimeOut(2)
+        assert manager.restartSessionTimer(key)
+        manager.close()
+
+
+@pytest.mark.parametrize(("end", "reason"), [(log_out, "deleted"), (run_out, "expired")])
+def test_the_end_of_a_session_logs_two_browsers_on_two_workers_out(
+    cluster, two_pages, new_bystander, new_person, expect, end, reason
+):
+    pages, key = two_pages
+    for worker, page in enumerate(pages, start=1):
+        expect(answered_by(page, worker)).to_be_visible()
+        expect(page.get_by_text("luca this is you", exact=True)).to_be_visible()
+    bystanders = [new_bystander(url, key) for url in cluster.workers]
+    end(pages, key, cluster)
+    for page in pages:
+        expect(page.get_by_role("heading", name="You are logged out")).to_be_visible()
+        assert page.evaluate("window.neverReloaded"), "the page was reloaded"
+        assert set(page.locator("[data-private]").all_text_contents()) == {""}
+    # What comes after the end comes after all that the end had to say.
+    assert new_person(url=cluster.workers[3]).context.request.post(cluster.workers[3] + "login", data=LUCA).ok
+    for bystander in bystanders:
+        assert sorted(bystander.heard(changes=2)) == ["changed", "changed", "logout"]
+    cluster.example.wait_for_output(rf"worker 4: luca logged in, {LABEL}\n")
+    assert cluster.said(rf"worker \d: {LABEL} of luca has ended: {reason}\n") == 1
+    assert cluster.said("has ended") == 1
+
+
+def test_a_page_behind_nginx_gets_its_websocket_from_the_worker_that_answered_it(new_person, expect):
+    person = new_person()
+    page = person.context.new_page()
+    sent: list[str | bytes] = []
+    received: list[str | bytes] = []
+
+    def listen(websocket: Any) -> None:
+        websocket.on("framesent", lambda frame: sent.append(frame))
+        websocket.on("framereceived", lambda frame: received.append(frame))
+
+    page.on("websocket", listen)
+    page.goto(person.url)
+    worker = re.search(r"worker (\d)", page.get_by_text("This page comes from").inner_text())[1]
+    page.get_by_label("Username").fill("luca")
+    page.get_by_label("Password").fill("lasagne")
+    page.get_by_role("button", name="Log in").click()
+    deadline = time.monotonic() + PATIENCE
+    while "5" not in sent:  # Engine.IO's word for: from now on all goes this way
+        assert time.monotonic() < deadline, (sent, received)
+        page.wait_for_timeout(20)
+    page.get_by_text("Connected", exact=True).wait_for()
+    expect(answered_by(page, int(worker))).to_be_visible()
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", name="You are logged out")).to_be_visible()
+    assert received.count('42["logout"]') == 1
+
+
+def test_everybody_sees_who_is_logged_in_on_whichever_worker(luca, fabio, expect):
+    expect(luca.get_by_role("listitem").filter(has_text="fabio")).to_be_visible()
+    expect(fabio.get_by_role("listitem").filter(has_text="luca")).to_be_visible()
+    fabio.get_by_role("button", name="Log out").click()
+    expect(luca.get_by_role("listitem").filter(has_text="fabio")).to_have_count(0)
+
+
+def test_a_login_through_nginx_holds_on_every_worker_and_each_browser_stays_with_one(cluster, new_person):
+    seen = set()
+    for _ in range(16):
+        request = new_person().context.request
+        assert request.post(cluster.url + "login", data=LUCA).ok
+        answers = [request.get(cluster.url + "session").json() for _ in range(3)]
+        assert {answer["username"] for answer in answers} == {"luca"}
+        assert len({answer["worker"] for answer in answers}) == 1
+        assert 60 < answers[0]["left"] <= 600
+        seen.add(answers[0]["worker"])
+    assert len(seen) > 1, "nginx sends everybody to one worker"
+    straight = [request.get(worker + "session").json() for worker in cluster.workers]
+    assert [answer["worker"] for answer in straight] == [1, 2, 3, 4]
+    assert [answer["people"] for answer in straight] == [{"luca": 16}] * 4
+    assert request.post(cluster.workers[0] + "logout", data={}).ok
+    assert [request.get(worker + "session").status for worker in cluster.workers] == [401] * 4
+
+
+def test_a_wrong_password_and_what_a_form_of_another_site_can_post_are_refused(cluster, new_person):
+    request = new_person().context.request
+    assert request.post(cluster.url + "login", data={**LUCA, "password": "focaccia"}).status == 403
+    assert request.post(cluster.url + "login", form=LUCA).status == 415
+    assert request.post(cluster.url + "login", data="[]", headers={"Content-Type": "application/json"}).status == 415
+    assert request.get(cluster.url + "session").status == 401
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_all_that_was_started(number, monkeypatch, tmp_path, new_bystander):
+    need_programs()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    command = [sys.executable, str(FOLDER / "run.py"), "--port", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        printed = ""
+        while "redis://" not in printed:
+            line = process.stdout.readline()
+            assert line, printed
+            printed += line
+        ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", printed)]
+        assert [is_open(port) for port in ports] == [True] * 6
+        assert len(os.listdir(tmp_path)) == 1
+    finally:
+        # A terminal tells the whole group, and people press it twice.
+        for _ in range(2):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        # Ends when nobody is left that could print.
+        rest = process.communicate(timeout=2 * PATIENCE)[0]
+    assert (rest, process.returncode) == ("", 0)
+    assert [is_open(port) for port in ports] == [False] * 6
+    assert os.listdir(tmp_path) == []
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("missing", ["nginx", "redis-server"])
+def test_a_program_that_is_missing_is_named_in_one_line(missing, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(FOLDER.parent)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    monkeypatch.setattr(shutil, "which", lambda program, **options: None if program == missing else program)
+    try:
+        with pytest.raises(SystemExit) as refused:
+            importlib.import_module("run").main()
+    finally:
+        for name in ("run", "socket_io_client"):
+            sys.modules.pop(name, None)
+    assert refused.value.code == f"This example needs {missing}, which is not on the PATH: apt-get install {missing}"
+
+
+def test_a_port_that_is_taken_is_said_and_nothing_is_started(tmp_path):
+    need_programs()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, str(FOLDER / "run.py"), "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 2
+    assert f"run.py: error: port {command[-1]}: Address already in use" in done.stderr.splitlines()[-1]
+    assert os.listdir(tmp_path) == []
