@@ -17,7 +17,7 @@ from ..timers import SessionTimer
 from .base import NO_LIMITS
 from .redis_ends import POLL, SOME, Ends
 from .redis_script import Script, number
-from .redis_session import RedisSession, as_bytes, as_text, encode, live_session
+from .redis_session import RedisSession, as_any_text, as_bytes, encode, live_session
 
 try:
     from redis import Redis, RedisCluster
@@ -252,10 +252,7 @@ class RedisStore:
         for groups in [] if self._closed else self._script.together:
             for (entries,) in self._script.pages("list", groups, _SOME_TO_LIST):
                 for name, began, user, key in entries:
-                    try:
-                        found[name] = _Entry(int(began), as_text(user), key.decode("ascii", "replace"))
-                    except UnicodeDecodeError:
-                        pass  # somebody else has written that, and it lets nobody in
+                    found[name] = _Entry(int(began), as_any_text(user), key.decode("ascii", "replace"))
         return sorted(found.values())
 
     def _count(self) -> int:

@@ -80,7 +80,7 @@ def ended_session(start_timer: Callable[[float], SessionTimer], text: bytes) -> 
     session = live_session(start_timer, text)
     if session is None:
         record, user, _ = _parts(text)
-        session = RedisSession(start_timer, record, user.decode("utf-8", "replace"), None)
+        session = RedisSession(start_timer, record, as_any_text(user), None)
     return session
 
 
@@ -108,3 +108,11 @@ def as_bytes(username: str) -> bytes:
 
 def as_text(username: bytes) -> str:
     return username.decode("utf-8", "surrogatepass")
+
+
+def as_any_text(username: bytes) -> str:
+    """Return a username, readable even where somebody else has written one that is none."""
+    try:
+        return as_text(username)
+    except UnicodeDecodeError:
+        return username.decode("utf-8", "replace")
