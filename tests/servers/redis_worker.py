@@ -1,0 +1,134 @@
+"""One process of several that share their sessions in Redis: `redis_worker.py SCENARIO REDIS_URL PREFIX FACTS [...]`.
+
+What happens is appended to the file FACTS, a line of JSON each, written at once: a SIGKILL loses nothing of it.
+It ends when its standard input does. Scenarios:
+
+    torture TOTAL PAUSE   sessions at random until all processes together have made TOTAL; PAUSE seconds between steps
+    crowd COUNT FROM TO   COUNT sessions that run out between the Unix times FROM and TO
+    listen                nothing of its own
+"""
+
+import json
+import os
+import random
+import sys
+import threading
+import time
+
+import redis
+
+from users_session_manager import SessionManager, SessionRejected
+from users_session_manager.stores.redis import RedisStore
+
+LEASE = 3.0
+# Of the sessions of the torture most run out within seconds, and a few not while it lasts.
+LONG = 3000
+
+
+class Worker:
+    """A manager of its own, and the file of what it has seen."""
+
+    def __init__(self, url, prefix, facts):
+        self.name = os.path.basename(facts)
+        self._file = os.open(facts, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.shared = redis.Redis.from_url(url, decode_responses=True)
+        self.manager = SessionManager(store=RedisStore.from_url(url, timeout=10, prefix=prefix, lease=LEASE))
+        self.manager.on("sessionEnded", self._ended)
+        self.manager.on("error", self._failed)
+
+    def note(self, what, **details):
+        line = json.dumps({"what": what, "at": time.time(), **details}) + "\n"
+        os.write(self._file, line.encode())
+
+    def _ended(self, session, reason):
+        keys = [*session.formerKeys, session.key]
+        self.note("ended", id=keys[0], keys=keys, reason=reason, by=session.data["by"])
+
+    def _failed(self, exception, details):
+        if not isinstance(exception, SessionRejected):
+            self.note("failed", text=repr(exception))
+
+    def log_in(self, user, timeout):
+        began = time.time()
+        key = self.manager.loadNewSession(user, timeout=timeout, data={"by": self.name})
+        self.note("created", key=key, deadline=began + timeout)
+        return key
+
+    # Torture
+
+    def torture(self, total, pause):
+        self.manager.setMaxSessionsPerUser(6)
+        threads = [threading.Thread(target=self._torture, args=(int(total), float(pause))) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+
+    def _torture(self, total, pause):
+        chance = random.Random()
+        steps = (self._restart, self._restart, self._delete, self._renew, self._check)
+        try:
+            while self.shared.incr("logins") <= total:
+                timeout = LONG if chance.random() < 0.02 else chance.uniform(2, 5)
+                key = self.log_in(f"user {chance.randrange(total // 4)}", timeout)
+                self.shared.sadd("keys", json.dumps([key, timeout]))
+                for _ in range(chance.randrange(5)):
+                    # Any of any process: they meet at one session.
+                    known = self.shared.srandmember("keys")
+                    if chance.random() < 0.5:
+                        known = json.dumps([key, timeout])
+                    chance.choice(steps)(known, chance)
+                time.sleep(chance.uniform(0, 2 * pause))
+        except BaseException as failure:
+            self.note("failed", text=repr(failure))
+            raise
+
+    def _restart(self, known, chance):
+        key, timeout = json.loads(known)
+        began = time.time()
+        if self.manager.restartSessionTimer(key):
+            self.note("restarted", key=key, deadline=began + timeout)
+        else:
+            self.shared.srem("keys", known)
+
+    def _delete(self, known, chance):
+        key, _ = json.loads(known)
+        self.note("deleting", key=key)
+        self.manager.deleteSession(key)
+        self.shared.srem("keys", known)
+
+    def _renew(self, known, chance):
+        key, timeout = json.loads(known)
+        new = self.manager.renewSessionKey(key, overlap=chance.choice((0, 1)))
+        if new:
+            self.shared.sadd("keys", json.dumps([new, timeout]))
+
+    def _check(self, known, chance):
+        self.manager.checkSessionStatus(json.loads(known)[0])
+
+    # Crowd
+
+    def crowd(self, count, first, last):
+        chance = random.Random()
+
+        def log_in(many):
+            for number in range(many):
+                deadline = chance.uniform(float(first), float(last))
+                self.log_in(f"{self.name} {number}", deadline - time.time())
+            self.note("all in")
+
+        threading.Thread(target=log_in, args=(int(count),)).start()
+
+    def listen(self):
+        pass
+
+
+def main():
+    scenario, *place = sys.argv[1:5]
+    worker = Worker(*place)
+    getattr(worker, scenario)(*sys.argv[5:])
+    worker.note("ready")
+    sys.stdin.read()
+    worker.manager.close()
+
+
+if __name__ == "__main__":
+    main()
