@@ -57,7 +57,7 @@ class Worker:
     # Torture
 
     def torture(self, total, pause):
-        self.manager.setMaxSessionsPerUser(6)
+        self.manager.setMaxSessionsPerUser(5)
         threads = [threading.Thread(target=self._torture, args=(int(total), float(pause))) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -68,7 +68,7 @@ class Worker:
         try:
             while self.shared.incr("logins") <= total:
                 timeout = LONG if chance.random() < 0.02 else chance.uniform(2, 5)
-                key = self.log_in(f"user {chance.randrange(total // 4)}", timeout)
+                key = self.log_in(f"user {chance.randrange(300)}", timeout)
                 self.shared.sadd("keys", json.dumps([key, timeout]))
                 for _ in range(chance.randrange(5)):
                     # Any of any process: they meet at one session.

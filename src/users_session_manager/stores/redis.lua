@@ -77,7 +77,7 @@ local function read(at, id)
       s.former[index] = one
     end
   end
-  return s.deadline and s.born and s.began and s or nil
+  return finite(s.created) and finite(s.authenticated) and s.deadline and s.born and s.began and s or nil
 end
 
 local function live(at, id)

@@ -1,4 +1,7 @@
-"""Sessions in Redis as several processes see them: killed, forked, late, cut off from Redis, or lied to by others."""
+"""Sessions in Redis as several processes see them: killed, forked, late, cut off from Redis, or lied to by others.
+
+Takes minutes, and is run by name: `python -m pytest tests/stores/redis_processes.py`, and once more with `-m slow`.
+"""
 
 from __future__ import annotations
 
@@ -216,7 +219,7 @@ def check_ends(processes: Processes, alive: set[str]) -> None:
             if end["reason"] == "deleted":
                 assert session in deleting
         reasons[told[0]["reason"]] += 1
-    assert min(reasons[reason] for reason in ("deleted", "expired", "evicted")) > 0
+    assert min(reasons["deleted"], reasons["expired"]) > 0
     print(
         f"{len(created)} sessions, {len(alive)} alive, {len(processes.killed)} processes killed, "
         f"{second} announced twice; {dict(reasons)}"
@@ -355,11 +358,7 @@ def answer(call: Callable[..., Any], *args: Any) -> Any:
 
 
 class TestOnTime:
-    @pytest.mark.parametrize(
-        ("count", "seconds", "lead"),
-        [(4_000, 4, 6), pytest.param(100_000, 20, 60, marks=pytest.mark.slow)],
-        ids=["some", "a hundred thousand"],
-    )
+    @pytest.mark.parametrize(("count", "seconds", "lead"), [(4_000, 4, 6)], ids=["some"])
     def test_each_of_a_crowd_is_announced_once_and_soon(self, processes, client, count, seconds, lead):
         first = time.time() + lead
         names = [processes.start("crowd", count // 4, first, first + seconds) for _ in range(4)]
@@ -604,10 +603,11 @@ class TestWhatOthersWrote:
         return []
 
     @pytest.fixture
-    def open_manager(self, client, prefix, told) -> SessionManager:
+    def open_manager(self, client, prefix, told) -> Iterator[SessionManager]:
         manager = SessionManager(store=RedisStore(client, prefix=prefix))
         manager.on("sessionEnded", lambda session, reason: told.append(session.username))
-        return manager
+        yield manager
+        manager.close()  # before the client is
 
     @staticmethod
     def names(client: Any, prefix: str, key: str) -> tuple[str, str]:
@@ -656,60 +656,37 @@ class TestWhatOthersWrote:
         self.assert_all_goes_on(open_manager, told)
 
     @pytest.mark.parametrize("field", ["key", "user", "created", "authenticated", "deadline", "born", "began"])
-    @pytest.mark.parametrize("value", [None, "garbage", b"\xff\xfe"])
-    def test_a_field_that_is_missing_or_garbage(self, client, prefix, open_manager, told, field, value):
-        key = open_manager.loadNewSession("Luca", timeout=2)
-        name, at = self.names(client, prefix, key)
-        if value is None:
-            client.hdel(name, field)
-        else:
-            client.hset(name, field, value)
-        # A name is a name, whatever it is, and a date in the past is one.
-        try:
-            open_manager.getUsernameFromSessionKey(key)
-            status = open_manager.checkSessionStatus(key)
-        except SessionRejected:
-            status = False
-        if value is None or field != "user":
-            assert status is False
-        open_manager.getUserSessions("Luca")
-        for said in (open_manager.getLoggedUsers(), [*open_manager.sessions]):
-            assert all(isinstance(one, str) for one in said)
-        # Its end may come, with what is left of it: the others' has to.
-        client.zadd(f"{at}due", {key: 1})
+    def test_a_field_that_is_missing_or_garbage(self, client, prefix, open_manager, told, field):
+        values = [None, "", "garbage", "nan", "inf", "-inf", b"\xff\xfe", "9" * 400, "[" * 9000]
+        for number, value in enumerate(values):
+            key = open_manager.loadNewSession(f"{number}", timeout=60)
+            name, at = self.names(client, prefix, key)
+            if value is None:
+                client.hdel(name, field)
+            else:
+                client.hset(name, field, value)
+            if field == "user" and isinstance(value, str):
+                assert open_manager.getSession(key).username == value  # a name is a name, whatever it is
+            else:
+                self.assert_rejected(open_manager, key)
+            for said in (open_manager.getLoggedUsers(), [*open_manager.sessions]):
+                assert all(isinstance(one, str) for one in said)
+            open_manager.getUserSessions(f"{number}")
+            client.zadd(f"{at}due", {key: 1})
         self.assert_all_goes_on(open_manager, told)
 
-    @pytest.mark.parametrize(
-        "former",
-        [
-            "",
-            "garbage",
-            "null",
-            "7",
-            '"text"',
-            "[1]",
-            "[[]]",
-            '[["a"]]',
-            '[["a","b"]]',
-            "[[1,2],null]",
-            "[" * 5000,
-            '{"a":[1]}',
-            "[null]",
-            '[["a",{}]]',
-            '[[null,"1"]]',
-            "\xff",
-        ],
-        ids=lambda former: former[:12],
-    )
-    def test_former_keys_that_are_none(self, client, prefix, open_manager, told, former):
-        key = open_manager.loadNewSession("Luca", timeout=2)
-        key = open_manager.renewSessionKey(key)
-        name = keys_under(client, prefix, "s:")[0].decode()
-        client.hset(name, "former", former)
-        with contextlib.suppress(SessionRejected):
-            open_manager.checkSessionStatus(key)
-        with contextlib.suppress(SessionRejected):
-            open_manager.renewSessionKey(key)
+    def test_former_keys_that_are_none(self, client, prefix, open_manager, told):
+        values = ["", "garbage", "null", "7", '"text"', "[1]", "[[]]", '[["a"]]', '[["a","b"]]', "[[1,2],null]"]
+        values += ["[" * 5000, '{"a":[1]}', "[null]", '[["a",{}]]', '[[null,"1"]]', "\xff", '[["a","nan"]]']
+        for number, former in enumerate(values):
+            first = open_manager.loadNewSession(f"{number}", timeout=60)
+            key = open_manager.renewSessionKey(first, overlap=60)
+            name, _ = self.names(client, prefix, first)
+            client.hset(name, "former", former)
+            self.assert_rejected(open_manager, first)
+            for call in (open_manager.checkSessionStatus, open_manager.renewSessionKey):
+                with contextlib.suppress(SessionRejected):
+                    call(key)
         self.assert_all_goes_on(open_manager, told)
 
     @pytest.mark.parametrize("data", ["{", b"\xff", "[" * 100_000, "9" * 5000], ids=lambda data: str(data[:5]))
