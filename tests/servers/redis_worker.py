@@ -30,6 +30,7 @@ class Worker:
 
     def __init__(self, url, prefix, facts):
         self.name = os.path.basename(facts)
+        self.work = 0
         self._file = os.open(facts, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.shared = redis.Redis.from_url(url, decode_responses=True)
         self.manager = SessionManager(store=RedisStore.from_url(url, timeout=10, prefix=prefix, lease=LEASE))
@@ -41,8 +42,10 @@ class Worker:
         os.write(self._file, line.encode())
 
     def _ended(self, session, reason):
+        time.sleep(self.work)
         keys = [*session.formerKeys, session.key]
         self.note("ended", id=keys[0], keys=keys, reason=reason, by=session.data["by"])
+        time.sleep(self.work)
 
     def _failed(self, exception, details):
         if not isinstance(exception, SessionRejected):
@@ -57,6 +60,8 @@ class Worker:
     # Torture
 
     def torture(self, total, pause):
+        # So long a time before and after its note does each end take, for a kill to fall into.
+        self.work = 0.005
         self.manager.setMaxSessionsPerUser(5)
         threads = [threading.Thread(target=self._torture, args=(int(total), float(pause))) for _ in range(2)]
         for thread in threads:

@@ -32,7 +32,7 @@ redis = pytest.importorskip("redis")
 from users_session_manager.stores.redis import RedisStore  # noqa: E402  # the extra may be missing
 
 WORKER = Path(__file__).parents[1] / "servers" / "redis_worker.py"
-PATIENCE = 25
+PATIENCE = 60
 # An announcement has been heard this long before its deadline at most: what two clocks of one machine may differ by.
 ROUNDING = 0.01
 
@@ -503,6 +503,60 @@ class TestFork:
         )
         assert (done.returncode, done.stderr, done.stdout) == (0, "", "Luca deleted False\n")
 
+    def test_a_child_announces_nothing_of_what_its_parent_has_in_hand(self, redis_url, prefix):
+        done = run(
+            OPENED
+            + """
+    def slow(session, reason):
+        first.set()
+        time.sleep(0.1)
+
+    first = threading.Event()
+    manager.on("sessionEnded", slow)
+    for number in range(20):
+        manager.loadNewSession(f"parents-{number}", timeout=2)
+    first.wait()
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0
+    else:
+        manager.loadNewSession("childs", timeout=2)
+        time.sleep(7)
+        os._exit(0)
+    """,
+            redis_url,
+            prefix,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        told = Counter(line.split()[0] for line in done.stdout.splitlines())
+        assert told == {"childs": 1, **{f"parents-{number}": 1 for number in range(20)}}
+
+    def test_a_child_announces_what_its_parent_has_died_of_announcing(self, redis_url, prefix):
+        done = run(
+            OPENED
+            + """
+    def slow(session, reason):
+        first.set()
+        time.sleep(1 if os.getpid() == parent else 0)
+
+    first = threading.Event()
+    manager.on("sessionEnded", slow)
+    for number in range(20):
+        manager.loadNewSession(f"{number}", timeout=2)
+    first.wait()
+    if os.fork():
+        os._exit(0)
+    manager.loadNewSession("childs", timeout=2)
+    time.sleep(6)
+    os._exit(0)
+    """,
+            redis_url,
+            prefix,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        told = Counter(line.split()[0] for line in done.stdout.splitlines())
+        assert told.keys() == {"childs", *map(str, range(20))}
+        assert sorted(told.values())[:-1] == [1] * 20  # at most the one that was under way a second time
+
 
 class TestEndOfAProcess:
     @pytest.mark.parametrize("end", ["manager.close()", "pass", "sys.exit()"])
@@ -597,6 +651,27 @@ class TestEvictionPolicy:
         assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
+class TestFullMemory:
+    def test_it_refuses_logins_in_one_line_of_the_log_and_ends_go_on(self, own_server, caplog):
+        server = own_server("--maxmemory", "8mb", "--maxmemory-policy", "noeviction")
+        manager = SessionManager(store=RedisStore.from_url(server.url))
+        ended = []
+        manager.on("sessionDeleted", ended.append)
+        stays, out = manager.loadNewSession("stays"), manager.loadNewSession("out")
+        due = [manager.loadNewSession(f"{number}", timeout=5) for number in range(50)]
+        logins = (manager.loadNewSession(f"user {number}", data="x" * 2000) for number in range(100_000))
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            list(logins)
+        assert manager.checkSessionStatus(stays)
+        with pytest.raises(StoreUnavailable):
+            manager.loadNewSession("Luca", data="x" * 2000)
+        assert manager.checkSessionStatus(stays)
+        assert manager.deleteSession(out)
+        eventually(lambda: {out, *due} <= set(ended))
+        assert len(ended) == len(set(ended))
+        assert [record.levelname for record in caplog.records if record.levelname != "DEBUG"] == ["ERROR"]
+
+
 class TestWhatOthersWrote:
     @pytest.fixture
     def told(self) -> list[str]:
@@ -667,12 +742,31 @@ class TestWhatOthersWrote:
                 client.hset(name, field, value)
             if field == "user" and isinstance(value, str):
                 assert open_manager.getSession(key).username == value  # a name is a name, whatever it is
+            elif field == "user" and value is not None:
+                with pytest.raises(SessionRejected):
+                    open_manager.resumeSession(key)
             else:
                 self.assert_rejected(open_manager, key)
             for said in (open_manager.getLoggedUsers(), [*open_manager.sessions]):
                 assert all(isinstance(one, str) for one in said)
             open_manager.getUserSessions(f"{number}")
             client.zadd(f"{at}due", {key: 1})
+        self.assert_all_goes_on(open_manager, told)
+
+    @pytest.mark.parametrize("field", ["own", "limit", "warned", "reason"])
+    @pytest.mark.parametrize("kind", ["due", "ended"])
+    def test_what_a_session_need_not_have(self, client, prefix, open_manager, told, field, kind):
+        for number, value in enumerate(
+            ["", "garbage", "nan", "inf", "-inf", "9" * 400, "a b\nc 7", b"\xff", "deleted"]
+        ):
+            key = open_manager.loadNewSession(f"{number}", timeout=60)
+            name, at = self.names(client, prefix, key)
+            client.hset(name, field, value)
+            for call in (open_manager.getSession, open_manager.restartSessionTimer, open_manager.checkSessionStatus):
+                with contextlib.suppress(SessionRejected):
+                    call(key)
+            open_manager.getUserSessions(f"{number}")
+            client.zadd(f"{at}{kind}", {key: 1})
         self.assert_all_goes_on(open_manager, told)
 
     def test_former_keys_that_are_none(self, client, prefix, open_manager, told):

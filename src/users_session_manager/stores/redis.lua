@@ -66,7 +66,8 @@ local function read(at, id)
   end
   local s = {id = id, key = found[1], user = found[2], created = found[3], authenticated = found[4],
     deadline = finite(found[5]), limit = finite(found[6]) or math.huge, born = finite(found[7]),
-    began = finite(found[8]), own = finite(found[9]), data = found[10], former = {}, reason = found[12],
+    began = finite(found[8]), own = finite(found[9]), data = found[10], former = {},
+    reason = found[12] and (string.match(found[12], '^%l+$') or 'expired'),
     warned = finite(found[13])}
   if found[11] then
     local is_json, former = pcall(cjson.decode, found[11])

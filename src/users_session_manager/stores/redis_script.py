@@ -13,7 +13,7 @@ from ..log import log
 
 try:
     from redis import Redis, RedisCluster
-    from redis.exceptions import NoScriptError, RedisError
+    from redis.exceptions import NoScriptError, RedisError, ResponseError
 except ImportError as missing:
     raise MissingDependency("redis", "redis") from missing
 
@@ -39,7 +39,13 @@ class Script:
         self._is_cluster = isinstance(client, RedisCluster)
         # Which groups one call can be about.
         self.together = [[group] for group in ALL_GROUPS] if self._is_cluster else [list(ALL_GROUPS)]
-        self.is_away = False
+        # The operation that Redis has refused, empty if it did not answer at all, None while all is well.
+        self._trouble: str | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis did not answer when it was asked last."""
+        return self._trouble == ""
 
     def call(self, operation: str, groups: Sequence[int], *args: Any) -> Any:
         """Return what `operation` answers: texts as `bytes`, and `None` for none."""
@@ -51,12 +57,14 @@ class Script:
             except NoScriptError:  # it was started anew, or is another node
                 answer = self.client.execute_command("EVAL", _TEXT, *rest, NEVER_DECODE=True)
         except (RedisError, OSError, ValueError) as failure:  # ValueError: the client has been closed
-            if not self.is_away:
-                self.is_away = True
+            was_well = self._trouble is None
+            self._trouble = operation if isinstance(failure, ResponseError) else ""
+            if was_well:
                 log.error("Redis is away, nobody is let in: %s: %s", type(failure).__name__, failure)
             raise StoreUnavailable(f"Redis is away: {type(failure).__name__}: {failure}") from failure
-        if self.is_away:
-            self.is_away = False
+        # With a full memory Redis refuses some operations and not others: that is one line in the log, not many.
+        if self._trouble in ("", operation):
+            self._trouble = None
             log.warning("Redis is back")
         return answer
 
