@@ -114,6 +114,34 @@ class TestFork:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     @needs_fork
+    def test_what_the_owner_of_a_clock_has_to_put_right_comes_before_anything_runs_out(self):
+        done = run("""
+    import os, sys, threading, time
+    from users_session_manager.timers import Clock, SessionTimer
+
+    parent, seen, ran_out = os.getpid(), [], threading.Event()
+
+    def put_right():
+        time.sleep(0.2)  # a thread that did not wait for this would have run
+        seen.append("put right")
+
+    def run_out():
+        seen.append("ran out")
+        ran_out.set()
+
+    clock = Clock(on_fork=put_right)
+    with clock.lock:
+        clock.schedule(SessionTimer(0, run_out, clock=clock), 0)
+        child = os.fork()
+    if not child:
+        assert ran_out.wait(60)
+        os._exit(0 if seen == ["put right", "ran out"] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert "put right" not in seen
+    """)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @needs_fork
     def test_threads_that_fork_at_the_same_time_do_not_lock_each_other_out(self):
         done = run(
             LIVE_CLOCK

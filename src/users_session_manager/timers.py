@@ -177,16 +177,24 @@ class Clock:
     """The thread that runs timers out, and the lock that whoever keeps them shares.
 
     `now` is the time in seconds that deadlines are measured in, monotonic. The thread starts with the first timer;
-    it is a daemon. After `os.fork` the child gets a thread of its own. With `thread=False` there is none: tests that
-    turn the time by hand call `run_due`.
+    it is a daemon. After `os.fork` the child gets a thread of its own, once `on_fork` has run there with the lock held:
+    what the owner has to put right before anything runs out. With `thread=False` there is none: tests that turn the
+    time by hand call `run_due`.
 
     Threads: `schedule` and `cancel` are called with `lock` held, everything else without it. `lock` guards the heap,
     the state of every timer on it, and what the owner of the clock keeps beside it, so that a session and its timer
     change together. It is re-entrant because a signal handler or a finalizer may log somebody out at any moment.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic, *, thread: bool = True) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        thread: bool = True,
+        on_fork: Callable[[], object] | None = None,
+    ) -> None:
         self.now = now
+        self._on_fork = on_fork
         self._threaded = thread
         self.lock = threading.RLock()
         self.stopped = False
@@ -329,6 +337,8 @@ class Clock:
 
     def _revive(self) -> None:
         """Give the child of a fork its own thread. The lock is held by the thread that forked."""
+        if self._on_fork is not None:
+            self._on_fork()
         self._bell = _silent_bell()
         self._thread = None
         self._wakes_at = inf

@@ -898,6 +898,15 @@ class TestClients:
 
 
 class TestWhatIsLeft:
+    def test_a_former_key_is_known_for_as_long_as_its_overlap(self, prefix, client):
+        """However short the session had to live when it had that key."""
+        store, overlap = RedisStore(client, prefix=prefix, thread=False), 10 * 86400
+        second = store.renew_key(store.add("Luca", 10)[0], 0)[1]
+        store.renew_key(second, overlap)
+        (name,) = keys_under(client, prefix, f"k:{second}")
+        assert client.ttl(name) >= overlap
+        store.close()
+
     def test_each_key_in_redis_ends_by_itself_and_what_has_ended_is_gone(self, redis_url, prefix, client):
         manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
         ended = []

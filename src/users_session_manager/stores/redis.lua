@@ -102,8 +102,9 @@ end
 local function record(s)
   local former = {}
   for index, one in ipairs(s.former) do former[index] = one[1] end
-  return table.concat({s.id, s.key, table.concat(former, ','), s.created, s.authenticated, text(unix),
-    s.own and text(s.own) or '', text(s.deadline - now), s.reason or '', whole(s.began), #s.user}, ' ') .. '\n' .. s.user .. (s.data or '')
+  local head = table.concat({s.id, s.key, table.concat(former, ','), s.created, s.authenticated, text(unix),
+    s.own and text(s.own) or '', text(s.deadline - now), s.reason or '', whole(s.began), #s.user}, ' ')
+  return head .. '\n' .. s.user .. (s.data or '')
 end
 
 local function count_down(at, s, timeout, lifetime, warning)
@@ -222,6 +223,7 @@ function operations.renew_key(at, key, new, overlap)
   redis.call('HSET', at .. 's:' .. s.id, 'key', new, 'former', cjson.encode(s.former), 'authenticated', text(unix))
   redis.call('SET', at .. 'k:' .. new, s.id)
   keep(at .. 'k:' .. new, s.deadline - now)
+  if old ~= s.id then keep(at .. 'k:' .. old, tonumber(overlap)) end
   if tonumber(overlap) == 0 then
     for _, former in ipairs(s.former) do redis.call('DEL', at .. 'k:' .. former[1]) end
   end

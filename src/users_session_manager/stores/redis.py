@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -276,11 +275,4 @@ def _at_exit() -> None:
         store.close()
 
 
-def _after_fork_in_child() -> None:
-    for store in list(_stores):
-        store._ends.begin_anew()
-
-
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -38,7 +38,7 @@ class Ends:
 
     def __init__(self, script: Script, lease: float, now: Callable[[], float] | None, *, thread: bool) -> None:
         time_of_clocks = time.monotonic if now is None else now
-        self.clock = Clock(time_of_clocks, thread=thread)
+        self.clock = Clock(time_of_clocks, thread=thread, on_fork=self._begin_anew)
         self._announcer = Clock(time_of_clocks, thread=thread)
         self.lock = self.clock.lock
         self.lease = lease
@@ -49,9 +49,9 @@ class Ends:
         self.is_open = False
         self._closed = False
         self._policy_is_known = False
-        self.begin_anew()
+        self._begin_anew()
 
-    def begin_anew(self) -> None:
+    def _begin_anew(self) -> None:
         """Have nothing in hand: at the beginning, and in the child of a fork, whose parent announces what it has."""
         self._process = os.getpid()
         self._in_hand: set[bytes] = set()  # taken out by this process, and not acknowledged

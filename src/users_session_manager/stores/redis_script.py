@@ -82,7 +82,7 @@ class Script:
         nodes = {"target_nodes": RedisCluster.PRIMARIES} if self._is_cluster else {}
         try:
             answer = self.client.info("memory", **nodes)
-        except (RedisError, OSError) as failure:
+        except (RedisError, OSError, ValueError) as failure:  # ValueError: the client has been closed
             log.debug("Redis does not tell its maxmemory-policy: %s", type(failure).__name__)
             return
         several = [node for node in answer.values() if isinstance(node, dict)]
