@@ -250,7 +250,7 @@ class TestJoining:
         def away(_):
             raise StoreUnavailable("the store is away")
 
-        for method in ("getSession", "getUsernameFromSessionKey"):  # at the first look, and at the second
+        for method in ("getSession", "findSession"):  # at the first look, and at the second
             with monkeypatch.context() as patch:
                 patch.setattr(manager, method, away)
                 assert client.present(other) is False
@@ -322,11 +322,9 @@ class TestTheEnd:
         assert client.heard(server) == []
 
     def test_a_session_that_ends_between_the_two_looks_at_a_client(self, manager, server, connect, monkeypatch):
-        key, find_out = manager.loadNewSession("Luca"), manager.getUsernameFromSessionKey
+        key, find_out = manager.loadNewSession("Luca"), manager.findSession
         client = connect()
-        monkeypatch.setattr(
-            manager, "getUsernameFromSessionKey", lambda key: find_out(key) and manager.deleteSession(key) and False
-        )
+        monkeypatch.setattr(manager, "findSession", lambda key: find_out(key) and manager.deleteSession(key) and None)
         assert client.present(key) is False
         assert client.heard(server) == ["logout"]
         assert rooms_of_sessions(server) == set()
@@ -628,7 +626,7 @@ class TestRenewal:
         def away(_):
             raise StoreUnavailable("the store is away")
 
-        monkeypatch.setattr(manager, "getUsernameFromSessionKey", away)
+        monkeypatch.setattr(manager, "findSession", away)
         key = manager.renewSessionKey(key)
         assert rooms_of_sessions(server) == {key}
         manager.sendLogoutMessage(key)
@@ -792,7 +790,7 @@ class TestQueue:
         key = manager.loadNewSession("Luca")
         client, tab = connect(), connect()
         assert tab.present(key) is True
-        emit, find_out = server.io.emit, manager.getUsernameFromSessionKey
+        emit, find_out = server.io.emit, manager.findSession
         at_the_room, in_its_seat, room_told = threading.Event(), threading.Event(), threading.Event()
 
         def emit_later(*args, to, **options):
@@ -820,7 +818,7 @@ class TestQueue:
         rooms = server.io.handlers["/"]["session_key"].__self__
         monkeypatch.setattr(rooms, "_check", first_look)
         monkeypatch.setattr(server.io, "emit", emit_later)
-        monkeypatch.setattr(manager, "getUsernameFromSessionKey", second_look)
+        monkeypatch.setattr(manager, "findSession", second_look)
         assert client.present(key) is False
         ending.join(30)
         monkeypatch.undo()
@@ -880,7 +878,7 @@ class TestLoop:
     ):
         """As it does with a store that may have to be waited for."""
         monkeypatch.setattr(clock.store, "blocking", True)
-        key, find_out = manager.loadNewSession("Luca"), manager.getUsernameFromSessionKey
+        key, find_out = manager.loadNewSession("Luca"), manager.findSession
 
         def second_look(key):
             if manager.sessions:
@@ -889,7 +887,7 @@ class TestLoop:
             return find_out(key)
 
         client = connect()
-        monkeypatch.setattr(manager, "getUsernameFromSessionKey", second_look)
+        monkeypatch.setattr(manager, "findSession", second_look)
         assert client.present(key) is False
         assert client.heard(server) == ["logout"]
         assert rooms_of_sessions(server) == set()

@@ -279,10 +279,6 @@ class TestFind:
         assert find(manager, key) is None
         assert heard.events == []
 
-    def test_a_session_that_ends_meanwhile_is_none(self, either, monkeypatch):
-        monkeypatch.setattr(either, "getUsernameFromSessionKey", lambda key: "Luca")
-        assert find(either, "ended") is None
-
 
 class TestDismiss:
     def test_a_live_session_is_ended(self, manager, heard):

@@ -23,7 +23,6 @@ pytest.importorskip("simple_websocket")
 pytest.importorskip("ua_parser")
 
 from users_session_manager import SessionManager
-from users_session_manager import manager as manager_module
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flask_app"
 ADMINISTRATION = ("admin/logout", "admin/logout-user", "admin/logout-everyone", "admin/timeout")
@@ -177,7 +176,7 @@ def test_people_end_their_own_sessions_and_nobody_elses(application):
 
 def test_of_two_sessions_with_one_label_the_right_one_ends(application, monkeypatch):
     secrets = iter("ABC")
-    monkeypatch.setattr(manager_module, "new_key", lambda: "Otter-candid-46_" + next(secrets) * 32)
+    monkeypatch.setattr("users_session_manager.stores.memory.new_key", lambda: "Otter-candid-46_" + next(secrets) * 32)
     here, first, second = clients = [application.test_client() for _ in range(3)]
     for client in clients:
         log_in(client)
