@@ -1,7 +1,4 @@
-"""Sessions in Redis as several processes see them: killed, forked, late, cut off from Redis, or lied to by others.
-
-Takes minutes, and is run by name: `python -m pytest tests/stores/redis_processes.py`, and once more with `-m slow`.
-"""
+"""Sessions in Redis as several processes see them: killed, forked, late, cut off from Redis, or lied to by others."""
 
 from __future__ import annotations
 
