@@ -305,7 +305,7 @@ class TestAsyncListeners:
             key = await asyncio.to_thread(manager.loadNewSession, "Luca")
             # On the real clock's thread, without waiting for a real timeout.
             with manager._store.clock.lock:
-                manager._store.clock.schedule(manager.sessions[key].timer, 0.01)
+                manager._store.clock.schedule(manager.sessions[key], 0.01)
             await asyncio.wait_for(told.wait(), 30)
             return key
 

@@ -40,7 +40,7 @@ LIVE_CLOCK = """
     def runs_out(seconds, name):
         key = manager.loadNewSession(name)
         with clock.lock:
-            clock.schedule(manager.sessions[key].timer, seconds)
+            clock.schedule(manager.sessions[key], seconds)
         return key
 """
 
@@ -131,7 +131,7 @@ class TestFork:
 
     clock = Clock(on_fork=put_right)
     with clock.lock:
-        clock.schedule(SessionTimer(0, run_out, clock=clock), 0)
+        SessionTimer(0, run_out, clock=clock).begin(0)
         child = os.fork()
     if not child:
         assert ran_out.wait(60)

@@ -86,7 +86,7 @@ def test_logins_restarts_deletes_and_expiries_race():
                 with clock.lock:
                     session = manager.sessions.get(key)
                     if session is not None and session.timer.is_alive():
-                        clock.schedule(session.timer, chance.random() / 100)
+                        clock.schedule(session, chance.random() / 100)
             other = chance.choice(shared)
             manager.restartSessionTimer(other) if chance.random() < 0.3 else manager.checkSessionStatus(other)
             manager.setSessionData(other, number)
@@ -99,7 +99,7 @@ def test_logins_restarts_deletes_and_expiries_race():
     manager.deleteAllSessions()
     with clock.lock:
         for session in list(manager.sessions.values()):
-            clock.schedule(session.timer, 0)
+            clock.schedule(session, 0)
     assert all_told.wait(60)
     assert sum(created.values()) == THREADS * LOGINS
     assert set(created.values()) == {1}

@@ -1016,7 +1016,7 @@ class TestAttaching:
         key = manager.loadNewSession("Luca")
         assert client.present(key) is True
         with manager._store.clock.lock:
-            manager._store.clock.schedule(manager.sessions[key].timer, 0.01)
+            manager._store.clock.schedule(manager.sessions[key], 0.01)
         assert client.told.get(timeout=30) == "logout"
         client.leave()
         detach()

@@ -165,6 +165,12 @@ def test_a_timer_that_would_keep_the_interpreter_alive_is_refused():
         timer.daemon = False
 
 
+def waiting(clock: Clock) -> set[Any]:
+    """What waits in a clock, wherever."""
+    near = {countdown for *_, countdown in clock._near}
+    return {countdown for countdown in near.union(*clock._far.values()) if countdown._place is not None}
+
+
 class TestClock:
     def test_timers_run_out_in_the_order_of_their_deadlines_then_of_their_start(self):
         seconds = [0.0]
@@ -186,7 +192,7 @@ class TestClock:
         timer = SessionTimer(100, ran.append, ["once"], clock=clock)
         timer.start()
         with clock.lock:
-            clock.schedule(timer, 5)
+            timer.begin(5)
         seconds[0] = 5
         assert clock.run_due() == 1
         seconds[0] = 100
@@ -201,25 +207,61 @@ class TestClock:
         assert ran.wait(30)
         clock.stop()
 
-    def test_deleted_timers_leave_the_heap_long_before_their_deadlines(self):
+    def test_of_a_deleted_timer_that_is_far_nothing_is_kept(self):
         clock = Clock(thread=False)
-        timers = [SessionTimer(3000, list, clock=clock) for _ in range(10_000)]
+        timers = [SessionTimer(3000, list, clock=clock) for _ in range(1000)]
         for timer in timers:
             timer.start()
-        for timer in timers[:9_900]:
+        assert waiting(clock) == set(timers)
+        for timer in timers[:-1]:
             timer.cancel()
-        assert len(clock._heap) < 300
+        assert waiting(clock) == {timers[-1]}
 
-    def test_restarts_do_not_make_the_heap_grow(self):
+    def test_restarts_do_not_add_to_what_waits(self):
         clock = Clock(thread=False)
         timer = SessionTimer(3000, list, clock=clock)
         timer.start()
         with clock.lock:
-            for _ in range(10_000):
-                clock.schedule(timer, 3000)
+            for _ in range(1000):
+                timer.begin(3000)
             for interval in range(3000, 2000, -1):
-                clock.schedule(timer, interval)
-        assert len(clock._heap) < 300
+                timer.begin(interval)
+        assert waiting(clock) == {timer}
+        assert sum(map(len, clock._far.values())) == 1
+        assert clock._near == []
+
+    @pytest.mark.parametrize("intervals", [(3000, 0.01), (0.01, 3000), (0.01, 0.02, 0.005, 3000, 0.005)])
+    def test_wherever_it_waited_before_it_runs_out_once(self, intervals):
+        seconds = [0.0]
+        clock = Clock(lambda: seconds[0], thread=False)
+        ran: list[float] = []
+        timer = SessionTimer(0, lambda: ran.append(seconds[0]), clock=clock)
+        for interval in intervals:
+            with clock.lock:
+                timer.begin(interval)
+            assert clock.run_due() == 0
+        for seconds[0] in (0.004, 0.005, 0.01, 0.02, 2999, 3000, 6000):
+            clock.run_due()
+        assert ran == [intervals[-1]]
+        assert waiting(clock) == set()
+
+    def test_a_deadline_that_was_moved_without_the_lock_is_seen_where_it_waits(self):
+        seconds = [0.0]
+        clock = Clock(lambda: seconds[0], thread=False)
+        ran: list[float] = []
+        timer = SessionTimer(10, lambda: ran.append(seconds[0]), clock=clock)
+        timer.start()
+        timer._deadline = 20.0
+        for seconds[0] in (10, 19.99):
+            assert clock.run_due() == 0
+            assert waiting(clock) == {timer}
+        seconds[0] = 20
+        assert clock.run_due() == 1
+
+    def test_with_nothing_near_its_thread_does_not_look(self):
+        clock = Clock(thread=False)
+        SessionTimer(3000, list, clock=clock).start()
+        assert clock._next_look() > clock.now() + 2999
 
     def test_stopped_it_runs_nothing_and_twice_is_harmless(self):
         clock = Clock()
@@ -254,7 +296,7 @@ class TestClock:
         assert not timer.is_alive()
         timer.join()
         SessionTimer(1, list, clock=clock).start()
-        assert clock._heap == []
+        assert waiting(clock) == set()
 
     @pytest.mark.parametrize("interval", [float("nan"), float("inf"), 10**12])
     def test_what_no_timer_can_hold_is_refused(self, interval):
@@ -263,44 +305,6 @@ class TestClock:
         with pytest.raises(ValueError, match="holds at most"):
             timer.start()
         assert not timer.is_alive()
-
-    def test_a_timer_that_starts_while_the_dead_are_dropped_is_not_lost(self, monkeypatch):
-        """As a signal handler or a finalizer may do it, on the same thread."""
-        seconds = [0.0]
-        clock = Clock(lambda: seconds[0], thread=False)
-        ran: list[str] = []
-        timers = [SessionTimer(3000, list, clock=clock) for _ in range(200)]
-        for timer in timers:
-            timer.start()
-
-        class Entry(tuple):
-            __slots__ = ()
-
-            def __getitem__(self, index):
-                if not started:
-                    started.append(SessionTimer(5, ran.append, ["in between"], clock=clock))
-                    started[0].start()
-                return super().__getitem__(index)
-
-        started: list[SessionTimer] = []
-        clock._heap = [Entry(entry) for entry in clock._heap]
-        for timer in timers[:150]:
-            timer.cancel()
-        assert started
-        seconds[0] = 5
-        assert clock.run_due() == 1
-        assert ran == ["in between"]
-
-    def test_a_deadline_that_comes_nearer_is_counted_once(self):
-        clock = Clock(thread=False)
-        timer = SessionTimer(3000, list, clock=clock)
-        timer.start()
-        with clock.lock:
-            for interval in range(2999, 0, -1):
-                clock.schedule(timer, interval)
-        alive = [entry for entry in clock._heap if entry[2]._queued == entry[0]]
-        assert len(alive) == 1
-        assert len(clock._heap) == clock._dead + 1
 
     def test_a_timer_may_stop_it(self):
         clock = Clock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from .keys import label
@@ -28,41 +27,26 @@ class Session:
     | `data` | what the application keeps with it; `None` until set |
     | `timeout` | an idle timeout of its own, in seconds; `None` for the manager's |
     | `formerKeys` | the keys that `renewSessionKey` has replaced, oldest first, `tuple[str, ...]` |
-    | `timer` | a started `threading.Timer` |
+    | `timer` | a started `threading.Timer`, made when it is first asked for |
     """
 
-    __slots__ = (
-        *("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys", "timer"),
-        # The memory store's own: when it began and when its lifetime ends, in the store's time; the timer that warns;
-        # its neighbours among the sessions of its user.
-        *("_born", "_limit", "_warning", "_older", "_newer"),
-    )
+    __slots__ = ("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys")
 
-    def __init__(
-        self,
-        username: str,
-        key: str,
-        created_at: float,
-        timer: SessionTimer,
-        *,
-        data: Any = None,
-        timeout: float | None = None,
-    ) -> None:
-        self.username = username
-        self.key = key
-        self.createdAt = self.authenticatedAt = created_at
-        self.data = data
-        self.timeout = timeout
-        self.formerKeys: tuple[str, ...] = ()
-        self.timer = timer
-        self._born = self._limit = inf
-        self._warning: SessionTimer | None = None
-        self._older: Session | None = None
-        self._newer: Session | None = None
+    username: str
+    key: str
+    createdAt: float
+    authenticatedAt: float
+    data: Any
+    timeout: float | None
+    formerKeys: tuple[str, ...]
 
     @property
     def authenticationAge(self) -> float:
         return time.time() - self.authenticatedAt
+
+    @property
+    def timer(self) -> SessionTimer:
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"<Session {label(self.key)} of {self.username!r}>"

@@ -10,9 +10,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from .log import log
 
@@ -21,12 +21,36 @@ LONGEST: Final = threading.TIMEOUT_MAX
 
 _NEW, _WAITING, _RUNNING, _DONE = range(4)
 
-# With fewer dead entries than this a heap is not worth rebuilding.
-_FEW = 64
+# Into how many slices a second is parted, for what waits longer than that.
+_SLICES: Final = 16
 
 # How long stopping waits for a timer's function that still runs, in seconds: enough for one that is about to
 # return, little enough that one that hangs does not hold up the exit of the interpreter.
 _PATIENCE = 0.5
+
+
+class Countdown(Protocol):
+    """What a `Clock` runs out: a `SessionTimer`, or a session of the memory store. The clock alone sets what is here.
+
+    But for one thing, for which no lock is needed: a deadline may be moved to a later time while `_steady` is not
+    `None`. Who does so looks at `_steady` once more afterwards: if it is another now, somebody who holds the lock has
+    come in between, and the lock decides.
+    """
+
+    _deadline: float
+    """When it runs out, in the clock's time; infinite while it does not count."""
+
+    _interval: float
+    """How many seconds it counted down when it began."""
+
+    _place: Any
+    """Where it waits in the clock; `None` while it does not."""
+
+    _steady: Any
+    """Whatever its owner likes; `None` while more than its deadline changes, and once it has run out."""
+
+    def _run_out(self) -> None:
+        """Do what is to be done when the deadline has come, on the clock's thread and without its lock."""
 
 
 class SessionTimer(threading.Timer):
@@ -41,8 +65,8 @@ class SessionTimer(threading.Timer):
     # The set-up of Thread (an event, a name, an entry in the set of all threads) is left out on purpose: it costs
     # many times what the rest of a session does.
     __slots__ = (
-        *("interval", "function", "args", "deadline"),
-        *("_kwargs", "_clock", "_queued", "_state", "_finished", "_ended", "_name"),
+        *("function", "args", "_kwargs", "_clock", "_state", "_finished", "_ended", "_name", "_countdown"),
+        *("_deadline", "_interval", "_place", "_steady"),
     )
 
     def __init__(
@@ -54,17 +78,37 @@ class SessionTimer(threading.Timer):
         *,
         clock: Clock,
     ) -> None:
-        self.interval = interval
         self.function = function
         self.args: Iterable[Any] = () if args is None else args
         self._kwargs = kwargs
         self._clock = clock
-        self.deadline = inf  # in the clock's time; infinite until started and once cancelled
-        self._queued = inf  # the time of this timer's entry in the clock's heap; infinite without one
         self._state = _NEW
         self._finished: threading.Event | None = None
         self._ended: threading.Event | None = None
         self._name: str | None = None
+        self._countdown: Countdown | None = None  # whose timer it is; `None` for one that counts down by itself
+        self._deadline = inf
+        self._interval = interval
+        self._place: Any = None
+        self._steady: Any = None
+
+    @classmethod
+    def of(
+        cls, countdown: Countdown, function: Callable[..., object], args: Iterable[Any], *, clock: Clock
+    ) -> SessionTimer:
+        """Return the timer of a `countdown` that is under way, which that runs out: `_run_out` there calls it here."""
+        timer = cls(countdown._interval, function, args, clock=clock)
+        timer._countdown = countdown
+        timer._state = _WAITING
+        return timer
+
+    @property
+    def interval(self) -> float:
+        return (self._countdown or self)._interval
+
+    @interval.setter
+    def interval(self, interval: float) -> None:
+        (self._countdown or self)._interval = interval
 
     def start(self) -> None:
         """Begin the countdown; a second time it is a `RuntimeError`, as for any thread."""
@@ -74,12 +118,21 @@ class SessionTimer(threading.Timer):
             if self._finished is not None and self._finished.is_set():
                 self._end()
             else:
-                self._clock.schedule(self, self.interval)
+                self.begin(self._interval)
+
+    def begin(self, interval: float, until: float = inf) -> None:
+        """Begin the countdown, or begin it anew, with the clock's lock held; see `Clock.schedule`."""
+        self._clock.schedule(self, interval, until)
+        self._state = _WAITING
 
     def cancel(self) -> None:
         """Stop the countdown: `function` will not be called. Does nothing once it has been."""
         with self._clock.lock:
-            self._clock.cancel(self)
+            if self._state == _WAITING:
+                self._clock.cancel(self._countdown or self)
+                self._end()
+            else:
+                self.finished.set()
 
     def is_alive(self) -> bool:
         """Tell whether the countdown or `function` is under way."""
@@ -99,6 +152,7 @@ class SessionTimer(threading.Timer):
                 raise RuntimeError("cannot join current thread")
             if self._ended is None:
                 self._ended = threading.Event()
+                self._clock.joined.add(self)
         self._ended.wait(timeout)
 
     @property
@@ -151,8 +205,12 @@ class SessionTimer(threading.Timer):
     def __repr__(self) -> str:
         return f"<{self.name} of {self.interval} s, {('new', 'waiting', 'running', 'done')[self._state]}>"
 
-    def _fire(self) -> None:
+    def _run_out(self) -> None:
         """Call `function` on this thread; what it raises goes where a thread's exceptions go."""
+        with self._clock.lock:
+            if self._state == _DONE:  # cancelled a moment ago
+                return
+            self._state = _RUNNING
         try:
             if self._finished is None or not self._finished.is_set():
                 self.function(*self.args, **self.kwargs)
@@ -163,27 +221,35 @@ class SessionTimer(threading.Timer):
                 log.error("threading.excepthook failed", exc_info=True)
         finally:
             with self._clock.lock:
-                self._end()
+                if self._state == _RUNNING:  # else its function has begun it anew
+                    self._end()
 
     def _end(self) -> None:
         self._state = _DONE
+        if self._countdown is not None:  # each would keep the other until the garbage collector comes
+            self._interval, self._countdown, self.args = self._countdown._interval, None, ()
         if self._finished is not None:
             self._finished.set()
         if self._ended is not None:
             self._ended.set()
+            self._clock.joined.discard(self)
 
 
 class Clock:
-    """The thread that runs timers out, and the lock that whoever keeps them shares.
+    """The thread that runs countdowns out, and the lock that whoever keeps them shares.
 
-    `now` is the time in seconds that deadlines are measured in, monotonic. The thread starts with the first timer;
+    `now` is the time in seconds that deadlines are measured in, monotonic. The thread starts with the first countdown;
     it is a daemon. After `os.fork` the child gets a thread of its own, once `on_fork` has run there with the lock held:
     what the owner has to put right before anything runs out. With `thread=False` there is none: tests that turn the
     time by hand call `run_due`.
 
-    Threads: `schedule` and `cancel` are called with `lock` held, everything else without it. `lock` guards the heap,
-    the state of every timer on it, and what the owner of the clock keeps beside it, so that a session and its timer
-    change together. It is re-entrant because a signal handler or a finalizer may log somebody out at any moment.
+    What is far away waits in slices of time, each a dictionary, which costs the same however many wait; a slice before
+    its time comes they go to a heap, which knows their order to the instant.
+
+    Threads: `schedule` and `cancel` are called with `lock` held, everything else without it. `lock` guards the slices
+    and the heap, the state of every countdown in them, and what the owner of the clock keeps beside it, so that a
+    session and its deadline change together. It is re-entrant because a signal handler or a finalizer may log somebody
+    out at any moment.
     """
 
     def __init__(
@@ -198,20 +264,23 @@ class Clock:
         self._threaded = thread
         self.lock = threading.RLock()
         self.stopped = False
+        self.joined: set[SessionTimer] = set()  # those that somebody waits for
         self._bell = _silent_bell()
         self._thread: threading.Thread | None = None
         self._wakes_at = inf  # when the thread looks again by itself; minus infinity while it is not asleep
-        self._heap: list[tuple[float, int, SessionTimer]] = []
-        self._order = itertools.count()  # timers of one deadline run out in the order of their start
-        self._dead = 0  # entries of the heap whose timer was cancelled or queued anew
-        self._firing: SessionTimer | None = None
+        self._far: dict[int, dict[Countdown, None]] = {}  # by the number of their slice
+        self._slices: list[int] = []  # the numbers there, a heap
+        self._opened = -1  # the last slice that has gone to the near ones
+        self._near: list[tuple[float, int, Countdown]] = []
+        self._order = itertools.count()  # those of one deadline run out in the order of their start
+        self._firing: Countdown | None = None
         with _clocks_lock:
             _clocks.add(self)
 
-    def schedule(self, timer: SessionTimer, interval: float, until: float = inf) -> None:
-        """Let `timer` run out `interval` seconds from now, or at the time `until` if that comes first.
+    def schedule(self, countdown: Countdown, interval: float, until: float = inf) -> None:
+        """Let `countdown` run out `interval` seconds from now, or at the time `until` if that comes first.
 
-        A timer that waits already gets its new deadline. Raises `ValueError` for more than a timer can hold, NaN and
+        One that waits already gets its new deadline. Raises `ValueError` for more than a timer can hold, NaN and
         infinity included.
         """
         if not interval <= LONGEST:
@@ -222,56 +291,55 @@ class Clock:
         deadline = now + interval
         if deadline > until:
             deadline, interval = until, until - now
-        timer.deadline = deadline
-        timer.interval = interval
-        timer._state = _WAITING
-        # A later deadline needs no entry: the one that is there will find it.
-        if deadline < timer._queued and not self.stopped:
-            was_queued, timer._queued = timer._queued != inf, deadline
-            entry = (deadline, next(self._order), timer)
-            heappush(self._heap, entry)
-            if was_queued:
-                self._bury()
-            if deadline < self._wakes_at:
-                self._ring()
+        countdown._steady = None
+        # For a later deadline it can wait where it is: it is looked at there, and found to have time.
+        can_stay = countdown._place is not None and deadline >= countdown._deadline
+        countdown._deadline, countdown._interval = deadline, interval
+        if not can_stay and not self.stopped:
+            self._take_out(countdown)
+            self._put(countdown, deadline)
 
-    def cancel(self, timer: SessionTimer) -> None:
-        """Let `timer` never run out. Nothing happens if it has."""
-        if timer._state != _WAITING:
-            timer.finished.set()
-            return
-        timer.deadline = timer._queued = inf
-        timer._end()
-        self._bury()
+    def cancel(self, countdown: Countdown) -> None:
+        """Let `countdown` never run out. Nothing happens if it has."""
+        countdown._steady = None
+        countdown._deadline = inf
+        self._take_out(countdown)
 
     def run_due(self) -> int:
-        """Run every timer out whose deadline has come, on the calling thread; return how many there were."""
+        """Run out everything whose deadline has come, on the calling thread; return how many there were."""
         count = 0
         while True:
-            # One entry each time the lock is taken, so that a crowd of them keeps nobody waiting.
+            # One each time the lock is taken, so that a crowd of them keeps nobody waiting.
             with self.lock:
-                if self.stopped or not self._heap or self._heap[0][0] > self.now():
+                now = self.now()
+                if self.stopped or self._next_look() > now:
                     return count
-                timer = self._take_first()
-                self._firing = timer
-            if timer is not None:
-                timer._fire()
+                if self._slices and self._slices[0] - 1 <= now * _SLICES:
+                    self._open()
+                    continue
+                countdown = self._take_first()
+                self._firing = countdown
+            if countdown is not None:
+                countdown._run_out()
                 self._firing = None
                 count += 1
 
     def stop(self) -> None:
-        """End the thread; timers that wait will not run. Twice is harmless, and so is a call by a timer's function.
+        """End the thread; what waits will not run out. Twice is harmless, and so is a call by a timer's function.
 
         A function that is running gets half a second to return.
         """
         with self.lock:
             self.stopped = True
             thread, self._thread = self._thread, None
-            heap, self._heap = self._heap, []
-            for _, _, timer in heap:
+            slices, self._far, self._slices, self._near = self._far, {}, [], []
+            for timer in self.joined:
                 if timer._ended is not None:
-                    timer._ended.set()  # whoever joins it waits no longer
+                    timer._ended.set()
+            self.joined.clear()
             self._ring()
+        for countdowns in slices.values():
+            countdowns.clear()  # they and their slice would keep each other
         if thread is not None and thread is not threading.current_thread():
             thread.join(_PATIENCE)
 
@@ -279,33 +347,56 @@ class Clock:
         """Tell whether the caller runs on the clock's thread."""
         return self._thread is threading.current_thread()
 
-    def _bury(self) -> None:
-        """Count one more dead entry, and drop them all once they are the greater part.
+    def _put(self, countdown: Countdown, deadline: float) -> None:
+        """Let `countdown` wait until it is looked at, at its deadline or a slice before."""
+        number = int(deadline * _SLICES)
+        countdowns = self._far.get(number)
+        if countdowns is not None:
+            countdowns[countdown] = None
+            countdown._place = countdowns
+            return
+        if number > self._opened:
+            countdown._place = self._far[number] = {countdown: None}
+            heappush(self._slices, number)
+        else:
+            entry = countdown._place = (deadline, next(self._order), countdown)
+            heappush(self._near, entry)
+        if self._next_look() < self._wakes_at:
+            self._ring()
 
-        So what is deleted gives its memory back long before its deadline, at a cost a timer that stays the same.
-        """
-        self._dead += 1
-        if self._dead > _FEW and self._dead * 2 > len(self._heap):
-            # A finalizer or a signal may start a timer on this thread meanwhile: its entry goes to the new heap.
-            old, self._heap, self._dead = self._heap, [], 0
-            kept = [entry for entry in old if entry[2]._queued == entry[0]]
-            self._heap.extend(kept)
-            heapify(self._heap)
+    def _take_out(self, countdown: Countdown) -> None:
+        place, countdown._place = countdown._place, None
+        if isinstance(place, dict):
+            place.pop(countdown, None)
 
-    def _take_first(self) -> SessionTimer | None:
-        """Take the first entry off the heap; return its timer if that has run out."""
-        queued_at, order, timer = heappop(self._heap)
-        if queued_at != timer._queued:
-            self._dead -= 1
+    def _next_look(self) -> float:
+        """Return when there is something to do: infinity for never."""
+        near = self._near[0][0] if self._near else inf
+        return min(near, (self._slices[0] - 1) / _SLICES) if self._slices else near
+
+    def _open(self) -> None:
+        """Let the first slice go to where those are that are near."""
+        self._opened = heappop(self._slices)
+        countdowns = self._far.pop(self._opened)
+        for countdown in list(countdowns):
+            if countdown._place is countdowns:
+                self._put(countdown, countdown._deadline)
+        countdowns.clear()
+
+    def _take_first(self) -> Countdown | None:
+        """Take the first of the near ones; return it if its deadline has come."""
+        entry = heappop(self._near)
+        countdown = entry[2]
+        if countdown._place is not entry:  # it was taken out, or put elsewhere
             return None
-        if timer.deadline > self.now():
-            timer._queued = timer.deadline
-            entry = (timer.deadline, order, timer)
-            heappush(self._heap, entry)
+        countdown._place = None
+        steady, countdown._steady = countdown._steady, None  # before the look at what may be moved without the lock
+        deadline = countdown._deadline
+        if deadline > self.now():
+            self._put(countdown, deadline)
+            countdown._steady = steady
             return None
-        timer._queued = inf
-        timer._state = _RUNNING
-        return timer
+        return countdown
 
     def _start(self) -> None:
         if self.stopped or not self._threaded:
@@ -324,7 +415,7 @@ class Clock:
                 if self.stopped:
                     return
                 bell = self._bell
-                self._wakes_at = self._heap[0][0] if self._heap else inf
+                self._wakes_at = self._next_look()
             # Without the lock: a bell that rings before this waits for it is heard all the same.
             bell.acquire(timeout=max(0.0, min(self._wakes_at - self.now(), LONGEST)))
             self._wakes_at = -inf
@@ -342,12 +433,11 @@ class Clock:
         self._bell = _silent_bell()
         self._thread = None
         self._wakes_at = inf
-        if self._firing is not None and self._firing._state == _RUNNING:
-            # It was under way on the parent's thread; whether it had done anything, its function finds out.
-            self._firing._queued = self._firing.deadline
-            entry = (self._firing.deadline, next(self._order), self._firing)
-            heappush(self._heap, entry)
-        if self._heap:
+        firing = self._firing
+        if firing is not None and firing._place is None and firing._deadline < inf:
+            # It was under way on the parent's thread; whether it had done anything, it finds out.
+            self._put(firing, firing._deadline)
+        if self._next_look() < inf:
             self._start()
 
 

@@ -34,7 +34,7 @@ manager.on("error", lambda error, details: None)
 def run_out(key):
     clock = manager._store.clock
     with clock.lock:
-        clock.schedule(manager.sessions[key].timer, 0.01)
+        clock.schedule(manager.sessions[key], 0.01)
 
 
 def evict():

@@ -90,16 +90,16 @@ class Store(Protocol):
     def set_data(self, key: object, data: Any) -> bool:
         """Keep `data` with a live session."""
 
-    def of_user(self, username: str) -> list[tuple[Session, float]]:
+    def of_user(self, username: str) -> Sequence[tuple[Session, float]]:
         """Return the live sessions of a user, oldest first, each with the seconds until it runs out."""
 
     def remove(self, key: object) -> Session | None:
         """Take a live session out and return it."""
 
-    def remove_user(self, username: str, except_key: object = None) -> list[Session]:
+    def remove_user(self, username: str, except_key: object = None) -> Sequence[Session]:
         """Take all live sessions of a user out but that of `except_key`, and return them, oldest first."""
 
-    def clear(self) -> list[Session]:
+    def clear(self) -> Sequence[Session]:
         """Take all live sessions out and return them, in the order of creation."""
 
     def acknowledge(self, ended: Iterable[Session]) -> None:

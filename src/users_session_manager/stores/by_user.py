@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..session import Session
+from .memory_session import MemorySession
 
 
 class ByUser:
@@ -18,9 +18,9 @@ class ByUser:
     __slots__ = ("_oldest",)
 
     def __init__(self) -> None:
-        self._oldest: dict[str, Session] = {}
+        self._oldest: dict[str, MemorySession] = {}
 
-    def add(self, session: Session) -> None:
+    def add(self, session: MemorySession) -> None:
         """Make `session` the newest of its user."""
         all_users, username = self._oldest, session.username
         if username not in all_users:
@@ -31,7 +31,7 @@ class ByUser:
         newest._newer = oldest._older = session
         session._older = newest
 
-    def remove(self, session: Session) -> None:
+    def remove(self, session: MemorySession) -> None:
         """Take out `session`, which is in."""
         all_users, username = self._oldest, session.username
         oldest, older, newer = all_users[username], session._older, session._newer
@@ -47,7 +47,7 @@ class ByUser:
             oldest._older = None if older is oldest else older
         session._older = session._newer = None
 
-    def of(self, username: str) -> list[Session]:
+    def of(self, username: str) -> list[MemorySession]:
         """Return the sessions of a user, oldest first."""
         sessions = []
         session = self._oldest.get(username)

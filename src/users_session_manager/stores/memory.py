@@ -15,6 +15,7 @@ from ..session import Reason, Session
 from ..timers import LONGEST, Clock, SessionTimer
 from .base import NO_LIMITS
 from .by_user import ByUser
+from .memory_session import MemorySession
 
 # The deadline of a warning that has been given.
 _ANNOUNCED: Final = -inf
@@ -22,7 +23,7 @@ _ANNOUNCED: Final = -inf
 _BIRTH: Final = attrgetter("_born", "createdAt")
 
 
-class Sessions(dict[str, Session]):
+class Sessions(dict[str, MemorySession]):
     """A dictionary of sessions whose `repr` does not tell their keys."""
 
     __slots__ = ()
@@ -38,7 +39,8 @@ class MemoryStore:
     hand in one that they turn, with `thread=False`, and call `run_due()` when something is to run out.
 
     Threads: any thread may call any method. The clock's lock guards `sessions`, what is found beside them by user and
-    by former key, and the deadlines of their timers; `get` needs no lock, since it reads one entry and one deadline.
+    by former key, and the deadlines. What a request asks for needs no lock: `get` reads one entry and one deadline,
+    `set_data` changes what nothing else depends on, and `restart` does what a `Countdown` allows.
     """
 
     blocking = False
@@ -48,11 +50,10 @@ class MemoryStore:
         self.run_due = self.clock.run_due
         self.sessions = Sessions()
         self._by_user = ByUser()
-        self._former: dict[str, tuple[Session, SessionTimer]] = {}  # by the keys that are good for a while yet
+        self._former: dict[str, tuple[MemorySession, SessionTimer]] = {}  # by the keys that are good for a while yet
         self._now = now
         self._lock = self.clock.lock
         self._in_order = True  # whether `sessions` stands in the order of creation; a renewal moves one to its end
-        self._timer_function = self._run_out  # bound once, and not for each session
         self._on_ended: Callable[[Session, Reason], None] | None = None
         self._on_expiring: Callable[[Session, float], None] | None = None
         self._closed = False
@@ -76,9 +77,7 @@ class MemoryStore:
         data: Any = None,
         own_timeout: bool = False,
     ) -> tuple[str, Sequence[Session]]:
-        key = new_key()
-        timer = SessionTimer(timeout, self._timer_function, (key,), clock=self.clock)
-        session = Session(username, key, time.time(), timer, data=data, timeout=timeout if own_timeout else None)
+        session = MemorySession(self, username, new_key(), time.time(), data, timeout if own_timeout else None)
         with self._lock:
             if self._closed:
                 raise SessionError("this SessionManager is closed")
@@ -87,37 +86,59 @@ class MemoryStore:
             session._born = self._now()
             self._count_down(session, timeout, policy)
             self._by_user.add(session)
-            self.sessions[key] = session
-            return key, in_the_way and [other for other in in_the_way if self._take(other)]
+            self.sessions[session.key] = session
+            return session.key, in_the_way and [other for other in in_the_way if self._take(other)]
 
-    def get(self, key: object) -> Session | None:
+    def get(self, key: object) -> MemorySession | None:
         if isinstance(key, str):
             session = self.sessions.get(key) or self._by_former_key(key)
-            if session is not None and session.timer.deadline > self._now():
+            if session is not None and session._deadline > self._now():
                 return session
         return None
 
-    def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> Session | None:
+    def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> MemorySession | None:
+        session = self.get(key)
+        if session is not None and session._steady is policy:
+            deadline = self._now() + (timeout if session.timeout is None else session.timeout)
+            if session._deadline <= deadline <= session._limit:
+                session._deadline = deadline
+                if session._steady is policy:
+                    return session
+        return session and self._restart(key, timeout, policy)
+
+    def _restart(self, key: object, timeout: float, policy: Policy) -> MemorySession | None:
+        """Do what `restart` does, for a countdown of which more may change than its deadline."""
         with self._lock:
             session = self.get(key)
             if session is None:
                 return None
-            is_cancelled = session.timer.deadline == inf  # by the application
-            self._count_down(session, timeout, policy, self._new_timer(session.key) if is_cancelled else None)
-            outlived = policy.lifetime is not None and session.timer.deadline <= self._now()
+            if session._place is None:  # the application has cancelled its timer
+                session._timer = None
+            self._count_down(session, timeout, policy)
+            outlived = policy.lifetime is not None and session._deadline <= self._now()
             return None if outlived else session
 
     def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> SessionTimer:
         with self._lock:
             session = self.get(key)
-            timer = self._new_timer(key if session is None else session.key)
             if session is None:
-                self.clock.schedule(timer, timeout)
-            else:
-                old = session.timer
-                self._count_down(session, timeout, policy, timer)
-                self.clock.cancel(old)
-            return timer
+                timer = SessionTimer(timeout, _nothing, clock=self.clock)
+                timer.start()
+                return timer
+            old, session._timer = session._timer, None
+            self._count_down(session, timeout, policy)
+            if old is not None:
+                old._end()
+            return self.timer_of(session)
+
+    def timer_of(self, session: MemorySession) -> SessionTimer:
+        """Return the timer of a session, made when it is asked for first."""
+        with self._lock:
+            if session._timer is None:
+                session._timer = SessionTimer.of(session, self.run_out, (session,), clock=self.clock)
+                if self.sessions.get(session.key) is not session:
+                    session._timer._end()
+            return session._timer
 
     def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
         new = new_key()
@@ -129,7 +150,7 @@ class MemoryStore:
             self._forget_keys(session, overlap)
             forget = SessionTimer(overlap, self._forget, (old,), clock=self.clock)
             if overlap:
-                self.clock.schedule(forget, overlap)
+                forget.begin(overlap)
             if old not in self.sessions:  # a finalizer or a signal has ended it on this thread meanwhile
                 return None
             # No call from here on, so that neither comes in between.
@@ -137,11 +158,11 @@ class MemoryStore:
                 self._former[old] = session, forget
             self.sessions[new] = session
             session.formerKeys = (*session.formerKeys, old)  # before the key: whoever reads both misses none
-            session.key, session.timer.args, session.authenticatedAt = new, (new,), authenticated_at
+            session.key, session.authenticatedAt = new, authenticated_at
             self._in_order = False
             del self.sessions[old]
-            if session._warning is not None and session._warning.deadline > _ANNOUNCED:
-                self._warn_at(session, session._warning.deadline)
+            if session._warning is not None and session._warning._deadline > _ANNOUNCED:
+                self._warn_at(session, session._warning._deadline)
             return old, new
 
     def time_left(self, key: object) -> float | None:
@@ -150,15 +171,13 @@ class MemoryStore:
             return None if session is None else self._left(session)
 
     def set_data(self, key: object, data: Any) -> bool:
-        with self._lock:
-            session = self.get(key)
-            if session is None:
-                return False
-            # What was there before is let go by the caller, without the lock: its finalizer is unknown code.
-            session.data, data = data, session.data
-            return True
+        session = self.get(key)
+        if session is None:
+            return False
+        session.data = data
+        return True
 
-    def remove(self, key: object) -> Session | None:
+    def remove(self, key: object) -> MemorySession | None:
         with self._lock:
             session = self.get(key)
             return session if session is not None and self._take(session) else None
@@ -169,12 +188,12 @@ class MemoryStore:
         with self._lock:
             return [(session, self._left(session)) for session in self._live_of(username)]
 
-    def remove_user(self, username: str, except_key: object = None) -> list[Session]:
+    def remove_user(self, username: str, except_key: object = None) -> list[MemorySession]:
         with self._lock:
             kept = self.get(except_key)
             return [session for session in self._live_of(username) if session is not kept and self._take(session)]
 
-    def clear(self) -> list[Session]:
+    def clear(self) -> list[MemorySession]:
         with self._lock:
             return [session for session in self._live() if self._take(session)]
 
@@ -195,19 +214,19 @@ class MemoryStore:
         for session in gone.values():  # what points to each other would wait for the garbage collector
             session._older = session._newer = session._warning = None
 
-    def _live(self) -> list[Session]:
+    def _live(self) -> list[MemorySession]:
         now = self._now()
         # From a copy: a finalizer or a signal may add one on this thread.
-        live = [session for session in list(self.sessions.values()) if session.timer.deadline > now]
+        live = [session for session in list(self.sessions.values()) if session._deadline > now]
         if not self._in_order:
             live.sort(key=_BIRTH)
         return live
 
-    def _live_of(self, username: str) -> list[Session]:
+    def _live_of(self, username: str) -> list[MemorySession]:
         now = self._now()
-        return [session for session in self._by_user.of(username) if session.timer.deadline > now]
+        return [session for session in self._by_user.of(username) if session._deadline > now]
 
-    def _in_the_way(self, username: str, most: int, overflow: Overflow) -> list[Session]:
+    def _in_the_way(self, username: str, most: int, overflow: Overflow) -> list[MemorySession]:
         """Return whom one more session of this user would oust; `TooManySessions` if that is not to be."""
         live = self._live_of(username)
         if len(live) < most:
@@ -216,71 +235,63 @@ class MemoryStore:
             raise TooManySessions(f"{username!r} has {len(live)} sessions, and may have {most}")
         return live[: len(live) - most + 1]
 
-    def _by_former_key(self, key: str) -> Session | None:
+    def _by_former_key(self, key: str) -> MemorySession | None:
         former = self._former.get(key)
-        return former[0] if former is not None and former[1].deadline > self._now() else None
+        return former[0] if former is not None and former[1]._deadline > self._now() else None
 
     # Time
 
-    def _count_down(self, session: Session, timeout: float, policy: Policy, timer: SessionTimer | None = None) -> None:
-        """Begin a countdown of `session`, on its timer or a new one."""
-        before = session.timer.deadline
-        if timer is None:
-            timer = session.timer
+    def _count_down(self, session: MemorySession, timeout: float, policy: Policy) -> None:
+        """Begin the countdown of a session, or begin it anew."""
+        before = session._deadline
         if policy.lifetime is not None:
             session._limit = min(session._limit, session._born + policy.lifetime)
-        self.clock.schedule(timer, timeout if session.timeout is None else session.timeout, session._limit)
-        session.timer = timer
+        self.clock.schedule(session, timeout if session.timeout is None else session.timeout, session._limit)
         if policy.warning is None:
             if session._warning is not None:
                 self._cancel_warning(session)
-        elif timer.deadline != before or session._warning is None:  # else it has been announced, or will be
-            self._warn_at(session, timer.deadline - policy.warning)
+            session._steady = policy
+        elif session._deadline != before or session._warning is None:  # else it has been announced, or will be
+            self._warn_at(session, session._deadline - policy.warning)
 
-    def _warn_at(self, session: Session, when: float) -> None:
+    def _warn_at(self, session: MemorySession, when: float) -> None:
         """Let a session be announced at that time, and not at another."""
         warning = session._warning
-        if warning is None or warning.deadline <= self._now():  # else it waits, and can wait longer
+        if warning is None or warning._deadline <= self._now():  # else it waits, and can wait longer
             warning = session._warning = SessionTimer(0, self._warn, clock=self.clock)
         warning.args = (session.key,)
-        self.clock.schedule(warning, LONGEST, when)
+        warning.begin(LONGEST, when)
 
-    def _cancel_warning(self, session: Session) -> None:
+    def _cancel_warning(self, session: MemorySession) -> None:
         warning, session._warning = session._warning, None
         if warning is not None:
-            self.clock.cancel(warning)
+            warning.cancel()
 
-    def _left(self, session: Session) -> float:
-        return max(0.0, session.timer.deadline - self._now())
-
-    def _new_timer(self, key: object) -> SessionTimer:
-        return SessionTimer(0, self._timer_function, (key,), clock=self.clock)
+    def _left(self, session: MemorySession) -> float:
+        return max(0.0, session._deadline - self._now())
 
     # Ends
 
-    def _take(self, session: Session) -> bool:
-        """Take a session out before its time."""
-        if not self._pop(session):
-            return False
-        self.clock.cancel(session.timer)
-        return True
-
-    def _pop(self, session: Session) -> bool:
+    def _take(self, session: MemorySession) -> bool:
         """Take a session out, unless somebody has: a finalizer or a signal may have come between on this thread."""
         if self.sessions.pop(session.key, None) is None:
             return False
+        self.clock.cancel(session)
         self._by_user.remove(session)
+        if session._timer is not None:
+            session._timer._end()
         if session._warning is not None:
             self._cancel_warning(session)
         if session.formerKeys:
             self._forget_keys(session)
         return True
 
-    def _run_out(self, key: object) -> None:
+    def run_out(self, session: MemorySession) -> None:
+        """End a session whose deadline has come, unless somebody has: the clock calls this."""
         with self._lock:
-            session = self.sessions.get(key) if isinstance(key, str) else None
-            if session is None or session.timer.deadline > self._now() or not self._pop(session):
+            if session._deadline > self._now() or self.sessions.get(session.key) is not session:
                 return
+            self._take(session)
         if self._on_ended is not None:
             self._on_ended(session, "expired")
 
@@ -288,22 +299,26 @@ class MemoryStore:
         with self._lock:
             session = self.get(key)
             warning = None if session is None else session._warning
-            if session is None or warning is None or not _ANNOUNCED < warning.deadline <= self._now():
+            if session is None or warning is None or not _ANNOUNCED < warning._deadline <= self._now():
                 return  # it has ended, or begun a countdown anew, or has another key
-            warning.deadline, left = _ANNOUNCED, self._left(session)
+            warning._deadline, left = _ANNOUNCED, self._left(session)
         if self._on_expiring is not None:
             self._on_expiring(session, left)
 
-    def _forget_keys(self, session: Session, overlap: float = 0) -> None:
+    def _forget_keys(self, session: MemorySession, overlap: float = 0) -> None:
         """Let the former keys of a session be good for `overlap` seconds more at most."""
         for key in session.formerKeys:
             former = self._former.get(key) if overlap else self._former.pop(key, None)
             if former is not None and overlap:
-                self.clock.schedule(former[1], overlap, former[1].deadline)
+                former[1].begin(overlap, former[1]._deadline)
             elif former is not None:
-                self.clock.cancel(former[1])
+                former[1].cancel()
 
     def _forget(self, key: str) -> None:
         """Drop a key whose overlap is over."""
         with self._lock:
             self._former.pop(key, None)
+
+
+def _nothing() -> None:
+    """What a timer does that no session has."""

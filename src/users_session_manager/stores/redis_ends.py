@@ -70,8 +70,8 @@ class Ends:
     def look(self, seconds: float) -> None:
         """Look for what has run out in that many seconds, or earlier."""
         with self.lock:
-            if self.is_open and not self._closed and self._next_turn.deadline > self.clock.now() + seconds:
-                self.clock.schedule(self._next_turn, seconds)
+            if self.is_open and not self._closed and self._next_turn._deadline > self.clock.now() + seconds:
+                self._next_turn.begin(seconds)
 
     def taken(self, records: Iterable[Any]) -> list[RedisSession]:
         """Return the sessions that a call of this process has taken out: their ends are its to announce."""
@@ -101,7 +101,7 @@ class Ends:
         """Return a timer, started, at whose end what has run out is looked for."""
         timer = SessionTimer(seconds, self.look, (0,), clock=self.clock)
         with self.lock:
-            self.clock.schedule(timer, max(0.0, seconds))
+            timer.begin(max(0.0, seconds))
         return timer
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ class Ends:
         """Called without the lock: a fork takes that of both clocks, in whatever order."""
         timer = SessionTimer(0, self._announce, (self._process, expiring), clock=self._announcer)
         with self._announcer.lock:
-            self._announcer.schedule(timer, 0)
+            timer.begin(0)
 
     def _announce(self, process: int, expiring: list[RedisSession]) -> None:
         if process != os.getpid():

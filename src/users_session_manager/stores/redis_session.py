@@ -57,7 +57,7 @@ class RedisSession(Session):
         return self._age
 
     @property
-    def timer(self) -> SessionTimer:  # type: ignore[override]  # made when it is asked for
+    def timer(self) -> SessionTimer:
         if self._timer is None:
             self._timer = self._start_timer(self._left)
         return self._timer
