@@ -370,10 +370,11 @@ class TestWarning:
 
 @pytest.mark.in_memory
 def test_one_users_sessions_cost_what_that_users_sessions_cost(manager, monkeypatch):
-    """Not what all sessions cost: nobody else's deadline is looked at."""
+    """Not what all sessions cost: nobody else's deadline is looked at, but for the first time one asks."""
     for number in range(1000):
         manager.loadNewSession(f"user {number}")
     keys = [manager.loadNewSession("Luca") for _ in range(3)]
+    assert len(manager.getUserSessions("user 7")) == 1
     store = manager._store
     looked = []
 

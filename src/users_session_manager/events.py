@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyee import EventEmitter
 
@@ -17,6 +17,8 @@ from .log import log
 if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
+
+_Listener = TypeVar("_Listener", bound=Callable[..., Any])
 
 # Whether what runs now is a listener of `error`: its own failures must not come back to it.
 _in_error: ContextVar[bool] = ContextVar("users_session_manager_in_error", default=False)
@@ -39,13 +41,24 @@ class IsolatedEmitter(EventEmitter):
     def __init__(self) -> None:
         super().__init__()
         self._renew_locks()
-        self._heard: set[str] = set()  # events that have ever had a listener; the others cost next to nothing
+        self._heard: set[str] = set()  # events that have ever had a listener
+        # The listeners of events that are emitted, until one comes or goes anywhere; then there is another dictionary.
+        self._direct: dict[str, list[Callable[..., Any]]] = {}
+        self._passing: set[str] = set()  # events that have had a listener by `once`, which pyee takes away itself
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_async = False
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
 
     def emit(self, event: str, *args: Any, **kwargs: Any) -> bool:
         """Call the listeners of `event` with the rest of the arguments; tell whether there were any."""
+        listeners = self._direct.get(event)
+        if listeners is None:
+            return self._emit_as_pyee_does(event, args, kwargs)
+        for listener in listeners:
+            self._emit_run(listener, args, kwargs)
+        return bool(listeners)
+
+    def _emit_as_pyee_does(self, event: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if self._has_async:
             self._application_loop()
         if event == "new_listener":  # pyee says so before it adds one
@@ -56,7 +69,36 @@ class IsolatedEmitter(EventEmitter):
                 return super().emit(event, *args, **kwargs)
             finally:
                 _in_error.reset(token)
+        if not self._has_async and event not in self._passing and type(event) is str:
+            direct = self._direct  # before the look: what comes meanwhile replaces it
+            direct[event] = self.listeners(event)
         return event in self._heard and super().emit(event, *args, **kwargs)
+
+    def add_listener(self, event: str, f: _Listener) -> _Listener:
+        """Add a listener, which `on` does too; return it."""
+        super().add_listener(event, f)
+        self._direct = {}
+        return f
+
+    def listens_to(self, event: str) -> Callable[[_Listener], _Listener]:
+        """Return a decorator that adds a listener."""
+        return lambda f: self.add_listener(event, f)
+
+    def once(self, event: str, f: Any = None) -> Any:
+        """Add a listener for one time, or return a decorator that does."""
+        self._passing.add(event)
+        self._direct = {}
+        return super().once(event, f)
+
+    def remove_listener(self, event: str, f: Callable[..., Any]) -> None:
+        """Remove a listener."""
+        super().remove_listener(event, f)
+        self._direct = {}
+
+    def remove_all_listeners(self, event: str | None = None) -> None:
+        """Remove the listeners of an event, or of all."""
+        super().remove_all_listeners(event)
+        self._direct = {}
 
     def _revive(self) -> None:
         """Make the emitter of a forked child usable: pyee's lock may have been held, and the loop is the parent's."""

@@ -18,6 +18,8 @@ from .stores.base import Store
 from .stores.memory import MemoryStore
 from .timers import SessionTimer
 
+_is_logged: Final = log.isEnabledFor
+
 # Guards the making and the freeing of the one instance. Re-entrant, as the store's lock is and for the same reason.
 _lock: Final = threading.RLock()
 _instance: SessionManager | None = None
@@ -110,8 +112,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         key, evicted = self._store.add(username, idle, self._policy, data=data, own_timeout=timeout is not None)
         if evicted:
             self._announce_all(evicted, "evicted")
-        self._say("Session created", key)
-        self.emit("sessionCreated", key)
+        if _is_logged(logging.DEBUG):
+            _say("Session created", key)
+        if "sessionCreated" in self._heard:
+            self.emit("sessionCreated", key)
         return key
 
     addSession = loadNewSession
@@ -183,7 +187,6 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         session = self._store.remove(key)
         if session is None:
             return self._reject(key)
-        self._say("Session deleted", session.key)
         try:
             self._announce_end(session, "deleted")
         finally:
@@ -239,7 +242,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         keys = self._store.renew_key(key, overlap)
         if keys is None:
             return self._reject(key)
-        self._say("Session key renewed", keys[0])
+        _say("Session key renewed", keys[0])
         self.emit("sessionRenewed", *keys)
         return keys[1]
 
@@ -252,7 +255,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         timer runs too, and ends nothing.
         """
         timer: SessionTimer = self._store.renew_timer(key, self.settings["SESSION_TIMEOUT"], self._policy)
-        if log.isEnabledFor(logging.DEBUG):
+        if _is_logged(logging.DEBUG):
             log.debug("Timer of %s s started for %r: %s", timer.interval, username, label(key))
         return timer
 
@@ -289,12 +292,11 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._store.close()
 
     def _session_ended(self, session: Session, reason: Reason) -> None:
-        self._say(f"Session {reason}", session.key)
         self.sendLogoutMessage(session.key)
         self._announce_end(session, reason)
 
     def _session_expires(self, session: Session, left: float) -> None:
-        self._say("Session expiring", session.key)
+        _say("Session expiring", session.key)
         self.emit("sessionExpiring", session.key, left)
 
     def _announce_all(self, ended: Sequence[Session], reason: Reason) -> None:
@@ -307,24 +309,30 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     def _announce_each(self, ended: Iterator[Session], reason: Reason) -> None:
         for session in ended:
-            self._say(f"Session {reason}", session.key)
             self._announce_end(session, reason)
             self.sendLogoutMessage(session.key)
 
     def _announce_end(self, session: Session, reason: Reason) -> None:
-        self.emit("sessionDeleted", session.key)
-        self.emit("activeUserDeleted", session.key)
-        self.emit("sessionEnded", session, reason)
+        if _is_logged(logging.DEBUG):
+            _say(f"Session {reason}", session.key)
+        heard = self._heard
+        if "sessionDeleted" in heard:
+            self.emit("sessionDeleted", session.key)
+        if "activeUserDeleted" in heard:
+            self.emit("activeUserDeleted", session.key)
+        if "sessionEnded" in heard:
+            self.emit("sessionEnded", session, reason)
 
     def _reject(self, key: object) -> Literal[False]:
-        self._say("Session rejected", key)
+        _say("Session rejected", key)
         self.emit("sessionRejected", key)
         self.emit("error", SessionRejected(), {"key": key})
         return False
 
-    def _say(self, what: str, key: object) -> None:
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s: %s", what, label(key))
+
+def _say(what: str, key: object) -> None:
+    if _is_logged(logging.DEBUG):
+        log.debug("%s: %s", what, label(key))
 
 
 def _require_username(username: object) -> None:

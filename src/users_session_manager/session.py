@@ -30,7 +30,7 @@ class Session:
     | `timer` | a started `threading.Timer`, made when it is first asked for |
     """
 
-    __slots__ = ("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys")
+    __slots__ = ()
 
     username: str
     key: str

@@ -268,7 +268,7 @@ class Clock:
         self._bell = _silent_bell()
         self._thread: threading.Thread | None = None
         self._wakes_at = inf  # when the thread looks again by itself; minus infinity while it is not asleep
-        self._far: dict[int, dict[Countdown, None]] = {}  # by the number of their slice
+        self._far: dict[int, dict[Countdown, bool]] = {}  # by the number of their slice
         self._slices: list[int] = []  # the numbers there, a heap
         self._opened = -1  # the last slice that has gone to the near ones
         self._near: list[tuple[float, int, Countdown]] = []
@@ -352,11 +352,11 @@ class Clock:
         number = int(deadline * _SLICES)
         countdowns = self._far.get(number)
         if countdowns is not None:
-            countdowns[countdown] = None
+            countdowns[countdown] = True
             countdown._place = countdowns
             return
         if number > self._opened:
-            countdown._place = self._far[number] = {countdown: None}
+            countdown._place = self._far[number] = {countdown: True}
             heappush(self._slices, number)
         else:
             entry = countdown._place = (deadline, next(self._order), countdown)
@@ -379,9 +379,8 @@ class Clock:
         self._opened = heappop(self._slices)
         countdowns = self._far.pop(self._opened)
         for countdown in list(countdowns):
-            if countdown._place is countdowns:
+            if countdowns.pop(countdown, None):
                 self._put(countdown, countdown._deadline)
-        countdowns.clear()
 
     def _take_first(self) -> Countdown | None:
         """Take the first of the near ones; return it if its deadline has come."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .memory_session import MemorySession
+from .memory_session import UNLISTED, MemorySession
 
 
 class ByUser:
@@ -23,6 +23,7 @@ class ByUser:
     def add(self, session: MemorySession) -> None:
         """Make `session` the newest of its user."""
         all_users, username = self._oldest, session.username
+        session._newer = None
         if username not in all_users:
             all_users[username] = session
             return
@@ -32,7 +33,9 @@ class ByUser:
         session._older = newest
 
     def remove(self, session: MemorySession) -> None:
-        """Take out `session`, which is in."""
+        """Take out `session`, if it is in."""
+        if session._newer is UNLISTED:
+            return
         all_users, username = self._oldest, session.username
         oldest, older, newer = all_users[username], session._older, session._newer
         if session is not oldest:
@@ -45,7 +48,7 @@ class ByUser:
             newer._older = older
         else:  # what was before it is the newest now
             oldest._older = None if older is oldest else older
-        session._older = session._newer = None
+        session._older, session._newer = None, UNLISTED
 
     def of(self, username: str) -> list[MemorySession]:
         """Return the sessions of a user, oldest first."""

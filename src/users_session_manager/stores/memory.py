@@ -49,11 +49,11 @@ class MemoryStore:
         self.clock = Clock(now, thread=thread)
         self.run_due = self.clock.run_due
         self.sessions = Sessions()
-        self._by_user = ByUser()
+        self._by_user: ByUser | None = None  # from when it is first asked for
         self._former: dict[str, tuple[MemorySession, SessionTimer]] = {}  # by the keys that are good for a while yet
         self._now = now
         self._lock = self.clock.lock
-        self._in_order = True  # whether `sessions` stands in the order of creation; a renewal moves one to its end
+        self._renewed = False  # whether a renewal has moved a session to the end of `sessions`
         self._on_ended: Callable[[Session, Reason], None] | None = None
         self._on_expiring: Callable[[Session, float], None] | None = None
         self._closed = False
@@ -77,34 +77,43 @@ class MemoryStore:
         data: Any = None,
         own_timeout: bool = False,
     ) -> tuple[str, Sequence[Session]]:
-        session = MemorySession(self, username, new_key(), time.time(), data, timeout if own_timeout else None)
+        session = MemorySession(self, username, new_key(), self._now(), time.time())
+        session.data = data
+        if own_timeout:
+            session.timeout = timeout
         with self._lock:
             if self._closed:
                 raise SessionError("this SessionManager is closed")
             most = policy.max_sessions
             in_the_way = () if most is None else self._in_the_way(username, most, policy.overflow)
-            session._born = self._now()
             self._count_down(session, timeout, policy)
-            self._by_user.add(session)
+            if self._by_user is not None:
+                self._by_user.add(session)
             self.sessions[session.key] = session
             return session.key, in_the_way and [other for other in in_the_way if self._take(other)]
 
     def get(self, key: object) -> MemorySession | None:
-        if isinstance(key, str):
-            session = self.sessions.get(key) or self._by_former_key(key)
-            if session is not None and session._deadline > self._now():
-                return session
-        return None
+        try:
+            session = self.sessions[key]  # type: ignore[index]  # whatever it is
+        except Exception:  # noqa: BLE001  # KeyError, or what the hash of something odd raises
+            former = self._by_former_key(key)
+            if former is None:
+                return None
+            session = former
+        now = self._now
+        return session if session._deadline > now() else None
 
     def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> MemorySession | None:
-        session = self.get(key)
+        session = self.sessions.get(key) if isinstance(key, str) else None
         if session is not None and session._steady is policy:
-            deadline = self._now() + (timeout if session.timeout is None else session.timeout)
-            if session._deadline <= deadline <= session._limit:
+            read_clock = self._now
+            now = read_clock()
+            deadline = now + (timeout if session.timeout is None else session.timeout)
+            if now < session._deadline <= deadline <= session._limit:
                 session._deadline = deadline
                 if session._steady is policy:
                     return session
-        return session and self._restart(key, timeout, policy)
+        return self._restart(key, timeout, policy)
 
     def _restart(self, key: object, timeout: float, policy: Policy) -> MemorySession | None:
         """Do what `restart` does, for a countdown of which more may change than its deadline."""
@@ -115,6 +124,9 @@ class MemoryStore:
             if session._place is None:  # the application has cancelled its timer
                 session._timer = None
             self._count_down(session, timeout, policy)
+            if self.sessions.get(session.key) is not session:  # it has ended meanwhile
+                self._let_go(session)
+                return None
             outlived = policy.lifetime is not None and session._deadline <= self._now()
             return None if outlived else session
 
@@ -129,7 +141,10 @@ class MemoryStore:
             self._count_down(session, timeout, policy)
             if old is not None:
                 old._end()
-            return self.timer_of(session)
+            timer = self.timer_of(session)
+            if not timer.is_alive():  # it has ended meanwhile
+                self._let_go(session)
+            return timer
 
     def timer_of(self, session: MemorySession) -> SessionTimer:
         """Return the timer of a session, made when it is asked for first."""
@@ -151,24 +166,24 @@ class MemoryStore:
             forget = SessionTimer(overlap, self._forget, (old,), clock=self.clock)
             if overlap:
                 forget.begin(overlap)
-            if old not in self.sessions:  # a finalizer or a signal has ended it on this thread meanwhile
-                return None
-            # No call from here on, so that neither comes in between.
-            if overlap:
                 self._former[old] = session, forget
-            self.sessions[new] = session
-            session.formerKeys = (*session.formerKeys, old)  # before the key: whoever reads both misses none
+            # No call from here on, so that neither a finalizer nor a signal comes in between.
+            try:
+                del self.sessions[old]
+            except KeyError:  # it has ended meanwhile
+                self._forget(old)
+                return None
             session.key, session.authenticatedAt = new, authenticated_at
-            self._in_order = False
-            del self.sessions[old]
+            session.formerKeys = (*session.formerKeys, old)
+            self.sessions[new] = session
+            self._renewed = True
             if session._warning is not None and session._warning._deadline > _ANNOUNCED:
                 self._warn_at(session, session._warning._deadline)
             return old, new
 
     def time_left(self, key: object) -> float | None:
-        with self._lock:
-            session = self.get(key)
-            return None if session is None else self._left(session)
+        session = self.get(key)
+        return None if session is None else self._left(session)
 
     def set_data(self, key: object, data: Any) -> bool:
         session = self.get(key)
@@ -178,7 +193,10 @@ class MemoryStore:
         return True
 
     def remove(self, key: object) -> MemorySession | None:
-        with self._lock:
+        session = self.get(key)
+        if session is None or self._take(session):
+            return session
+        with self._lock:  # somebody else has ended it, or is about to give it another key
             session = self.get(key)
             return session if session is not None and self._take(session) else None
 
@@ -209,22 +227,34 @@ class MemoryStore:
             self._closed = True
             # Let go of without the lock: the finalizers of their data are unknown code.
             gone, self.sessions = self.sessions, Sessions()
-            self._former, self._by_user = {}, ByUser()
+            self._former, self._by_user = {}, None
         self.clock.stop()
         for session in gone.values():  # what points to each other would wait for the garbage collector
             session._older = session._newer = session._warning = None
 
     def _live(self) -> list[MemorySession]:
         now = self._now()
-        # From a copy: a finalizer or a signal may add one on this thread.
-        live = [session for session in list(self.sessions.values()) if session._deadline > now]
-        if not self._in_order:
-            live.sort(key=_BIRTH)
-        return live
+        return [session for session in self._in_order() if session._deadline > now]
+
+    def _in_order(self) -> list[MemorySession]:
+        """Return all sessions in the order of creation: a copy, since a finalizer or a signal may add one meanwhile."""
+        sessions = list(self.sessions.values())
+        if self._renewed:
+            sessions.sort(key=_BIRTH)
+        return sessions
 
     def _live_of(self, username: str) -> list[MemorySession]:
-        now = self._now()
-        return [session for session in self._by_user.of(username) if session._deadline > now]
+        if self._by_user is None:
+            self._by_user = ByUser()  # before the look at who is there: who logs out from here on looks at it
+            for session in self._in_order():
+                self._by_user.add(session)
+        now, live = self._now(), []
+        for session in self._by_user.of(username):
+            if self.sessions.get(session.key) is not session:  # it ended while it was put there
+                self._by_user.remove(session)
+            elif session._deadline > now:
+                live.append(session)
+        return live
 
     def _in_the_way(self, username: str, most: int, overflow: Overflow) -> list[MemorySession]:
         """Return whom one more session of this user would oust; `TooManySessions` if that is not to be."""
@@ -235,9 +265,14 @@ class MemoryStore:
             raise TooManySessions(f"{username!r} has {len(live)} sessions, and may have {most}")
         return live[: len(live) - most + 1]
 
-    def _by_former_key(self, key: str) -> MemorySession | None:
-        former = self._former.get(key)
-        return former[0] if former is not None and former[1]._deadline > self._now() else None
+    def _by_former_key(self, key: object) -> MemorySession | None:
+        if not self._former or not isinstance(key, str):
+            return None
+        with self._lock:  # so that none is seen halfway to another key
+            former = self._former.get(key)
+            if former is None or former[1]._deadline <= self._now():
+                return self.sessions.get(key)
+            return self.sessions.get(former[0].key)
 
     # Time
 
@@ -273,18 +308,33 @@ class MemoryStore:
     # Ends
 
     def _take(self, session: MemorySession) -> bool:
-        """Take a session out, unless somebody has: a finalizer or a signal may have come between on this thread."""
+        """Take a session out, unless somebody has: the one `pop` that finds it decides who announces its end."""
+        session._steady = None
         if self.sessions.pop(session.key, None) is None:
             return False
-        self.clock.cancel(session)
-        self._by_user.remove(session)
-        if session._timer is not None:
-            session._timer._end()
-        if session._warning is not None:
-            self._cancel_warning(session)
-        if session.formerKeys:
-            self._forget_keys(session)
+        # What nothing else is tied to is gone when it has left its slice of time, if it was in one.
+        place = session._place
+        if (
+            place.__class__ is not dict
+            or place.pop(session, None) is None
+            or self._by_user is not None
+            or session._timer is not None
+            or session._warning is not None
+            or session.formerKeys
+        ):
+            self._let_go(session)
         return True
+
+    def _let_go(self, session: MemorySession) -> None:
+        """Free a session that has been taken out from all that is tied to it."""
+        with self._lock:
+            self.clock.cancel(session)
+            if self._by_user is not None:
+                self._by_user.remove(session)
+            if session._timer is not None:
+                session._timer._end()
+            self._cancel_warning(session)
+            self._forget_keys(session)
 
     def run_out(self, session: MemorySession) -> None:
         """End a session whose deadline has come, unless somebody has: the clock calls this."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..policy import Policy
 from ..session import Session
@@ -11,6 +11,10 @@ from ..timers import SessionTimer
 
 if TYPE_CHECKING:
     from .memory import MemoryStore
+
+
+UNLISTED: Final[Any] = object()
+"""The newer neighbour of a session that is not among the sessions of its user."""
 
 
 class MemorySession(Session):
@@ -23,33 +27,34 @@ class MemorySession(Session):
     """
 
     __slots__ = (
-        *("_deadline", "_steady", "_interval", "_place", "_timer", "_store"),
-        # When it began and when its lifetime ends, in the store's time; the timer that warns.
-        *("_born", "_limit", "_warning"),
-        # Its neighbours among the sessions of its user.
-        *("_older", "_newer"),
+        # What each request looks at stands side by side.
+        *("_deadline", "username", "_steady", "timeout", "_limit", "data", "createdAt", "key", "authenticatedAt"),
+        *("formerKeys", "_interval", "_place", "_timer", "_store"),
+        # When it began, in the store's time, as its deadline and `_limit`, the end of its lifetime; the timer that
+        # warns; its neighbours among the sessions of its user.
+        *("_born", "_warning", "_older", "_newer"),
     )
 
+    _deadline: float
     _interval: float
-    _born: float
+    _limit: float
 
-    def __init__(
-        self, store: MemoryStore, username: str, key: str, created_at: float, data: Any, timeout: float | None
-    ) -> None:
+    def __init__(self, store: MemoryStore, username: str, key: str, born: float, created_at: float) -> None:
         self.username = username
         self.key = key
         self.createdAt = self.authenticatedAt = created_at
-        self.data = data
-        self.timeout = timeout
+        self.data: Any = None
+        self.timeout: float | None = None
         self.formerKeys = ()
         self._store = store
+        self._born = born
         self._deadline = self._limit = inf
         self._steady: Policy | None = None
         self._place: Any = None
         self._timer: SessionTimer | None = None
         self._warning: SessionTimer | None = None
         self._older: MemorySession | None = None
-        self._newer: MemorySession | None = None
+        self._newer: MemorySession | None = UNLISTED
 
     @property
     def timer(self) -> SessionTimer:

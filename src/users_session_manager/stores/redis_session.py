@@ -35,7 +35,10 @@ class RedisSession(Session):
     That timer runs out when the session does, which it does in Redis: to cancel it keeps nobody logged in.
     """
 
-    __slots__ = ("_age", "_began", "_id", "_left", "_reason", "_start_timer", "_timer")
+    __slots__ = (
+        *("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys"),
+        *("_age", "_began", "_id", "_left", "_reason", "_start_timer", "_timer"),
+    )
 
     def __init__(self, start_timer: Callable[[float], SessionTimer], record: _Record, user: str, data: Any) -> None:
         self._id = record.id
