@@ -41,7 +41,7 @@ class IsolatedEmitter(EventEmitter):
     def __init__(self) -> None:
         super().__init__()
         self._renew_locks()
-        self._heard: set[str] = set()  # events that have ever had a listener
+        self._heard: set[str] = set()  # events that have ever had a listener; the others need not be emitted
         # The listeners of events that are emitted, until one comes or goes anywhere; then there is another dictionary.
         self._direct: dict[str, list[Callable[..., Any]]] = {}
         self._passing: set[str] = set()  # events that have had a listener by `once`, which pyee takes away itself
@@ -63,6 +63,7 @@ class IsolatedEmitter(EventEmitter):
             self._application_loop()
         if event == "new_listener":  # pyee says so before it adds one
             self._expect(*args)
+            return super().emit(event, *args, **kwargs)
         if event == "error":
             token = _in_error.set(True)
             try:
@@ -122,6 +123,7 @@ class IsolatedEmitter(EventEmitter):
         self._heard.add(event)
         if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(type(listener).__call__):
             self._has_async = True
+            self._heard = _Everything()  # an event that nobody listens to tells on which loop the application is
             self._loop = _running_loop() or self._loop
 
     def _emit_run(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -177,6 +179,11 @@ class IsolatedEmitter(EventEmitter):
         name = getattr(listener, "__qualname__", type(listener).__name__)
         # As text, in which a KeyError for a session key does not show it.
         log.error("A listener failed: %s\n%s", name, redact("".join(traceback.format_exception(failure))))
+
+
+class _Everything(set[str]):
+    def __contains__(self, event: object) -> bool:
+        return True
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
