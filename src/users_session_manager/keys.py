@@ -26,6 +26,7 @@ _MANNERS = (
     "keen kind lively loyal lucid mellow merry mild modest neat nimble noble patient placid plucky polite proud "
     "quick quiet ready serene sleek snug spry staunch sunny tidy vivid warm witty"
 ).split()
+_NUMBERS = [str(number) for number in range(10, 100)]
 
 _PER_GROUP = len(_ANIMALS) // GROUPS
 _GROUP_OF = {animal: index // _PER_GROUP for index, animal in enumerate(_ANIMALS)}
@@ -43,7 +44,7 @@ def new_key(group: int | None = None) -> str:
     # One system call; no pool of random bytes is kept, since a forked child would hand out its parent's keys.
     noise = urandom(19)
     animal = noise[0] & 63 if group is None else group * _PER_GROUP + noise[0] % _PER_GROUP
-    return f"{_ANIMALS[animal]}-{_MANNERS[noise[1] & 63]}-{10 + noise[2] % 90}_{noise[3:].hex().upper()}"
+    return f"{_ANIMALS[animal]}-{_MANNERS[noise[1] & 63]}-{_NUMBERS[noise[2] % 90]}_{noise[3:].hex().upper()}"
 
 
 def group_of(key: object) -> int | None:

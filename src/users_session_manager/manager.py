@@ -106,10 +106,11 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         `setSessionTimeOut` would not take, and `TooManySessions`; then there is no session.
         """
         _require_username(username)
-        if timeout is not None:
+        if timeout is None:
+            key, evicted = self._store.add(username, self.settings["SESSION_TIMEOUT"], self._policy, data)
+        else:
             require_timeout("the timeout of a session", timeout)
-        idle = self.settings["SESSION_TIMEOUT"] if timeout is None else timeout
-        key, evicted = self._store.add(username, idle, self._policy, data=data, own_timeout=timeout is not None)
+            key, evicted = self._store.add(username, timeout, self._policy, data, own_timeout=True)
         if evicted:
             self._announce_all(evicted, "evicted")
         if _is_logged(logging.DEBUG):

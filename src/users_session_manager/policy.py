@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from .timers import LONGEST
 
 Overflow = Literal["evict", "reject"]
 
 
-class Policy(NamedTuple):
-    """What a store keeps to beside the idle timeout; each limit is `None` where there is none."""
+class Policy:
+    """What a store keeps to beside the idle timeout; each limit is `None` where there is none. Never changes.
 
-    lifetime: float | None = None
-    """Seconds from the login after which a session ends, whatever is done with it."""
+    | attribute | |
+    |---|---|
+    | `lifetime` | seconds from the login after which a session ends, whatever is done with it |
+    | `max_sessions` | how many live sessions one user may have |
+    | `overflow` | what a login beyond that does: `"evict"` ends the user's oldest, `"reject"` is `TooManySessions` |
+    | `warning` | seconds before its end at which a session is announced to be running out |
+    """
 
-    max_sessions: int | None = None
-    """How many live sessions one user may have."""
+    # No NamedTuple, since each login looks at three of them.
+    __slots__ = ("lifetime", "max_sessions", "overflow", "warning")
 
-    overflow: Overflow = "evict"
-    """What a login beyond that does: `"evict"` ends the user's oldest sessions, `"reject"` is `TooManySessions`."""
+    def __init__(
+        self,
+        lifetime: float | None = None,
+        max_sessions: int | None = None,
+        overflow: Overflow = "evict",
+        warning: float | None = None,
+    ) -> None:
+        self.lifetime = lifetime
+        self.max_sessions = max_sessions
+        self.overflow = overflow
+        self.warning = warning
 
-    warning: float | None = None
-    """Seconds before its end at which a session is announced to be running out."""
+    def replace(self, **changes: Any) -> Policy:
+        """Return one that differs in that."""
+        return Policy(**{name: getattr(self, name) for name in self.__slots__} | changes)
 
 
 class PolicySettings:
@@ -68,7 +83,7 @@ class PolicySettings:
         """
         if seconds is not None:
             require_timeout("the lifetime of a session", seconds)
-        self._policy = self._policy._replace(lifetime=seconds)
+        self._policy = self._policy.replace(lifetime=seconds)
         return True
 
     def getMaxSessionLifetime(self) -> float | None:
@@ -90,7 +105,7 @@ class PolicySettings:
                 raise ValueError(f"the number of sessions must be at least 1, got {count}")
         if overflow not in ("evict", "reject"):
             raise ValueError(f"overflow must be 'evict' or 'reject', got {overflow!r}")
-        self._policy = self._policy._replace(max_sessions=count, overflow=overflow)
+        self._policy = self._policy.replace(max_sessions=count, overflow=overflow)
         return True
 
     def setExpiryWarning(self, seconds: float | None) -> Literal[True]:
@@ -103,7 +118,7 @@ class PolicySettings:
             require_seconds("the warning", seconds)
             if seconds == 0:
                 raise ValueError("the warning must be more than 0 seconds, got 0; None is for no warning")
-        self._policy = self._policy._replace(warning=seconds)
+        self._policy = self._policy.replace(warning=seconds)
         return True
 
 

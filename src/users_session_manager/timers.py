@@ -287,17 +287,35 @@ class Clock:
             raise ValueError(f"a timer holds at most {LONGEST} seconds, got {interval!r}")
         if self._thread is None:
             self._start()
-        now = self.now()
+        read_clock = self.now
+        now = read_clock()
         deadline = now + interval
         if deadline > until:
             deadline, interval = until, until - now
         countdown._steady = None
+        place, before = countdown._place, countdown._deadline
+        countdown._deadline = deadline
+        countdown._interval = interval
         # For a later deadline it can wait where it is: it is looked at there, and found to have time.
-        can_stay = countdown._place is not None and deadline >= countdown._deadline
-        countdown._deadline, countdown._interval = deadline, interval
-        if not can_stay and not self.stopped:
-            self._take_out(countdown)
+        if (place is None or deadline < before) and not self.stopped:
+            if place is not None:
+                self._take_out(countdown)
             self._put(countdown, deadline)
+
+    def join_slice(self, countdown: Countdown, interval: float, deadline: float) -> bool:
+        """Let `countdown`, which does not wait yet, do so in a slice that is there; `False` if that cannot be.
+
+        Needs no lock: a login in a crowd of them does this. After `False`, `cancel` what may have come of it.
+        """
+        number = int(deadline * _SLICES)
+        countdowns = self._far.get(number)
+        if countdowns is None:
+            return False
+        countdown._deadline = deadline
+        countdown._interval = interval
+        countdown._place = countdowns
+        countdowns[countdown] = True
+        return self._far.get(number) is countdowns  # else it has been opened, and who did so may not have seen this one
 
     def cancel(self, countdown: Countdown) -> None:
         """Let `countdown` never run out. Nothing happens if it has."""

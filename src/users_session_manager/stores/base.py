@@ -52,8 +52,8 @@ class Store(Protocol):
         username: str,
         timeout: float,
         policy: Policy = NO_LIMITS,
-        *,
         data: Any = None,
+        *,
         own_timeout: bool = False,
     ) -> tuple[str, Sequence[Session]]:
         """Keep a new session, whose own `timeout` is if `own_timeout`; return its key, and who had to make room for it.

@@ -21,7 +21,9 @@ class ByUser:
         self._oldest: dict[str, MemorySession] = {}
 
     def add(self, session: MemorySession) -> None:
-        """Make `session` the newest of its user."""
+        """Make `session` the newest of its user, unless it is in already."""
+        if session._newer is not UNLISTED:
+            return
         all_users, username = self._oldest, session.username
         session._newer = None
         if username not in all_users:

@@ -73,24 +73,48 @@ class MemoryStore:
         username: str,
         timeout: float,
         policy: Policy = NO_LIMITS,
-        *,
         data: Any = None,
+        *,
         own_timeout: bool = False,
     ) -> tuple[str, Sequence[Session]]:
-        session = MemorySession(self, username, new_key(), self._now(), time.time())
-        session.data = data
+        read_clock = self._now
+        now = read_clock()
+        key = new_key()
+        session = MemorySession(self, username, key, now, data, policy)
         if own_timeout:
             session.timeout = timeout
+        # Who may have as many sessions as they like, and comes in a crowd, is let in without the lock.
+        if policy.max_sessions is None and policy.warning is None and timeout <= LONGEST:
+            deadline = now + timeout
+            if self.clock.join_slice(session, timeout, deadline if deadline < session._limit else session._limit):
+                session._steady = policy
+                self.sessions[key] = session
+                if self._by_user is not None or self._closed:
+                    self._list(session)
+                return key, ()
         with self._lock:
-            if self._closed:
-                raise SessionError("this SessionManager is closed")
+            self._require_open()
+            if session._place is not None:
+                self.clock.cancel(session)
             most = policy.max_sessions
             in_the_way = () if most is None else self._in_the_way(username, most, policy.overflow)
             self._count_down(session, timeout, policy)
-            if self._by_user is not None:
+            self.sessions[key] = session
+            self._list(session)
+            return key, in_the_way and [other for other in in_the_way if self._take(other)]
+
+    def _list(self, session: MemorySession) -> None:
+        """Let a session be found by its user, if anybody looks for one by that."""
+        with self._lock:
+            if self._closed:
+                self.sessions.pop(session.key, None)
+            self._require_open()
+            if self._by_user is not None and self.sessions.get(session.key) is session:
                 self._by_user.add(session)
-            self.sessions[session.key] = session
-            return session.key, in_the_way and [other for other in in_the_way if self._take(other)]
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise SessionError("this SessionManager is closed")
 
     def get(self, key: object) -> MemorySession | None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from ..policy import Policy
@@ -39,16 +40,17 @@ class MemorySession(Session):
     _interval: float
     _limit: float
 
-    def __init__(self, store: MemoryStore, username: str, key: str, born: float, created_at: float) -> None:
+    def __init__(self, store: MemoryStore, username: str, key: str, now: float, data: Any, policy: Policy) -> None:
         self.username = username
         self.key = key
-        self.createdAt = self.authenticatedAt = created_at
-        self.data: Any = None
+        self.createdAt = self.authenticatedAt = time()
+        self.data = data
         self.timeout: float | None = None
         self.formerKeys = ()
         self._store = store
-        self._born = born
-        self._deadline = self._limit = inf
+        self._born = now
+        self._limit = inf if policy.lifetime is None else now + policy.lifetime
+        self._deadline = inf
         self._steady: Policy | None = None
         self._place: Any = None
         self._timer: SessionTimer | None = None

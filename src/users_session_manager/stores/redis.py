@@ -153,8 +153,8 @@ class RedisStore:
         username: str,
         timeout: float,
         policy: Policy = NO_LIMITS,
-        *,
         data: Any = None,
+        *,
         own_timeout: bool = False,
     ) -> tuple[str, Sequence[Session]]:
         encoded = encode(data)
