@@ -191,7 +191,8 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         try:
             self._announce_end(session, "deleted")
         finally:
-            self._store.acknowledge((session,))
+            if self._store.acknowledge is not None:
+                self._store.acknowledge((session,))
         return True
 
     def deleteAllSessions(self) -> Literal[True]:
@@ -306,7 +307,8 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             self._announce_each(rest, reason)
         finally:  # what is no Exception passes, and the rest have ended all the same
             self._announce_each(rest, reason)
-            self._store.acknowledge(ended)
+            if self._store.acknowledge is not None:
+                self._store.acknowledge(ended)
 
     def _announce_each(self, ended: Iterator[Session], reason: Reason) -> None:
         for session in ended:

@@ -102,8 +102,12 @@ class Store(Protocol):
     def clear(self) -> Sequence[Session]:
         """Take all live sessions out and return them, in the order of creation."""
 
-    def acknowledge(self, ended: Iterable[Session]) -> None:
-        """Take note that the ends of these have been announced. Never fails; one that is not known is passed over."""
+    @property
+    def acknowledge(self) -> Callable[[Iterable[Session]], None] | None:
+        """What takes note that the ends of these have been announced; `None` for a store that need not know.
+
+        Never fails; one that is not known is passed over.
+        """
 
     def usernames(self) -> list[str]:
         """Return the username of each live session, in the order of creation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from operator import attrgetter
 from typing import Any, Final
@@ -44,6 +44,7 @@ class MemoryStore:
     """
 
     blocking = False
+    acknowledge = None  # if this process dies, so do its sessions, and nobody is left to be told
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic, thread: bool = True) -> None:
         self.clock = Clock(now, thread=thread)
@@ -128,8 +129,11 @@ class MemoryStore:
         return session if session._deadline > now() else None
 
     def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> MemorySession | None:
-        session = self.sessions.get(key) if isinstance(key, str) else None
-        if session is not None and session._steady is policy:
+        try:
+            session = self.sessions[key]  # type: ignore[index]
+        except Exception:  # noqa: BLE001  # as in `get`
+            return self._restart(key, timeout, policy)
+        if session._steady is policy:
             read_clock = self._now
             now = read_clock()
             deadline = now + (timeout if session.timeout is None else session.timeout)
@@ -210,17 +214,30 @@ class MemoryStore:
         return None if session is None else self._left(session)
 
     def set_data(self, key: object, data: Any) -> bool:
-        session = self.get(key)
-        if session is None:
+        try:
+            session = self.sessions[key]  # type: ignore[index]
+        except Exception:  # noqa: BLE001  # as in `get`
+            former = self._by_former_key(key)
+            if former is None:
+                return False
+            session = former
+        now = self._now
+        if session._deadline <= now():
             return False
         session.data = data
         return True
 
     def remove(self, key: object) -> MemorySession | None:
-        session = self.get(key)
-        if session is None or self._take(session):
-            return session
-        with self._lock:  # somebody else has ended it, or is about to give it another key
+        try:
+            session = self.sessions[key]  # type: ignore[index]
+        except Exception:  # noqa: BLE001  # as in `get`
+            return self._remove(key)
+        now = self._now
+        return session if session._deadline > now() and self._take(session) else self._remove(key)
+
+    def _remove(self, key: object) -> MemorySession | None:
+        """Do what `remove` does, for a session that has another key, or is about to have one."""
+        with self._lock:
             session = self.get(key)
             return session if session is not None and self._take(session) else None
 
@@ -238,9 +255,6 @@ class MemoryStore:
     def clear(self) -> list[MemorySession]:
         with self._lock:
             return [session for session in self._live() if self._take(session)]
-
-    def acknowledge(self, ended: Iterable[Session]) -> None:
-        """Nothing to do: if this process dies, so do its sessions, and nobody is left to be told."""
 
     def usernames(self) -> list[str]:
         with self._lock:
