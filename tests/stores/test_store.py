@@ -534,6 +534,190 @@ class TestWarning:
 
 
 class TestMemoryStore:
+    """What comes between the steps that take no lock: it is made to come by a hook in one of them."""
+
+    @pytest.fixture
+    def hooked(self):
+        """A store in whose next login a hook runs, when the session waits in the clock and is not yet in `sessions`."""
+        seconds = [1000.0]
+        store = MemoryStore(now=lambda: seconds[0], thread=False)
+        store.seconds, ended = seconds, []
+        store.open(lambda session, reason: ended.append((session.key, reason)), lambda session, left: None)
+        store.ended = ended
+        store.add("Luca", 10)  # so that the next one finds a slice
+        join_slice = store.clock.join_slice
+
+        def add(hook):
+            def joined(*args):
+                done = join_slice(*args)
+                hook()
+                return done
+
+            store.clock.join_slice = joined
+            try:
+                return store.add("Luca", 10)[0]
+            finally:
+                store.clock.join_slice = join_slice
+
+        store.add_with = add
+        return store
+
+    def test_a_login_that_takes_longer_than_its_session_lasts(self, hooked):
+        def time_passes():
+            hooked.seconds[0] += 20
+            hooked.run_due()
+
+        key = hooked.add_with(time_passes)
+        assert hooked.get(key) is None
+        hooked.run_due()
+        assert hooked.ended[-1] == (key, "expired")
+        assert dict(hooked.sessions) == {}
+        assert hooked.run_due() == 0
+
+    def test_a_slice_that_is_opened_as_a_login_joins_it(self, hooked):
+        opened = {}
+
+        class Opening(dict):
+            """Is opened when somebody is put there."""
+
+            def __setitem__(self, countdown, value):
+                opened["by"] = countdown
+                hooked.seconds[0] = 1099.99
+                hooked.run_due()
+                super().__setitem__(countdown, value)
+
+        hooked.add("Gino", 100)
+        number = max(hooked.clock._far)
+        hooked.clock._far[number] = Opening(hooked.clock._far[number])
+        later, _ = hooked.add("Gino", 100)
+        assert opened["by"].key == later
+        assert hooked.clock._opened == number
+        hooked.seconds[0] += 100
+        hooked.run_due()
+        assert hooked.ended.count((later, "expired")) == 1
+
+    def test_a_store_that_is_closed_as_somebody_logs_in_keeps_nobody(self, hooked):
+        with pytest.raises(SessionError, match="closed"):
+            hooked.add_with(hooked.close)
+        assert dict(hooked.sessions) == {}
+
+    def test_somebody_who_logs_in_while_a_user_is_first_asked_for_is_listed(self, hooked):
+        key = hooked.add_with(lambda: hooked.of_user("Luca"))
+        assert [session.key for session, _ in hooked.of_user("Luca")][-1] == key
+        assert [session.key for session in hooked.remove_user("Luca")][-1] == key
+
+    def test_somebody_who_logs_out_while_a_user_is_first_asked_for_is_not(self):
+        store = MemoryStore(thread=False)
+        keys = [store.add("Luca", 3000)[0] for _ in range(3)]
+        in_order = store._in_order
+
+        def seen_then_removed():
+            seen = in_order()
+            store._in_order = in_order
+            store.remove(keys[1])
+            return seen
+
+        store._in_order = seen_then_removed
+        assert [session.key for session, _ in store.of_user("Luca")] == [keys[0], keys[2]]
+        assert [session.key for session in store._by_user.of("Luca")] == [keys[0], keys[2]]
+
+    @pytest.mark.parametrize("come_between", ["end", "cancel", "shorter lifetime", "a warning"])
+    def test_what_comes_between_the_steps_of_a_restart_is_seen(self, come_between):
+        seconds = [0.0]
+        policy, then = Policy(), None
+        store = MemoryStore(now=lambda: seconds[0] if then is None else then(), thread=False)
+        key, _ = store.add("Luca", 10, policy)
+        store.restart(key, 10, policy)
+        session = store.get(key)
+
+        def once():
+            nonlocal then
+            then = None
+            if come_between == "end":
+                store.remove(key)
+            elif come_between == "cancel":
+                session.timer.cancel()
+            elif come_between == "shorter lifetime":
+                store.restart(key, 10, Policy(lifetime=5))
+            else:
+                store.restart(key, 10, Policy(warning=5))
+            return seconds[0]
+
+        seconds[0], then = 1.0, once
+        restarted = store.restart(key, 10, policy)
+        assert then is None, "it came between"
+        if come_between == "end":
+            assert restarted is None
+            assert not any(store.clock._far.values())
+        else:
+            assert restarted is session
+            assert session._deadline == (5 if come_between == "shorter lifetime" else 11)
+            assert session.timer.is_alive()
+            ended = []
+            store.open(lambda session, reason: ended.append(session), lambda session, left: None)
+            seconds[0] = session._deadline
+            store.run_due()
+            store.run_due()
+            assert ended == [session]
+
+    def test_a_session_that_is_restarted_as_it_runs_out_goes_on(self):
+        """The clock has taken it out to end it, and finds that it has more time."""
+        seconds, looks = [0.0], []
+        store = MemoryStore(now=lambda: seconds[0], thread=False)
+        ended = []
+        store.open(lambda session, reason: ended.append(session), lambda session, left: None)
+        policy = Policy()
+        key, _ = store.add("Luca", 10, policy)
+        session = store.get(key)
+        take_first = store.clock._take_first
+
+        def restarted_before():
+            looks.append(session._steady)
+            session._deadline = 20.0  # as a restart does it that was under way
+            return take_first()
+
+        store.clock._take_first = restarted_before
+        seconds[0] = 10.0
+        assert store.run_due() == 0
+        assert looks == [policy]
+        assert session._steady is policy, "the next restart needs no lock again"
+        store.clock._take_first = take_first
+        seconds[0] = 20.0
+        assert store.run_due() == 1
+        assert ended == [session]
+
+    def test_a_timer_tells_the_seconds_of_the_countdown_that_is_under_way(self):
+        store, policy = MemoryStore(thread=False), Policy()
+        key, _ = store.add("Luca", 10, policy)
+        timer = store.get(key).timer
+        assert timer.interval == 10
+        store.restart(key, 20, policy)
+        assert timer.interval == 20
+        assert store.get(key).timer is timer
+
+    @pytest.mark.parametrize("timeout", [float("inf"), float("nan"), 10**12])
+    def test_a_timeout_that_no_timer_can_hold_is_refused(self, timeout):
+        """Whoever wrote it into `settings` by hand."""
+        store, policy = MemoryStore(thread=False), Policy()
+        key, _ = store.add("Luca", 10, policy)
+        store.restart(key, 10, policy)
+        for call in (lambda: store.add("Luca", timeout, policy), lambda: store.restart(key, timeout, policy)):
+            with pytest.raises(ValueError, match="holds at most"):
+                call()
+        assert store.time_left(key) <= 10
+        assert list(store.sessions) == [key]
+
+    def test_a_key_with_a_hash_that_fails_is_one_case_too(self):
+        class Odd:
+            def __hash__(self):
+                raise ZeroDivisionError
+
+        store = MemoryStore(thread=False)
+        assert store.get(Odd()) is None
+        assert store.restart(Odd(), 10) is None
+        assert store.set_data(Odd(), 1) is False
+        assert store.remove(Odd()) is None
+
     def test_it_can_be_opened_once(self):
         store = MemoryStore(thread=False)
         store.open(lambda session, reason: None, lambda session, left: None)

@@ -86,12 +86,14 @@ class MemoryStore:
             session.timeout = timeout
         # Who may have as many sessions as they like, and comes in a crowd, is let in without the lock.
         if policy.max_sessions is None and policy.warning is None and timeout <= LONGEST:
-            deadline = now + timeout
-            if self.clock.join_slice(session, timeout, deadline if deadline < session._limit else session._limit):
+            interval, deadline = timeout, now + timeout
+            if deadline > session._limit:
+                interval, deadline = session._limit - now, session._limit
+            if self.clock.join_slice(session, interval, deadline):
                 session._steady = policy
                 self.sessions[key] = session
-                if self._by_user is not None or self._closed:
-                    self._list(session)
+                if session._place is None or self._by_user is not None or self._closed:
+                    self._settle(session)
                 return key, ()
         with self._lock:
             self._require_open()
@@ -101,16 +103,20 @@ class MemoryStore:
             in_the_way = () if most is None else self._in_the_way(username, most, policy.overflow)
             self._count_down(session, timeout, policy)
             self.sessions[key] = session
-            self._list(session)
+            self._settle(session)
             return key, in_the_way and [other for other in in_the_way if self._take(other)]
 
-    def _list(self, session: MemorySession) -> None:
-        """Let a session be found by its user, if anybody looks for one by that."""
+    def _settle(self, session: MemorySession) -> None:
+        """Put right what may have come between a login's steps, and list the session if anybody asks for its user's."""
         with self._lock:
             if self._closed:
                 self.sessions.pop(session.key, None)
-            self._require_open()
-            if self._by_user is not None and self.sessions.get(session.key) is session:
+                self._require_open()
+            if self.sessions.get(session.key) is not session:
+                return
+            if session._place is None:  # it ran out before it was found here
+                self.clock.schedule(session, session._interval, session._deadline)
+            if self._by_user is not None:
                 self._by_user.add(session)
 
     def _require_open(self) -> None:
@@ -136,9 +142,11 @@ class MemoryStore:
         if session._steady is policy:
             read_clock = self._now
             now = read_clock()
-            deadline = now + (timeout if session.timeout is None else session.timeout)
-            if now < session._deadline <= deadline <= session._limit:
+            interval = timeout if session.timeout is None else session.timeout
+            deadline = now + interval
+            if now < session._deadline <= deadline <= session._limit and interval <= LONGEST:
                 session._deadline = deadline
+                session._interval = interval
                 if session._steady is policy:
                     return session
         return self._restart(key, timeout, policy)
