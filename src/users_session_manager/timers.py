@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
 from math import inf
@@ -23,6 +24,9 @@ _NEW, _WAITING, _RUNNING, _DONE = range(4)
 
 # Into how many slices a second is parted, for what waits longer than that.
 _SLICES: Final = 16
+
+# How many are moved or run out each time the lock is taken, so that a crowd of them keeps nobody waiting.
+_SOME: Final = 100
 
 # How long stopping waits for a timer's function that still runs, in seconds: enough for one that is about to
 # return, little enough that one that hangs does not hold up the exit of the interpreter.
@@ -221,8 +225,10 @@ class SessionTimer(threading.Timer):
                 log.error("threading.excepthook failed", exc_info=True)
         finally:
             with self._clock.lock:
-                if self._state == _RUNNING:  # else its function has begun it anew
+                if (self._countdown or self)._place is None:
                     self._end()
+                else:  # it has begun anew meanwhile
+                    self._state = _WAITING
 
     def _end(self) -> None:
         self._state = _DONE
@@ -244,10 +250,10 @@ class Clock:
     time by hand call `run_due`.
 
     What is far away waits in slices of time, each a dictionary, which costs the same however many wait; a slice before
-    its time comes they go to a heap, which knows their order to the instant.
+    its time comes they go to a list that is in order, to the instant.
 
     Threads: `schedule` and `cancel` are called with `lock` held, everything else without it. `lock` guards the slices
-    and the heap, the state of every countdown in them, and what the owner of the clock keeps beside it, so that a
+    and the list, the state of every countdown in them, and what the owner of the clock keeps beside it, so that a
     session and its deadline change together. It is re-entrant because a signal handler or a finalizer may log somebody
     out at any moment.
     """
@@ -271,9 +277,10 @@ class Clock:
         self._far: dict[int, dict[Countdown, bool]] = {}  # by the number of their slice
         self._slices: list[int] = []  # the numbers there, a heap
         self._opened = -1  # the last slice that has gone to the near ones
-        self._near: list[tuple[float, int, Countdown]] = []
-        self._order = itertools.count()  # those of one deadline run out in the order of their start
-        self._firing: Countdown | None = None
+        self._opening: tuple[int, list[Countdown]] | None = None  # the one that goes now, and who of it is yet to go
+        self._near: list[tuple[float, int, Countdown]] = []  # by deadline, in order
+        self._order = itertools.count()  # those of one deadline run out in the order in which they came there
+        self._firing: list[Countdown] = []
         with _clocks_lock:
             _clocks.add(self)
 
@@ -327,20 +334,18 @@ class Clock:
         """Run out everything whose deadline has come, on the calling thread; return how many there were."""
         count = 0
         while True:
-            # One each time the lock is taken, so that a crowd of them keeps nobody waiting.
             with self.lock:
                 now = self.now()
                 if self.stopped or self._next_look() > now:
                     return count
-                if self._slices and self._slices[0] - 1 <= now * _SLICES:
-                    self._open()
+                if not self._open(now):
                     continue
-                countdown = self._take_first()
-                self._firing = countdown
-            if countdown is not None:
-                countdown._run_out()
-                self._firing = None
-                count += 1
+                self._firing = due = self._take_due(now)
+            for countdown in due:
+                if not self.stopped:
+                    countdown._run_out()
+            count += len(due)
+            self._firing = []
 
     def stop(self) -> None:
         """End the thread; what waits will not run out. Twice is harmless, and so is a call by a timer's function.
@@ -350,7 +355,7 @@ class Clock:
         with self.lock:
             self.stopped = True
             thread, self._thread = self._thread, None
-            slices, self._far, self._slices, self._near = self._far, {}, [], []
+            slices, self._far, self._slices, self._opening, self._near = self._far, {}, [], None, []
             for timer in self.joined:
                 if timer._ended is not None:
                     timer._ended.set()
@@ -377,10 +382,17 @@ class Clock:
             countdown._place = self._far[number] = {countdown: True}
             heappush(self._slices, number)
         else:
-            entry = countdown._place = (deadline, next(self._order), countdown)
-            heappush(self._near, entry)
+            self._put_near(countdown, deadline)
         if self._next_look() < self._wakes_at:
             self._ring()
+
+    def _put_near(self, countdown: Countdown, deadline: float) -> None:
+        near = self._near
+        entry = countdown._place = (deadline, next(self._order), countdown)
+        if near and entry < near[-1]:
+            insort(near, entry)
+        else:
+            near.append(entry)
 
     def _take_out(self, countdown: Countdown) -> None:
         place, countdown._place = countdown._place, None
@@ -389,31 +401,57 @@ class Clock:
 
     def _next_look(self) -> float:
         """Return when there is something to do: infinity for never."""
+        if self._opening is not None:
+            return -inf
         near = self._near[0][0] if self._near else inf
         return min(near, (self._slices[0] - 1) / _SLICES) if self._slices else near
 
-    def _open(self) -> None:
-        """Let the first slice go to where those are that are near."""
-        self._opened = heappop(self._slices)
-        countdowns = self._far.pop(self._opened)
-        for countdown in list(countdowns):
-            if countdowns.pop(countdown, None):
-                self._put(countdown, countdown._deadline)
+    def _open(self, now: float) -> bool:
+        """Let some of the next slice go to where those are that are near, if it is time; tell whether that will do.
 
-    def _take_first(self) -> Countdown | None:
-        """Take the first of the near ones; return it if its deadline has come."""
-        entry = heappop(self._near)
-        countdown = entry[2]
-        if countdown._place is not entry:  # it was taken out, or put elsewhere
-            return None
-        countdown._place = None
-        steady, countdown._steady = countdown._steady, None  # before the look at what may be moved without the lock
-        deadline = countdown._deadline
-        if deadline > self.now():
-            self._put(countdown, deadline)
-            countdown._steady = steady
-            return None
-        return countdown
+        It will not if the slice has begun: somebody in it may have to run out before those who are there.
+        """
+        if self._opening is None:
+            if not self._slices or self._slices[0] - 1 > now * _SLICES:
+                return True
+            number = heappop(self._slices)
+            self._opening = number, list(self._far[number])[::-1]
+        number, waiting = self._opening
+        countdowns = self._far[number]
+        for countdown in waiting[: -_SOME - 1 : -1]:
+            if countdowns.pop(countdown, None):
+                if countdown._deadline * _SLICES < number + 1:
+                    self._put_near(countdown, countdown._deadline)
+                else:
+                    self._put(countdown, countdown._deadline)
+        del waiting[-_SOME:]
+        if not waiting:
+            del self._far[number]  # before the look at who has come meanwhile: see `join_slice`
+            self._opened, self._opening = number, None
+            for countdown in list(countdowns):
+                self._put_near(countdown, countdown._deadline)
+        return number > now * _SLICES
+
+    def _take_due(self, now: float) -> list[Countdown]:
+        """Take some of the near ones whose deadline has come; those who have more time by now wait on."""
+        due: list[Countdown] = []
+        some = self._near[:_SOME]
+        if some and some[-1][0] > now:
+            some = some[: bisect_right(some, (now, inf))]
+        del self._near[: len(some)]
+        for entry in some:
+            countdown = entry[2]
+            if countdown._place is not entry:  # it was taken out, or put elsewhere
+                continue
+            countdown._place = None
+            steady, countdown._steady = countdown._steady, None  # before the look at what is moved without the lock
+            deadline = countdown._deadline
+            if deadline <= now:
+                due.append(countdown)
+            else:
+                self._put(countdown, deadline)
+                countdown._steady = steady
+        return due
 
     def _start(self) -> None:
         if self.stopped or not self._threaded:
@@ -450,10 +488,11 @@ class Clock:
         self._bell = _silent_bell()
         self._thread = None
         self._wakes_at = inf
-        firing = self._firing
-        if firing is not None and firing._place is None and firing._deadline < inf:
-            # It was under way on the parent's thread; whether it had done anything, it finds out.
-            self._put(firing, firing._deadline)
+        for countdown in self._firing:
+            # Each was under way on the parent's thread; whether it had done anything, it finds out.
+            if countdown._place is None and countdown._deadline < inf:
+                self._put(countdown, countdown._deadline)
+        self._firing = []
         if self._next_look() < inf:
             self._start()
 

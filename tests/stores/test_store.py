@@ -669,19 +669,19 @@ class TestMemoryStore:
         policy = Policy()
         key, _ = store.add("Luca", 10, policy)
         session = store.get(key)
-        take_first = store.clock._take_first
+        take_due = store.clock._take_due
 
-        def restarted_before():
+        def restarted_before(now):
             looks.append(session._steady)
             session._deadline = 20.0  # as a restart does it that was under way
-            return take_first()
+            return take_due(now)
 
-        store.clock._take_first = restarted_before
+        store.clock._take_due = restarted_before
         seconds[0] = 10.0
         assert store.run_due() == 0
         assert looks == [policy]
         assert session._steady is policy, "the next restart needs no lock again"
-        store.clock._take_first = take_first
+        store.clock._take_due = take_due
         seconds[0] = 20.0
         assert store.run_due() == 1
         assert ended == [session]

@@ -361,8 +361,7 @@ class MemoryStore:
         # What nothing else is tied to is gone when it has left its slice of time, if it was in one.
         place = session._place
         if (
-            place.__class__ is not dict
-            or place.pop(session, None) is None
+            (place is not None and (place.__class__ is not dict or place.pop(session, None) is None))
             or self._by_user is not None
             or session._timer is not None
             or session._warning is not None
@@ -384,11 +383,7 @@ class MemoryStore:
 
     def run_out(self, session: MemorySession) -> None:
         """End a session whose deadline has come, unless somebody has: the clock calls this."""
-        with self._lock:
-            if session._deadline > self._now() or self.sessions.get(session.key) is not session:
-                return
-            self._take(session)
-        if self._on_ended is not None:
+        if session._place is None and self._take(session) and self._on_ended is not None:
             self._on_ended(session, "expired")
 
     def _warn(self, key: str) -> None:
