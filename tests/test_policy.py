@@ -388,8 +388,8 @@ def test_one_users_sessions_cost_what_that_users_sessions_cost(manager, monkeypa
             return super().values()
 
     store.sessions = Counting(store.sessions)
-    now = store._now
-    monkeypatch.setattr(store, "_now", lambda: looked.append("time") or now())
+    now = store.now
+    monkeypatch.setattr(store, "now", lambda: looked.append("time") or now())
     assert len(manager.getUserSessions("Luca")) == 3
     assert manager.deleteUserSessions("Luca", keys[0]) == 2
     manager.setMaxSessionsPerUser(1)

@@ -30,7 +30,7 @@ def often_switched(clock, store_kind, monkeypatch):
         time.sleep(0)
         return clock.seconds
 
-    monkeypatch.setattr(clock.store, "_now", look_and_let_others_go_on)
+    monkeypatch.setattr(clock.store, "now", look_and_let_others_go_on)
     monkeypatch.setattr(clock.store.clock, "now", look_and_let_others_go_on)
 
 

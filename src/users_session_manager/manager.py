@@ -123,6 +123,12 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     def checkSessionStatus(self, key: object) -> bool:
         """Tell whether the session is alive, to the instant; `False` after an `error` event. Prolongs nothing."""
+        try:
+            session, now = self._store.at_hand[key], self._store.now
+            if session._deadline > now():
+                return True
+        except Exception:  # noqa: BLE001  # see `Store.at_hand`
+            pass
         return self._store.get(key) is not None or self._reject(key)
 
     def restartSessionTimer(self, key: object) -> bool:
@@ -152,6 +158,12 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     def getUsernameFromSessionKey(self, key: object) -> str | Literal[False]:
         """Return the username of a live session, else `False`; as in npm, without an `error` event."""
+        try:
+            session, now = self._store.at_hand[key], self._store.now
+            if session._deadline > now():
+                return session.username  # type: ignore[no-any-return]
+        except Exception:  # noqa: BLE001  # see `Store.at_hand`
+            pass
         session = self._store.get(key)
         return False if session is None else session.username
 
@@ -160,6 +172,12 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
         `createdAt` is Unix time in seconds; `data` is `None` until it is set.
         """
+        try:
+            session, now = self._store.at_hand[key], self._store.now
+            if session._deadline > now():
+                return {"username": session.username, "createdAt": session.createdAt, "data": session.data}
+        except Exception:  # noqa: BLE001  # see `Store.at_hand`
+            pass
         session = self._store.get(key)
         if session is None:
             return self._reject(key)
@@ -167,10 +185,23 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     def setSessionData(self, key: object, data: Any) -> bool:
         """Keep `data` with the session, in place of what was there. `True`, or `False` after an `error` event."""
+        try:
+            session, now = self._store.at_hand[key], self._store.now
+            if session._deadline > now():
+                session.data = data
+                return True
+        except Exception:  # noqa: BLE001  # see `Store.at_hand`
+            pass
         return self._store.set_data(key, data) or self._reject(key)
 
     def getSessionData(self, key: object) -> Any:
         """Return what `setSessionData` kept, `None` until then; `False` after an `error` event."""
+        try:
+            session, now = self._store.at_hand[key], self._store.now
+            if session._deadline > now():
+                return session.data
+        except Exception:  # noqa: BLE001  # see `Store.at_hand`
+            pass
         session = self._store.get(key)
         return self._reject(key) if session is None else session.data
 

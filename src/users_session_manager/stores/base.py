@@ -40,6 +40,19 @@ class Store(Protocol):
     def sessions(self) -> Mapping[str, Session]:
         """The sessions by key; it may still show some that ran out a moment ago."""
 
+    @property
+    def at_hand(self) -> Mapping[Any, Any]:
+        """The sessions that this process keeps itself, by their present keys; none for a store that has them elsewhere.
+
+        One is live as long as its `_deadline` is later than `now()`. So a manager can answer what a request asks with
+        one look, where calling the store would take longer than the answer; what is not found so, whyever, it asks the
+        store. A look fails with whatever the hash of an odd key raises.
+        """
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """The clock that the deadlines `at_hand` are measured by, in seconds."""
+
     def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
         """Begin: from now on each session that ran out is given to `on_ended`, on a thread of the store's own.
 

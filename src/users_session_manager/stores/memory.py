@@ -49,10 +49,10 @@ class MemoryStore:
     def __init__(self, *, now: Callable[[], float] = time.monotonic, thread: bool = True) -> None:
         self.clock = Clock(now, thread=thread)
         self.run_due = self.clock.run_due
-        self.sessions = Sessions()
+        self.sessions = self.at_hand = Sessions()
         self._by_user: ByUser | None = None  # from when it is first asked for
         self._former: dict[str, tuple[MemorySession, SessionTimer]] = {}  # by the keys that are good for a while yet
-        self._now = now
+        self.now = now
         self._lock = self.clock.lock
         self._renewed = False  # whether a renewal has moved a session to the end of `sessions`
         self._on_ended: Callable[[Session, Reason], None] | None = None
@@ -78,7 +78,7 @@ class MemoryStore:
         *,
         own_timeout: bool = False,
     ) -> tuple[str, Sequence[Session]]:
-        read_clock = self._now
+        read_clock = self.now
         now = read_clock()
         key = new_key()
         session = MemorySession(self, username, key, now, data, policy)
@@ -131,7 +131,7 @@ class MemoryStore:
             if former is None:
                 return None
             session = former
-        now = self._now
+        now = self.now
         return session if session._deadline > now() else None
 
     def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> MemorySession | None:
@@ -140,7 +140,7 @@ class MemoryStore:
         except Exception:  # noqa: BLE001  # as in `get`
             return self._restart(key, timeout, policy)
         if session._steady is policy:
-            read_clock = self._now
+            read_clock = self.now
             now = read_clock()
             interval = timeout if session.timeout is None else session.timeout
             deadline = now + interval
@@ -163,7 +163,7 @@ class MemoryStore:
             if self.sessions.get(session.key) is not session:  # it has ended meanwhile
                 self._let_go(session)
                 return None
-            outlived = policy.lifetime is not None and session._deadline <= self._now()
+            outlived = policy.lifetime is not None and session._deadline <= self.now()
             return None if outlived else session
 
     def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> SessionTimer:
@@ -229,7 +229,7 @@ class MemoryStore:
             if former is None:
                 return False
             session = former
-        now = self._now
+        now = self.now
         if session._deadline <= now():
             return False
         session.data = data
@@ -240,7 +240,7 @@ class MemoryStore:
             session = self.sessions[key]  # type: ignore[index]
         except Exception:  # noqa: BLE001  # as in `get`
             return self._remove(key)
-        now = self._now
+        now = self.now
         return session if session._deadline > now() and self._take(session) else self._remove(key)
 
     def _remove(self, key: object) -> MemorySession | None:
@@ -273,13 +273,14 @@ class MemoryStore:
             self._closed = True
             # Let go of without the lock: the finalizers of their data are unknown code.
             gone, self.sessions = self.sessions, Sessions()
+            self.at_hand = self.sessions
             self._former, self._by_user = {}, None
         self.clock.stop()
         for session in gone.values():  # what points to each other would wait for the garbage collector
             session._older = session._newer = session._warning = None
 
     def _live(self) -> list[MemorySession]:
-        now = self._now()
+        now = self.now()
         return [session for session in self._in_order() if session._deadline > now]
 
     def _in_order(self) -> list[MemorySession]:
@@ -294,7 +295,7 @@ class MemoryStore:
             self._by_user = ByUser()  # before the look at who is there: who logs out from here on looks at it
             for session in self._in_order():
                 self._by_user.add(session)
-        now, live = self._now(), []
+        now, live = self.now(), []
         for session in self._by_user.of(username):
             if self.sessions.get(session.key) is not session:  # it ended while it was put there
                 self._by_user.remove(session)
@@ -316,7 +317,7 @@ class MemoryStore:
             return None
         with self._lock:  # so that none is seen halfway to another key
             former = self._former.get(key)
-            if former is None or former[1]._deadline <= self._now():
+            if former is None or former[1]._deadline <= self.now():
                 return self.sessions.get(key)
             return self.sessions.get(former[0].key)
 
@@ -338,7 +339,7 @@ class MemoryStore:
     def _warn_at(self, session: MemorySession, when: float) -> None:
         """Let a session be announced at that time, and not at another."""
         warning = session._warning
-        if warning is None or warning._deadline <= self._now():  # else it waits, and can wait longer
+        if warning is None or warning._deadline <= self.now():  # else it waits, and can wait longer
             warning = session._warning = SessionTimer(0, self._warn, clock=self.clock)
         warning.args = (session.key,)
         warning.begin(LONGEST, when)
@@ -349,7 +350,7 @@ class MemoryStore:
             warning.cancel()
 
     def _left(self, session: MemorySession) -> float:
-        return max(0.0, session._deadline - self._now())
+        return max(0.0, session._deadline - self.now())
 
     # Ends
 
@@ -390,7 +391,7 @@ class MemoryStore:
         with self._lock:
             session = self.get(key)
             warning = None if session is None else session._warning
-            if session is None or warning is None or not _ANNOUNCED < warning._deadline <= self._now():
+            if session is None or warning is None or not _ANNOUNCED < warning._deadline <= self.now():
                 return  # it has ended, or begun a countdown anew, or has another key
             warning._deadline, left = _ANNOUNCED, self._left(session)
         if self._on_expiring is not None:

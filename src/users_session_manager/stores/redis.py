@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -90,6 +92,8 @@ class RedisStore:
     """
 
     blocking = True
+    at_hand: Mapping[Any, Any] = MappingProxyType({})
+    now = time.monotonic
 
     def __init__(
         self,
