@@ -144,7 +144,7 @@ class MemoryStore:
             now = read_clock()
             interval = timeout if session.timeout is None else session.timeout
             deadline = now + interval
-            if now < session._deadline <= deadline <= session._limit and interval <= LONGEST:
+            if now < session._deadline <= deadline <= session._limit:
                 session._deadline = deadline
                 session._interval = interval
                 if session._steady is policy:

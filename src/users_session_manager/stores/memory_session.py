@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..policy import Policy
 from ..session import Session
-from ..timers import SessionTimer
+from ..timers import LONGEST, SessionTimer
 
 if TYPE_CHECKING:
     from .memory import MemoryStore
 
+
+# The end of a lifetime that has none: finite, so that a deadline which no timer can hold is beyond it.
+_NEVER: Final = 2 * LONGEST
 
 UNLISTED: Final[Any] = object()
 """The newer neighbour of a session that is not among the sessions of its user."""
@@ -49,7 +52,7 @@ class MemorySession(Session):
         self.formerKeys = ()
         self._store = store
         self._born = now
-        self._limit = inf if policy.lifetime is None else now + policy.lifetime
+        self._limit = _NEVER if policy.lifetime is None else now + policy.lifetime
         self._deadline = inf
         self._steady: Policy | None = None
         self._place: Any = None
