@@ -120,6 +120,14 @@ class TestSideBySide:
                 for what in ("1 thread", "8 threads", "8 threads / 1 thread")
                 for who in self.CONTESTANTS
             ),
+            *(
+                ("pieces", what, 10_000, "python")
+                for what in (
+                    *("a call of a method", "and a look into the dictionary", "and the username"),
+                    *("and whether its time has come", "and a new deadline", "a lock, taken and let go"),
+                    "19 random bytes of the operating system",
+                )
+            ),
             *(("start-up", "start to first line, with no library, ms", who) for who in ("ours", "npm")),
             *(("start-up", "start to first session key, ms", who) for who in self.CONTESTANTS),
             ("start-up", "import pyee, ms", "ours"),

@@ -7,7 +7,7 @@ contestant.py  that process, for those in Python: loops.py is what is timed in i
                together with plain_port.py and flask_sessions.py
 npm.cjs        that process, for the npm package
 operations.py  the rounds: each operation, everybody in turn
-sections.py    the rest: memory, lateness, threads, idleness, Redis, and start_up.py
+sections.py    the rest: pieces.py, memory, lateness, threads, idleness, Redis, and start_up.py
 results.py     what was measured, as one list of cells; medians, ratios, spreads
 promises.py    what the project has promised, held against the cells
 tables.py      the cells as tables, for the terminal and for the page

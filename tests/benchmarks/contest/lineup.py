@@ -40,12 +40,13 @@ CACHEOUT = Contestant(
 )
 # No contestant: what Python itself takes, and what the processor's caches make of more and more sessions.
 DICTIONARY = Contestant("dictionary", "a bare dict")
+PYTHON = Contestant("python", "CPython, µs")
 OURS_ON_REDIS = Contestant("ours-redis", "this library on Redis")
 FLASK_SESSION = Contestant("flask-session", "Flask-Session")
 
 IN_MEMORY = (OURS, NPM, PLAIN, CACHETOOLS, CACHEOUT)
 ON_REDIS = (OURS_ON_REDIS, FLASK_SESSION)
-LABELS = {contestant.id: contestant.label for contestant in (*IN_MEMORY, DICTIONARY, *ON_REDIS)}
+LABELS = {contestant.id: contestant.label for contestant in (*IN_MEMORY, DICTIONARY, PYTHON, *ON_REDIS)}
 
 QUADRATIC = "quadratic: would take minutes"
 """What stands for the npm package's `getLoggedUsers` beyond a thousand sessions."""

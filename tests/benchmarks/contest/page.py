@@ -43,6 +43,7 @@ PLOTS = {
 
 TITLES = {
     "operations": "Operations",
+    "pieces": "What it is made of",
     "memory": "Memory",
     "lateness": "Lateness",
     "threads": "Threads",

@@ -14,6 +14,7 @@ from guarded_request_redis import redis_server
 from .forms import Form
 from .lineup import CACHEOUT, CACHETOOLS, DICTIONARY, NPM, ON_REDIS, OURS, PLAIN, in_memory
 from .operations import TURNS, TURNS_ON_REDIS, measure_operations
+from .pieces import measure_pieces
 from .player import Player, players
 from .results import Results
 from .start_up import measure_start_up
@@ -119,6 +120,7 @@ def used_by(player: Player) -> tuple[int, int]:
 
 SECTIONS: dict[str, Callable[[Results, Form, Path], None]] = {
     "operations": measure_in_memory,
+    "pieces": measure_pieces,
     "memory": measure_memory,
     "lateness": measure_lateness,
     "threads": measure_threads,

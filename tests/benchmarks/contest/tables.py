@@ -108,6 +108,7 @@ def all_tables(results: Results, *, everything: bool) -> dict[str, list[Table]]:
     }
     late = next((row[1] for row in results.rows("lateness")), 0)
     rest = {
+        "pieces": rest_table(results, "pieces", "The least that Python takes, in order"),
         "memory": rest_table(results, "memory", "Bytes a session"),
         "lateness": rest_table(results, "lateness", f"{late:,} sessions run out together, ms late", percentile),
         "threads": rest_table(results, "threads", "Calls a second"),
