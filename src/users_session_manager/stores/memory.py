@@ -139,14 +139,13 @@ class MemoryStore:
             session = self.sessions[key]  # type: ignore[index]
         except Exception:  # noqa: BLE001  # as in `get`
             return self._restart(key, timeout, policy)
-        if session._steady is policy:
+        interval = timeout if session.timeout is None else session.timeout
+        if session._steady is policy and session._interval is interval:  # so only the deadline changes, to a later one
             read_clock = self.now
             now = read_clock()
-            interval = timeout if session.timeout is None else session.timeout
             deadline = now + interval
-            if now < session._deadline <= deadline <= session._limit:
+            if now < session._deadline and deadline <= session._limit:
                 session._deadline = deadline
-                session._interval = interval
                 if session._steady is policy:
                     return session
         return self._restart(key, timeout, policy)

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..policy import Policy
 from ..session import Session
-from ..timers import LONGEST, SessionTimer
+from ..timers import SessionTimer
 
 if TYPE_CHECKING:
     from .memory import MemoryStore
 
-
-# The end of a lifetime that has none: finite, so that a deadline which no timer can hold is beyond it.
-_NEVER: Final = 2 * LONGEST
 
 UNLISTED: Final[Any] = object()
 """The newer neighbour of a session that is not among the sessions of its user."""
@@ -32,8 +29,8 @@ class MemorySession(Session):
 
     __slots__ = (
         # What each request looks at stands side by side.
-        *("_deadline", "username", "_steady", "timeout", "_limit", "data", "createdAt", "key", "authenticatedAt"),
-        *("formerKeys", "_interval", "_place", "_timer", "_store"),
+        *("_deadline", "username", "_steady", "timeout", "_interval", "_limit", "data", "createdAt", "key"),
+        *("authenticatedAt", "formerKeys", "_place", "_timer", "_store"),
         # When it began, in the store's time, as its deadline and `_limit`, the end of its lifetime; the timer that
         # warns; its neighbours among the sessions of its user.
         *("_born", "_warning", "_older", "_newer"),
@@ -52,7 +49,7 @@ class MemorySession(Session):
         self.formerKeys = ()
         self._store = store
         self._born = now
-        self._limit = _NEVER if policy.lifetime is None else now + policy.lifetime
+        self._limit = inf if policy.lifetime is None else now + policy.lifetime
         self._deadline = inf
         self._steady: Policy | None = None
         self._place: Any = None
