@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from users_session_manager import MemoryStore, Session, SessionError, TooManySessions
+from users_session_manager import MemoryStore, Session, SessionError, SessionManager, TooManySessions
 from users_session_manager.keys import new_key
 from users_session_manager.policy import Policy
 from users_session_manager.stores.by_user import ByUser
@@ -706,6 +706,19 @@ class TestMemoryStore:
                 call()
         assert store.time_left(key) <= 10
         assert list(store.sessions) == [key]
+
+    def test_a_subclass_with_a_look_of_its_own_is_asked_each_time(self):
+        class Strict(MemoryStore):
+            def get(self, key):
+                return None
+
+        manager = SessionManager(store=Strict(thread=False))
+        manager.on("error", lambda *rejection: None)
+        key = manager.loadNewSession("Luca")
+        assert manager.checkSessionStatus(key) is False
+        assert manager.getUsernameFromSessionKey(key) is False
+        assert manager.getSessionDetails(key) is False
+        assert manager.getSessionData(key) is False
 
     def test_a_key_with_a_hash_that_fails_is_one_case_too(self):
         class Odd:

@@ -49,7 +49,10 @@ class MemoryStore:
     def __init__(self, *, now: Callable[[], float] = time.monotonic, thread: bool = True) -> None:
         self.clock = Clock(now, thread=thread)
         self.run_due = self.clock.run_due
-        self.sessions = self.at_hand = Sessions()
+        self.sessions = Sessions()
+        # A subclass with a look of its own is asked each time.
+        is_plain = type(self).get is MemoryStore.get and type(self).set_data is MemoryStore.set_data
+        self.at_hand = self.sessions if is_plain else Sessions()
         self._by_user: ByUser | None = None  # from when it is first asked for
         self._former: dict[str, tuple[MemorySession, SessionTimer]] = {}  # by the keys that are good for a while yet
         self.now = now
@@ -272,7 +275,7 @@ class MemoryStore:
             self._closed = True
             # Let go of without the lock: the finalizers of their data are unknown code.
             gone, self.sessions = self.sessions, Sessions()
-            self.at_hand = self.sessions
+            self.at_hand = Sessions()
             self._former, self._by_user = {}, None
         self.clock.stop()
         for session in gone.values():  # what points to each other would wait for the garbage collector

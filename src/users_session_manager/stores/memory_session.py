@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from math import inf
-from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from ..policy import Policy
@@ -43,7 +43,7 @@ class MemorySession(Session):
     def __init__(self, store: MemoryStore, username: str, key: str, now: float, data: Any, policy: Policy) -> None:
         self.username = username
         self.key = key
-        self.createdAt = self.authenticatedAt = time()
+        self.createdAt = self.authenticatedAt = time.time()
         self.data = data
         self.timeout: float | None = None
         self.formerKeys = ()
