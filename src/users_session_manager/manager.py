@@ -105,7 +105,8 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         Raises `TypeError` for anything but a `str` and `ValueError` for an empty one, the same for a `timeout` that
         `setSessionTimeOut` would not take, and `TooManySessions`; then there is no session.
         """
-        _require_username(username)
+        if not isinstance(username, str) or not username:
+            _require_username(username)
         if timeout is None:
             key, evicted = self._store.add(username, self.settings["SESSION_TIMEOUT"], self._policy, data)
         else:

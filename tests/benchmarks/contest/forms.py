@@ -37,7 +37,7 @@ class Form:
 FULL = Form(
     name="full",
     sizes=(1_000, 10_000, 100_000, 1_000_000),
-    rounds=16,
+    rounds=9,
     warm_ups=1,
     calls=20_000,
     most=100_000,
@@ -46,7 +46,7 @@ FULL = Form(
     memory_runs=5,
     late_sessions=100_000,
     late_runs=9,
-    starts=40,
+    starts=20,
     threaded_calls=200_000,
     threaded_runs=15,
     idle_sessions=100_000,
