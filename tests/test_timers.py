@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from users_session_manager import SessionManager
 from users_session_manager.timers import Clock, SessionTimer
 
 
@@ -261,7 +262,7 @@ class TestClock:
     def test_with_nothing_near_its_thread_does_not_look(self):
         clock = Clock(thread=False)
         SessionTimer(3000, list, clock=clock).start()
-        assert clock._next_look() > clock.now() + 2999
+        assert clock._next_look() > clock.now() + 2990
 
     def test_stopped_it_runs_nothing_and_twice_is_harmless(self):
         clock = Clock()
@@ -271,6 +272,30 @@ class TestClock:
         assert clock.run_due() == 0
         SessionTimer(0, pytest.fail, clock=clock).start()
         assert not any(thread.name == "users-session-manager clock" for thread in threading.enumerate())
+
+    def test_what_a_session_raises_as_it_runs_out_ends_neither_it_nor_the_others(self, monkeypatch):
+        """What is no `Exception` passes the emitter; a listener of `sessionEnded` that leaves is none."""
+        hooked: list[Any] = []
+        monkeypatch.setattr(threading, "excepthook", hooked.append)
+        manager, ended = SessionManager(), []
+        told = threading.Event()
+
+        @manager.on("sessionDeleted")
+        def leave(key):
+            ended.append(key)
+            if len(ended) == 3:
+                told.set()
+            raise SystemExit
+
+        clock = manager._store.clock
+        with clock.lock:
+            keys = [manager.loadNewSession("Luca") for _ in range(3)]
+            for key in keys:
+                clock.schedule(manager.sessions[key], 0)
+        assert told.wait(30)
+        assert ended == keys
+        clock.stop()
+        assert [failure.exc_type for failure in hooked] == [SystemExit] * 3
 
     def test_a_hook_that_fails_does_not_end_it(self, monkeypatch, caplog):
         def broken(_):

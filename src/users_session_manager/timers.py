@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import weakref
-from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
 from math import inf
@@ -21,9 +20,6 @@ from .log import log
 LONGEST: Final = threading.TIMEOUT_MAX
 
 _NEW, _WAITING, _RUNNING, _DONE = range(4)
-
-# Into how many slices a second is parted, for what waits longer than that.
-_SLICES: Final = 16
 
 # How many are moved or run out each time the lock is taken, so that a crowd of them keeps nobody waiting.
 _SOME: Final = 100
@@ -210,7 +206,7 @@ class SessionTimer(threading.Timer):
         return f"<{self.name} of {self.interval} s, {('new', 'waiting', 'running', 'done')[self._state]}>"
 
     def _run_out(self) -> None:
-        """Call `function` on this thread; what it raises goes where a thread's exceptions go."""
+        """Call `function` on this thread."""
         with self._clock.lock:
             if self._state == _DONE:  # cancelled a moment ago
                 return
@@ -218,11 +214,6 @@ class SessionTimer(threading.Timer):
         try:
             if self._finished is None or not self._finished.is_set():
                 self.function(*self.args, **self.kwargs)
-        except BaseException:  # noqa: BLE001  # the clock must go on, whatever a timer's function does
-            try:
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self)))
-            except BaseException:  # noqa: BLE001  # or its hook
-                log.error("threading.excepthook failed", exc_info=True)
         finally:
             with self._clock.lock:
                 if (self._countdown or self)._place is None:
@@ -249,11 +240,11 @@ class Clock:
     what the owner has to put right before anything runs out. With `thread=False` there is none: tests that turn the
     time by hand call `run_due`.
 
-    What is far away waits in slices of time, each a dictionary, which costs the same however many wait; a slice before
-    its time comes they go to a list that is in order, to the instant.
+    What is far away waits in slices of a second, each a dictionary, which costs the same however many wait; a second
+    before its time comes a slice goes to a heap, which knows the order to the instant.
 
     Threads: `schedule` and `cancel` are called with `lock` held, everything else without it. `lock` guards the slices
-    and the list, the state of every countdown in them, and what the owner of the clock keeps beside it, so that a
+    and the heap, the state of every countdown in them, and what the owner of the clock keeps beside it, so that a
     session and its deadline change together. It is re-entrant because a signal handler or a finalizer may log somebody
     out at any moment.
     """
@@ -274,11 +265,11 @@ class Clock:
         self._bell = _silent_bell()
         self._thread: threading.Thread | None = None
         self._wakes_at = inf  # when the thread looks again by itself; minus infinity while it is not asleep
-        self._far: dict[int, dict[Countdown, bool]] = {}  # by the number of their slice
-        self._slices: list[int] = []  # the numbers there, a heap
+        self._far: dict[int, dict[Countdown, bool]] = {}  # by the second in which they run out
+        self._slices: list[int] = []  # these seconds, a heap
         self._opened = -1  # the last slice that has gone to the near ones
         self._opening: tuple[int, list[Countdown]] | None = None  # the one that goes now, and who of it is yet to go
-        self._near: list[tuple[float, int, Countdown]] = []  # by deadline, in order
+        self._near: list[tuple[float, int, Countdown]] = []  # a heap, by deadline
         self._order = itertools.count()  # those of one deadline run out in the order in which they came there
         self._firing: list[Countdown] = []
         with _clocks_lock:
@@ -314,15 +305,15 @@ class Clock:
 
         Needs no lock: a login in a crowd of them does this. After `False`, `cancel` what may have come of it.
         """
-        number = int(deadline * _SLICES)
-        countdowns = self._far.get(number)
+        second = int(deadline)
+        countdowns = self._far.get(second)
         if countdowns is None:
             return False
         countdown._deadline = deadline
         countdown._interval = interval
         countdown._place = countdowns
         countdowns[countdown] = True
-        return self._far.get(number) is countdowns  # else it has been opened, and who did so may not have seen this one
+        return self._far.get(second) is countdowns  # else it has been opened, and who did so may not have seen this one
 
     def cancel(self, countdown: Countdown) -> None:
         """Let `countdown` never run out. Nothing happens if it has."""
@@ -343,7 +334,7 @@ class Clock:
                 self._firing = due = self._take_due(now)
             for countdown in due:
                 if not self.stopped:
-                    countdown._run_out()
+                    _run_out(countdown)
             count += len(due)
             self._firing = []
 
@@ -371,28 +362,24 @@ class Clock:
         return self._thread is threading.current_thread()
 
     def _put(self, countdown: Countdown, deadline: float) -> None:
-        """Let `countdown` wait until it is looked at, at its deadline or a slice before."""
-        number = int(deadline * _SLICES)
-        countdowns = self._far.get(number)
+        """Let `countdown` wait until it is looked at, at its deadline or before."""
+        second = int(deadline)
+        countdowns = self._far.get(second)
         if countdowns is not None:
             countdowns[countdown] = True
             countdown._place = countdowns
             return
-        if number > self._opened:
-            countdown._place = self._far[number] = {countdown: True}
-            heappush(self._slices, number)
+        if second > self._opened:
+            countdown._place = self._far[second] = {countdown: True}
+            heappush(self._slices, second)
         else:
             self._put_near(countdown, deadline)
         if self._next_look() < self._wakes_at:
             self._ring()
 
     def _put_near(self, countdown: Countdown, deadline: float) -> None:
-        near = self._near
         entry = countdown._place = (deadline, next(self._order), countdown)
-        if near and entry < near[-1]:
-            insort(near, entry)
-        else:
-            near.append(entry)
+        heappush(self._near, entry)
 
     def _take_out(self, countdown: Countdown) -> None:
         place, countdown._place = countdown._place, None
@@ -404,7 +391,7 @@ class Clock:
         if self._opening is not None:
             return -inf
         near = self._near[0][0] if self._near else inf
-        return min(near, (self._slices[0] - 1) / _SLICES) if self._slices else near
+        return min(near, self._slices[0] - 1) if self._slices else near
 
     def _open(self, now: float) -> bool:
         """Let some of the next slice go to where those are that are near, if it is time; tell whether that will do.
@@ -412,34 +399,32 @@ class Clock:
         It will not if the slice has begun: somebody in it may have to run out before those who are there.
         """
         if self._opening is None:
-            if not self._slices or self._slices[0] - 1 > now * _SLICES:
+            if not self._slices or self._slices[0] - 1 > now:
                 return True
-            number = heappop(self._slices)
-            self._opening = number, list(self._far[number])[::-1]
-        number, waiting = self._opening
-        countdowns = self._far[number]
+            second = heappop(self._slices)
+            self._opening = second, list(self._far[second])[::-1]
+        second, waiting = self._opening
+        countdowns = self._far[second]
         for countdown in waiting[: -_SOME - 1 : -1]:
             if countdowns.pop(countdown, None):
-                if countdown._deadline * _SLICES < number + 1:
+                if countdown._deadline < second + 1:
                     self._put_near(countdown, countdown._deadline)
                 else:
                     self._put(countdown, countdown._deadline)
         del waiting[-_SOME:]
         if not waiting:
-            del self._far[number]  # before the look at who has come meanwhile: see `join_slice`
-            self._opened, self._opening = number, None
+            del self._far[second]  # before the look at who has come meanwhile: see `join_slice`
+            self._opened, self._opening = second, None
             for countdown in list(countdowns):
                 self._put_near(countdown, countdown._deadline)
-        return number > now * _SLICES
+        return second > now
 
     def _take_due(self, now: float) -> list[Countdown]:
         """Take some of the near ones whose deadline has come; those who have more time by now wait on."""
+        near = self._near
         due: list[Countdown] = []
-        some = self._near[:_SOME]
-        if some and some[-1][0] > now:
-            some = some[: bisect_right(some, (now, inf))]
-        del self._near[: len(some)]
-        for entry in some:
+        while near and near[0][0] <= now and len(due) < _SOME:
+            entry = heappop(near)
             countdown = entry[2]
             if countdown._place is not entry:  # it was taken out, or put elsewhere
                 continue
@@ -495,6 +480,18 @@ class Clock:
         self._firing = []
         if self._next_look() < inf:
             self._start()
+
+
+def _run_out(countdown: Countdown) -> None:
+    """Run one out; what comes of it that nobody has caught goes where a thread's exceptions go."""
+    try:
+        countdown._run_out()
+    except BaseException:  # noqa: BLE001  # the clock must go on, whatever a timer's function does
+        thread = countdown if isinstance(countdown, threading.Thread) else threading.current_thread()
+        try:
+            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
+        except BaseException:  # noqa: BLE001  # or its hook
+            log.error("threading.excepthook failed", exc_info=True)
 
 
 def _silent_bell() -> threading.Lock:

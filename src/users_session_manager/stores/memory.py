@@ -280,6 +280,8 @@ class MemoryStore:
         self.clock.stop()
         for session in gone.values():  # what points to each other would wait for the garbage collector
             session._older = session._newer = session._warning = None
+            if session._timer is not None:
+                session._timer._end()
 
     def _live(self) -> list[MemorySession]:
         now = self.now()
