@@ -2,14 +2,16 @@
 #
 #   integrations/   what a framework needs, each imported by name: they call the manager and listen
 #   web.py          what the web frameworks have in common: where a key travels, the session of a request
-#   manager.py      SessionManager: the npm API and the events; no time and no storage of its own
+#   manager.py      SessionManager: the npm API and the events; no storage of its own, and of the time it only asks
+#                   whether that of a session which is at hand has come
 #   policy.py       its settings: how long a session may last, how many a user may have
 #   events.py       the emitter that keeps listeners apart
 #   stores/         base.py says what a store must do; a store owns time
-#                   memory.py does it with a dict, by_user.py finds a user's sessions in it
+#                   memory.py does it with a dict, memory_session.py is what stands in it, by_user.py finds a
+#                   user's sessions there
 #                   redis.py does it in Redis: redis.lua is what happens there, redis_script.py calls it,
 #                   redis_session.py is what comes back, redis_ends.py announces what has run out
-#   timers.py       SessionTimer, and the one clock thread behind all of them
+#   timers.py       the one clock thread that runs sessions out, and SessionTimer
 #   session.py      one record        keys.py   how a key is made and shown
 #   errors.py       what goes wrong   log.py    the one logger
 """Who is logged in right now, and a logout the moment a session ends."""

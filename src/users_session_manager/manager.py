@@ -243,6 +243,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
         Each is `{"key", "username", "createdAt", "authenticatedAt", "data", "timeLeft"}`: times are Unix times and
         seconds. The `key` is for `deleteSession`; show the part before the underscore alone (OWASP ASVS 5.0, 7.5.2).
+        In memory, the first question of a process about a user looks at every session once; those after it do not.
         `TypeError` and `ValueError` as in `loadNewSession`.
         """
         _require_username(username)
