@@ -117,7 +117,8 @@ class TestFork:
     def test_what_the_owner_of_a_clock_has_to_put_right_comes_before_anything_runs_out(self):
         done = run("""
     import os, sys, threading, time
-    from users_session_manager.timers import Clock, SessionTimer
+    from users_session_manager.clock import Clock
+    from users_session_manager.timers import SessionTimer
 
     parent, seen, ran_out = os.getpid(), [], threading.Event()
 

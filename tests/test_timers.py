@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from users_session_manager import SessionManager
-from users_session_manager.timers import Clock, SessionTimer
+from users_session_manager.clock import Clock
+from users_session_manager.timers import SessionTimer
 
 
 @pytest.fixture(params=["threading.Timer", "SessionTimer"])

@@ -11,7 +11,8 @@
 #                   user's sessions there
 #                   redis.py does it in Redis: redis.lua is what happens there, redis_script.py calls it,
 #                   redis_session.py is what comes back, redis_ends.py announces what has run out
-#   timers.py       the one clock thread that runs sessions out, and SessionTimer
+#   timers.py       SessionTimer, what an application sees of a countdown
+#   clock.py        the one thread that runs countdowns out
 #   session.py      one record        keys.py   how a key is made and shown
 #   errors.py       what goes wrong   log.py    the one logger
 """Who is logged in right now, and a logout the moment a session ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from .timers import LONGEST
+from .clock import LONGEST
 
 Overflow = Literal["evict", "reject"]
 

@@ -8,11 +8,12 @@ from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
+from ..clock import LONGEST, Clock
 from ..errors import SessionError, TooManySessions
 from ..keys import label, new_key
 from ..policy import Overflow, Policy
 from ..session import Reason, Session
-from ..timers import LONGEST, Clock, SessionTimer
+from ..timers import SessionTimer
 from .base import NO_LIMITS
 from .by_user import ByUser
 from .memory_session import MemorySession

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from ..clock import Clock
 from ..errors import StoreUnavailable
 from ..keys import group_of
 from ..session import Reason
-from ..timers import Clock, SessionTimer
+from ..timers import SessionTimer
 from .redis_script import ALL_GROUPS, Script
 from .redis_session import RedisSession, ended_session, live_session
 

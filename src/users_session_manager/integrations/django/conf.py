@@ -10,8 +10,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.utils.module_loading import import_string
 
+from ...clock import LONGEST
 from ...manager import SessionManager
-from ...timers import LONGEST
 from ...web import KeyCarrier
 
 APP = "users_session_manager.integrations.django"
