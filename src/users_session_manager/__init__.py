@@ -7,8 +7,8 @@
 #   policy.py       its settings: how long a session may last, how many a user may have
 #   events.py       the emitter that keeps listeners apart
 #   stores/         base.py says what a store must do; a store owns time
-#                   memory.py does it with a dict, memory_session.py is what stands in it, by_user.py finds a
-#                   user's sessions there
+#                   memory.py does it with a dict, memory_session.py is what stands in it; by_user.py finds a
+#                   user's sessions there, former_keys.py those of keys that were renewed
 #                   redis.py does it in Redis: redis.lua is what happens there, redis_script.py calls it,
 #                   redis_session.py is what comes back, redis_ends.py announces what has run out
 #   timers.py       SessionTimer, what an application sees of a countdown

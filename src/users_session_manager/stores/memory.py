@@ -16,6 +16,7 @@ from ..session import Reason, Session
 from ..timers import SessionTimer
 from .base import NO_LIMITS
 from .by_user import ByUser
+from .former_keys import FormerKeys
 from .memory_session import MemorySession
 
 # The deadline of a warning that has been given.
@@ -55,7 +56,7 @@ class MemoryStore:
         is_plain = type(self).get is MemoryStore.get and type(self).set_data is MemoryStore.set_data
         self.at_hand = self.sessions if is_plain else Sessions()
         self._by_user: ByUser | None = None  # from when it is first asked for
-        self._former: dict[str, tuple[MemorySession, SessionTimer]] = {}  # by the keys that are good for a while yet
+        self._former = FormerKeys(self.clock)
         self.now = now
         self._lock = self.clock.lock
         self._renewed = False  # whether a renewal has moved a session to the end of `sessions`
@@ -201,16 +202,14 @@ class MemoryStore:
             if session is None:
                 return None
             old, authenticated_at = session.key, time.time()
-            self._forget_keys(session, overlap)
-            forget = SessionTimer(overlap, self._forget, (old,), clock=self.clock)
+            self._former.shorten(session, overlap)
             if overlap:
-                forget.begin(overlap)
-                self._former[old] = session, forget
+                self._former.add(session, overlap)
             # No call from here on, so that neither a finalizer nor a signal comes in between.
             try:
                 del self.sessions[old]
             except KeyError:  # it has ended meanwhile
-                self._forget(old)
+                self._former.drop(old)
                 return None
             session.key, session.authenticatedAt = new, authenticated_at
             session.formerKeys = (*session.formerKeys, old)
@@ -277,7 +276,8 @@ class MemoryStore:
             # Let go of without the lock: the finalizers of their data are unknown code.
             gone, self.sessions = self.sessions, Sessions()
             self.at_hand = Sessions()
-            self._former, self._by_user = {}, None
+            self._former.clear()
+            self._by_user = None
         self.clock.stop()
         for session in gone.values():  # what points to each other would wait for the garbage collector
             session._older = session._newer = session._warning = None
@@ -321,10 +321,7 @@ class MemoryStore:
         if not self._former or not isinstance(key, str):
             return None
         with self._lock:  # so that none is seen halfway to another key
-            former = self._former.get(key)
-            if former is None or former[1]._deadline <= self.now():
-                return self.sessions.get(key)
-            return self.sessions.get(former[0].key)
+            return self.sessions.get(self._former.present(key) or key)
 
     # Time
 
@@ -385,7 +382,7 @@ class MemoryStore:
             if session._timer is not None:
                 session._timer._end()
             self._cancel_warning(session)
-            self._forget_keys(session)
+            self._former.shorten(session, 0)
 
     def run_out(self, session: MemorySession) -> None:
         """End a session whose deadline has come, unless somebody has: the clock calls this."""
@@ -401,20 +398,6 @@ class MemoryStore:
             warning._deadline, left = _ANNOUNCED, self._left(session)
         if self._on_expiring is not None:
             self._on_expiring(session, left)
-
-    def _forget_keys(self, session: MemorySession, overlap: float = 0) -> None:
-        """Let the former keys of a session be good for `overlap` seconds more at most."""
-        for key in session.formerKeys:
-            former = self._former.get(key) if overlap else self._former.pop(key, None)
-            if former is not None and overlap:
-                former[1].begin(overlap, former[1]._deadline)
-            elif former is not None:
-                former[1].cancel()
-
-    def _forget(self, key: str) -> None:
-        """Drop a key whose overlap is over."""
-        with self._lock:
-            self._former.pop(key, None)
 
 
 def _nothing() -> None:
