@@ -181,16 +181,16 @@ class MemoryStore:
             self._count_down(session, timeout, policy)
             if old is not None:
                 old._end()
-            timer = self.timer_of(session)
+            timer = self._timer_of(session)
             if not timer.is_alive():  # it has ended meanwhile
                 self._let_go(session)
             return timer
 
-    def timer_of(self, session: MemorySession) -> SessionTimer:
+    def _timer_of(self, session: MemorySession) -> SessionTimer:
         """Return the timer of a session, made when it is asked for first."""
         with self._lock:
             if session._timer is None:
-                session._timer = SessionTimer.of(session, self.run_out, (session,), clock=self.clock)
+                session._timer = SessionTimer.of(session, self._run_out, (session,), clock=self.clock)
                 if self.sessions.get(session.key) is not session:
                     session._timer._end()
             return session._timer
@@ -384,7 +384,7 @@ class MemoryStore:
             self._cancel_warning(session)
             self._former.shorten(session, 0)
 
-    def run_out(self, session: MemorySession) -> None:
+    def _run_out(self, session: MemorySession) -> None:
         """End a session whose deadline has come, unless somebody has: the clock calls this."""
         if session._place is None and self._take(session) and self._on_ended is not None:
             self._on_ended(session, "expired")

@@ -60,10 +60,10 @@ class MemorySession(Session):
 
     @property
     def timer(self) -> SessionTimer:
-        return self._timer or self._store.timer_of(self)
+        return self._timer or self._store._timer_of(self)
 
     def _run_out(self) -> None:
         if self._timer is None:
-            self._store.run_out(self)
+            self._store._run_out(self)
         else:
             self._timer._run_out()
