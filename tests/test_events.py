@@ -215,6 +215,58 @@ class TestIsolation:
         with pytest.raises(ValueError, match="mine"):
             manager.emit("error", ValueError("mine"))
 
+    @pytest.mark.in_memory
+    def test_who_comes_and_who_goes_counts_for_the_next_event(self, manager):
+        """Listeners are found once, and looked for again when one comes or goes, in whatever way."""
+        heard = []
+
+        def add(name):
+            return lambda key: heard.append(name)
+
+        def said():
+            heard.clear()
+            assert manager.emit("sessionCreated", "key") is bool(manager.listeners("sessionCreated"))
+            return list(heard)
+
+        assert said() == []
+        first = manager.on("sessionCreated", add("on"))
+        assert said() == ["on"]
+        assert said() == ["on"]
+        second = manager.on("sessionCreated")(add("decorated"))
+        third = manager.listens_to("sessionCreated")(add("listens_to"))
+        fourth = manager.add_listener("sessionCreated", add("add_listener"))
+        assert said() == ["on", "decorated", "listens_to", "add_listener"]
+        manager.remove_listener("sessionCreated", second)
+        assert said() == ["on", "listens_to", "add_listener"]
+        manager.once("sessionCreated", add("once"))
+        assert said() == ["on", "listens_to", "add_listener", "once"]
+        assert said() == ["on", "listens_to", "add_listener"]
+        manager.once("sessionCreated")(add("once, decorated"))
+        assert said() == ["on", "listens_to", "add_listener", "once, decorated"]
+        for listener in (first, third):
+            manager.remove_listener("sessionCreated", listener)
+        assert said() == ["add_listener"]
+        manager.remove_all_listeners("sessionCreated")
+        assert said() == []
+        manager.on("sessionCreated", fourth)
+        manager.remove_all_listeners()
+        assert said() == []
+
+    @pytest.mark.in_memory
+    def test_a_listener_that_comes_while_they_are_looked_for_is_not_missed(self, manager, monkeypatch):
+        heard, listeners = [], manager.listeners
+
+        def looked_then_added(event):
+            found = listeners(event)
+            monkeypatch.undo()
+            manager.on("lunch", heard.append)
+            return found
+
+        monkeypatch.setattr(manager, "listeners", looked_then_added)
+        manager.emit("lunch", 1)
+        manager.emit("lunch", 2)
+        assert heard[-1] == 2
+
     def test_the_application_may_emit_its_own_events(self, manager):
         heard = []
         assert manager.emit("lunch", 1) is False

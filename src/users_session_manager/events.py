@@ -72,7 +72,10 @@ class IsolatedEmitter(EventEmitter):
                 _in_error.reset(token)
         if not self._has_async and event not in self._passing and type(event) is str:
             direct = self._direct  # before the look: what comes meanwhile replaces it
-            direct[event] = self.listeners(event)
+            try:
+                direct[event] = self.listeners(event)
+            except RuntimeError:  # one came or went while they were looked at: then the next time
+                pass
         return event in self._heard and super().emit(event, *args, **kwargs)
 
     def add_listener(self, event: str, f: _Listener) -> _Listener:
