@@ -686,6 +686,58 @@ class TestMemoryStore:
         assert store.run_due() == 1
         assert ended == [session]
 
+    def test_a_restart_that_was_under_way_at_the_deadline_goes_before_the_end_or_after_it(self):
+        """It looked in time, and writes when the clock has the session in hand."""
+        seconds, ended, answers = [0.0], [], []
+        store = MemoryStore(now=lambda: seconds[0], thread=False)
+        store.open(lambda session, reason: ended.append(session), lambda session, left: None)
+        policy = Policy()
+        key, _ = store.add("Luca", 10, policy)
+        session = store.get(key)
+        pop = store._take
+
+        def restarted_on_another_thread(session, **how):
+            restart = threading.Thread(target=lambda: answers.append(store._restart(key, 10, policy)))
+            session._deadline = 20.0
+            restart.start()
+            restart.join(0.2)  # it waits for the lock that decides
+            taken = pop(session, **how)
+            others.append(restart)
+            return taken
+
+        others: list[threading.Thread] = []
+        store._take = restarted_on_another_thread
+        seconds[0] = 10.0
+        store.run_due()
+        others[0].join(30)
+        assert (ended, answers) == ([session], [None])
+
+    def test_somebody_who_logs_out_while_the_clock_has_the_session_in_hand_leaves_nothing(self):
+        seconds = [0.0]
+        store = MemoryStore(now=lambda: seconds[0], thread=False)
+        policy = Policy()
+        key, _ = store.add("Luca", 10, policy)
+        session = store.get(key)
+        seconds[0] = 9.5
+        store.run_due()
+        session._deadline = 30.0
+        put, gone = store.clock._put, []
+
+        def logged_out_on_another_thread(countdown, deadline):
+            logout = threading.Thread(target=store.remove, args=(key,))
+            logout.start()
+            while key in store.sessions:
+                time.sleep(0.001)
+            gone.append(logout)
+            put(countdown, deadline)
+
+        store.clock._put = logged_out_on_another_thread
+        seconds[0] = 10.0
+        assert store.run_due() == 0
+        gone[0].join(30)
+        assert not any(store.clock._far.values())
+        assert session._place is None
+
     def test_a_timer_tells_the_seconds_of_the_countdown_that_is_under_way(self):
         store, policy = MemoryStore(thread=False), Policy()
         key, _ = store.add("Luca", 10, policy)

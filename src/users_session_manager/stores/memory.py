@@ -356,15 +356,16 @@ class MemoryStore:
 
     # Ends
 
-    def _take(self, session: MemorySession) -> bool:
+    def _take(self, session: MemorySession, has_run_out: bool = False) -> bool:
         """Take a session out, unless somebody has: the one `pop` that finds it decides who announces its end."""
         session._steady = None
         if self.sessions.pop(session.key, None) is None:
             return False
-        # What nothing else is tied to is gone when it has left its slice of time, if it was in one.
+        # What nothing else is tied to is gone when it has left its slice of time. If it is in none, it is near its end,
+        # or the clock has it in hand.
         place = session._place
         if (
-            (place is not None and (place.__class__ is not dict or place.pop(session, None) is None))
+            (not has_run_out and (place.__class__ is not dict or place.pop(session, None) is None))
             or self._by_user is not None
             or session._timer is not None
             or session._warning is not None
@@ -386,7 +387,10 @@ class MemoryStore:
 
     def _run_out(self, session: MemorySession) -> None:
         """End a session whose deadline has come, unless somebody has: the clock calls this."""
-        if session._place is None and self._take(session) and self._on_ended is not None:
+        with self._lock:  # a restart that was under way may have put it back
+            if session._place is not None or not self._take(session, has_run_out=True):
+                return
+        if self._on_ended is not None:
             self._on_ended(session, "expired")
 
     def _warn(self, key: str) -> None:
