@@ -327,8 +327,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._store.close()
 
     def _session_ended(self, session: Session, reason: Reason) -> None:
-        if self._io is not None:
-            self.sendLogoutMessage(session.key)
+        self.sendLogoutMessage(session.key)
         self._announce_end(session, reason)
 
     def _session_expires(self, session: Session, left: float) -> None:

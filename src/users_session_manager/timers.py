@@ -93,6 +93,11 @@ class SessionTimer(threading.Timer):
             else:
                 self.finished.set()
 
+    def let_go(self) -> None:
+        """End the timer of a countdown that is over, with the clock's lock held; `function` ends it if that runs."""
+        if self._state != _RUNNING:
+            self._end()
+
     def is_alive(self) -> bool:
         """Tell whether the countdown or `function` is under way."""
         return self._state == _RUNNING or (self._state == _WAITING and not self._clock.stopped)

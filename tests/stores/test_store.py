@@ -738,6 +738,30 @@ class TestMemoryStore:
         assert not any(store.clock._far.values())
         assert session._place is None
 
+    def test_the_timer_of_a_session_that_runs_out_is_alive_until_its_end_has_been_announced(self):
+        store, seen = MemoryStore(), []
+        begun, go_on = threading.Event(), threading.Event()
+
+        def announce(session, reason):
+            begun.set()
+            go_on.wait(30)
+            seen.append(reason)
+
+        store.open(announce, lambda session, left: None)
+        key, _ = store.add("Luca", 0.05)
+        timer = store.sessions[key].timer
+        assert begun.wait(30)
+        assert timer.is_alive()
+        assert not timer.finished.is_set()
+        timer.join(0.01)
+        assert seen == []
+        go_on.set()
+        timer.join(30)
+        assert seen == ["expired"]
+        assert timer.finished.is_set()
+        assert not timer.is_alive()
+        store.close()
+
     def test_a_timer_tells_the_seconds_of_the_countdown_that_is_under_way(self):
         store, policy = MemoryStore(thread=False), Policy()
         key, _ = store.add("Luca", 10, policy)

@@ -381,7 +381,7 @@ class MemoryStore:
             if self._by_user is not None:
                 self._by_user.remove(session)
             if session._timer is not None:
-                session._timer._end()
+                session._timer.let_go()
             self._cancel_warning(session)
             self._former.shorten(session, 0)
 
