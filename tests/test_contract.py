@@ -459,7 +459,7 @@ class TestErrors:
         assert issubclass(SessionRejected, LookupError)
         assert issubclass(users_session_manager.MissingDependency, ImportError)
 
-    def test_an_unreachable_store_is_raised_and_never_taken_for_an_answer(self, manager, clock, heard):
+    def test_an_unreachable_store_is_raised_and_never_taken_for_an_answer(self, manager, heard, monkeypatch):
         key = manager.loadNewSession("Luca")
         heard.events.clear()
 
@@ -470,8 +470,9 @@ class TestErrors:
 
                 return unreachable
 
-        manager._store, store = Away(), manager._store
-        try:
+        with monkeypatch.context() as patch:
+            patch.setattr(manager, "_store", Away())
+            patch.setattr(manager, "_at_hand", None)
             for call in (*TAKES_A_KEY.values(), lambda manager, _: manager.loadNewSession("Fabio")):
                 with pytest.raises(users_session_manager.StoreUnavailable):
                     call(manager, key)
@@ -481,7 +482,5 @@ class TestErrors:
             for method in ("getLoggedUsers", "deleteAllSessions"):
                 with pytest.raises(users_session_manager.StoreUnavailable):
                     getattr(manager, method)()
-        finally:
-            manager._store = store
         assert heard.events == []
         assert manager.checkSessionStatus(key) is True

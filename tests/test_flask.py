@@ -615,7 +615,7 @@ class TestStoreAway:
 
             for name in ("add", "get", "restart", "remove", "renew_key", "set_data", "remove_user"):
                 monkeypatch.setattr(clock.store, name, ask)
-            monkeypatch.setattr(clock.store, "at_hand", {})
+            monkeypatch.setattr(manager, "_at_hand", None)
 
         return go
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from logging import DEBUG
 from typing import Any, Final, Literal
 
+from .at_hand import HasAtHand, quick
 from .errors import SessionError, SessionRejected
 from .events import IsolatedEmitter
 from .keys import label
@@ -40,7 +41,7 @@ class _Singleton(type):
             return _instance
 
 
-class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
+class SessionManager(HasAtHand, PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     """Tells who is logged in, and logs people out the moment their session ends. One for the whole process.
 
     `store` says where sessions are kept: `None` for this process' memory, the address of a Redis or Valkey
@@ -75,6 +76,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._io: Any = None
         self._named_store = store
         self._store = _open_store(store)
+        self._at_hand = self._store.at_hand
         self._store.open(self._session_ended, self._session_expires)
 
     def __repr__(self) -> str:
@@ -114,7 +116,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             key, evicted = self._store.add(username, timeout, self._policy, data, own_timeout=True)
         if evicted:
             self._announce_all(evicted, "evicted")
-        if _is_logged(logging.DEBUG):
+        if _is_logged(DEBUG):
             _say("Session created", key)
         if "sessionCreated" in self._heard:
             self.emit("sessionCreated", key)
@@ -122,16 +124,18 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     addSession = loadNewSession
 
+    @quick
     def checkSessionStatus(self, key: object) -> bool:
         """Tell whether the session is alive, to the instant; `False` after an `error` event. Prolongs nothing."""
         try:
-            session, now = self._store.at_hand[key], self._store.now
-            if session._deadline > now():
+            session = self._at_hand.sessions[key]
+            if session._deadline > self._at_hand.now():
                 return True
         except Exception:  # noqa: BLE001  # see `Store.at_hand`
             pass
         return self._store.get(key) is not None or self._reject(key)
 
+    @quick
     def restartSessionTimer(self, key: object) -> bool:
         """Begin the full timeout again, with the length that is set now. `True`, or `False` after an `error` event.
 
@@ -140,6 +144,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         session = self._store.restart(key, self.settings["SESSION_TIMEOUT"], self._policy)
         return session is not None or self._reject(key)
 
+    @quick
     def resumeSession(self, key: object) -> Session | Literal[False]:
         """Do what `restartSessionTimer` does and return the `Session`, or `False` after an `error` event.
 
@@ -148,34 +153,38 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         session = self._store.restart(key, self.settings["SESSION_TIMEOUT"], self._policy)
         return self._reject(key) if session is None else session
 
+    @quick
     def getSession(self, key: object) -> Session | Literal[False]:
         """Return the `Session`, or `False` after an `error` event. Prolongs nothing."""
         session = self._store.get(key)
         return self._reject(key) if session is None else session
 
+    @quick
     def findSession(self, key: object) -> Session | None:
         """Return the live `Session`, or `None`: `getSession` for who only wants to know, without an `error` event."""
         return self._store.get(key)
 
+    @quick
     def getUsernameFromSessionKey(self, key: object) -> str | Literal[False]:
         """Return the username of a live session, else `False`; as in npm, without an `error` event."""
         try:
-            session, now = self._store.at_hand[key], self._store.now
-            if session._deadline > now():
+            session = self._at_hand.sessions[key]
+            if session._deadline > self._at_hand.now():
                 return session.username  # type: ignore[no-any-return]
         except Exception:  # noqa: BLE001  # see `Store.at_hand`
             pass
         session = self._store.get(key)
         return False if session is None else session.username
 
+    @quick
     def getSessionDetails(self, key: object) -> dict[str, Any] | Literal[False]:
         """Return `{"username", "createdAt", "data"}`, or `False` after an `error` event.
 
         `createdAt` is Unix time in seconds; `data` is `None` until it is set.
         """
         try:
-            session, now = self._store.at_hand[key], self._store.now
-            if session._deadline > now():
+            session = self._at_hand.sessions[key]
+            if session._deadline > self._at_hand.now():
                 return {"username": session.username, "createdAt": session.createdAt, "data": session.data}
         except Exception:  # noqa: BLE001  # see `Store.at_hand`
             pass
@@ -184,22 +193,24 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             return self._reject(key)
         return {"username": session.username, "createdAt": session.createdAt, "data": session.data}
 
+    @quick
     def setSessionData(self, key: object, data: Any) -> bool:
         """Keep `data` with the session, in place of what was there. `True`, or `False` after an `error` event."""
         try:
-            session, now = self._store.at_hand[key], self._store.now
-            if session._deadline > now():
+            session = self._at_hand.sessions[key]
+            if session._deadline > self._at_hand.now():
                 session.data = data
                 return True
         except Exception:  # noqa: BLE001  # see `Store.at_hand`
             pass
         return self._store.set_data(key, data) or self._reject(key)
 
+    @quick
     def getSessionData(self, key: object) -> Any:
         """Return what `setSessionData` kept, `None` until then; `False` after an `error` event."""
         try:
-            session, now = self._store.at_hand[key], self._store.now
-            if session._deadline > now():
+            session = self._at_hand.sessions[key]
+            if session._deadline > self._at_hand.now():
                 return session.data
         except Exception:  # noqa: BLE001  # see `Store.at_hand`
             pass
@@ -217,14 +228,15 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     def deleteSession(self, key: object) -> bool:
         """Log out: end the session and emit `sessionDeleted(key)`. `True`, or `False` after an `error` event."""
-        session = self._store.remove(key)
+        store = self._store
+        session = store.remove(key)
         if session is None:
             return self._reject(key)
         try:
             self._announce_end(session, "deleted")
         finally:
-            if self._store.acknowledge is not None:
-                self._store.acknowledge((session,))
+            if store.acknowledge is not None:
+                store.acknowledge((session,))
         return True
 
     def deleteAllSessions(self) -> Literal[True]:
@@ -290,7 +302,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         timer runs too, and ends nothing.
         """
         timer: SessionTimer = self._store.renew_timer(key, self.settings["SESSION_TIMEOUT"], self._policy)
-        if _is_logged(logging.DEBUG):
+        if _is_logged(DEBUG):
             log.debug("Timer of %s s started for %r: %s", timer.interval, username, label(key))
         return timer
 
@@ -349,7 +361,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             self.sendLogoutMessage(session.key)
 
     def _announce_end(self, session: Session, reason: Reason) -> None:
-        if _is_logged(logging.DEBUG):
+        if _is_logged(DEBUG):
             _say(f"Session {reason}", session.key)
         heard = self._heard
         if "sessionDeleted" in heard:
@@ -367,7 +379,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
 
 def _say(what: str, key: object) -> None:
-    if _is_logged(logging.DEBUG):
+    if _is_logged(DEBUG):
         log.debug("%s: %s", what, label(key))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from ..at_hand import AtHand
 from ..policy import Policy
 from ..session import Reason, Session
 
@@ -41,17 +42,12 @@ class Store(Protocol):
         """The sessions by key; it may still show some that ran out a moment ago."""
 
     @property
-    def at_hand(self) -> Mapping[Any, Any]:
-        """The sessions that this process keeps itself, by their present keys; none for a store that has them elsewhere.
+    def at_hand(self) -> AtHand | None:
+        """The store itself, if a manager may look for its sessions without asking; `None` if it is to be asked.
 
-        One is live as long as its `_deadline` is later than `now()`. So a manager can answer what a request asks with
-        one look, where calling the store would take longer than the answer; what is not found so, whyever, it asks the
-        store. A look fails with whatever the hash of an odd key raises.
+        So a manager can answer what a request asks with one look, where calling the store would take longer than the
+        answer; what is not found so, whyever, it asks the store.
         """
-
-    @property
-    def now(self) -> Callable[[], float]:
-        """The clock that the deadlines `at_hand` are measured by, in seconds."""
 
     def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
         """Begin: from now on each session that ran out is given to `on_ended`, on a thread of the store's own.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from .memory_session import UNLISTED, MemorySession
+from typing import Final, Literal
+
+from .memory_session import MemorySession
+
+UNLISTED: Final[Literal[False]] = False
+"""The newer neighbour of a session that is not among the sessions of its user, as it begins."""
 
 
 class ByUser:
@@ -41,7 +46,7 @@ class ByUser:
         all_users, username = self._oldest, session.username
         oldest, older, newer = all_users[username], session._older, session._newer
         if session is not oldest:
-            older._newer = newer  # type: ignore[union-attr]  # only the oldest can have none
+            older._newer = newer  # only the oldest can have none
         elif newer is not None:
             all_users[username] = oldest = newer
         else:

@@ -8,6 +8,7 @@ from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
+from ..at_hand import AtHand, quick
 from ..clock import LONGEST, Clock
 from ..errors import SessionError, TooManySessions
 from ..keys import label, new_key
@@ -22,6 +23,9 @@ from .memory_session import MemorySession
 # The deadline of a warning that has been given.
 _ANNOUNCED: Final = -inf
 
+# What a manager does not ask this store of a session that is at hand.
+_ANSWERED_AT_HAND: Final = ("get", "set_data", "restart")
+
 _BIRTH: Final = attrgetter("_born", "createdAt")
 
 
@@ -34,7 +38,7 @@ class Sessions(dict[str, MemorySession]):
         return f"<Sessions {[label(key) for key in self]}>"
 
 
-class MemoryStore:
+class MemoryStore(AtHand):
     """Keeps sessions in this process; the default. Implements `Store`.
 
     `now` is the time deadlines are measured in, seconds of a clock that never goes back; monotonic by default. Tests
@@ -45,6 +49,7 @@ class MemoryStore:
     `set_data` changes what nothing else depends on, and `restart` does what a `Countdown` allows.
     """
 
+    sessions: Sessions
     blocking = False
     acknowledge = None  # if this process dies, so do its sessions, and nobody is left to be told
 
@@ -52,9 +57,6 @@ class MemoryStore:
         self.clock = Clock(now, thread=thread)
         self.run_due = self.clock.run_due
         self.sessions = Sessions()
-        # A subclass with a look of its own is asked each time.
-        is_plain = type(self).get is MemoryStore.get and type(self).set_data is MemoryStore.set_data
-        self.at_hand = self.sessions if is_plain else Sessions()
         self._by_user: ByUser | None = None  # from when it is first asked for
         self._former = FormerKeys(self.clock)
         self.now = now
@@ -66,6 +68,12 @@ class MemoryStore:
 
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self.sessions)} sessions>"
+
+    @property
+    def at_hand(self) -> AtHand | None:
+        # A subclass with a look of its own is asked each time.
+        is_plain = all(getattr(type(self), name) is getattr(MemoryStore, name) for name in _ANSWERED_AT_HAND)
+        return self if is_plain else None
 
     def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
         if self._on_ended is not None:
@@ -86,14 +94,15 @@ class MemoryStore:
         read_clock = self.now
         now = read_clock()
         key = new_key()
-        session = MemorySession(self, username, key, now, data, policy)
+        limit = inf if policy.lifetime is None else now + policy.lifetime
+        session = MemorySession(self, username, key, now, time.time(), limit, data)
         if own_timeout:
             session.timeout = timeout
         # Who may have as many sessions as they like, and comes in a crowd, is let in without the lock.
         if policy.max_sessions is None and policy.warning is None and timeout <= LONGEST:
             interval, deadline = timeout, now + timeout
-            if deadline > session._limit:
-                interval, deadline = session._limit - now, session._limit
+            if deadline > limit:
+                interval, deadline = limit - now, limit
             if self.clock.join_slice(session, interval, deadline):
                 session._steady = policy
                 self.sessions[key] = session
@@ -193,7 +202,7 @@ class MemoryStore:
                 session._timer = SessionTimer.of(session, self._run_out, (session,), clock=self.clock)
                 if self.sessions.get(session.key) is not session:
                     session._timer._end()
-            return session._timer
+            return session._timer  # type: ignore[no-any-return]
 
     def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
         new = new_key()
@@ -237,6 +246,7 @@ class MemoryStore:
         session.data = data
         return True
 
+    @quick
     def remove(self, key: object) -> MemorySession | None:
         try:
             session = self.sessions[key]  # type: ignore[index]
@@ -275,7 +285,6 @@ class MemoryStore:
             self._closed = True
             # Let go of without the lock: the finalizers of their data are unknown code.
             gone, self.sessions = self.sessions, Sessions()
-            self.at_hand = Sessions()
             self._former.clear()
             self._by_user = None
         self.clock.stop()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -92,8 +90,7 @@ class RedisStore:
     """
 
     blocking = True
-    at_hand: Mapping[Any, Any] = MappingProxyType({})
-    now = time.monotonic
+    at_hand = None
 
     def __init__(
         self,
