@@ -12,15 +12,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .lineup import HERE, Contestant, command_of
+from .lineup import HERE, PURE, Contestant, command_of
 
 # Seconds for one answer; far more than any takes.
 PATIENCE = 1800
 
 
-def environment() -> dict[str, str]:
+PURE_PYTHON = "USERS_SESSION_MANAGER_PURE_PYTHON"
+
+
+def environment(contestant: Contestant) -> dict[str, str]:
     """Return the environment for a contestant: one in which none prints, and Python keeps what it has compiled."""
-    return {name: value for name, value in os.environ.items() if name not in ("DEBUG", "PYTHONDONTWRITEBYTECODE")}
+    without = ("DEBUG", "PYTHONDONTWRITEBYTECODE", PURE_PYTHON)
+    kept = {name: value for name, value in os.environ.items() if name not in without}
+    return kept | {PURE_PYTHON: "1"} if contestant is PURE else kept
 
 
 class Broken(Exception):
@@ -40,7 +45,7 @@ class Player:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             cwd=HERE.parent,
-            env=environment(),
+            env=environment(contestant),
             text=True,
         )
 

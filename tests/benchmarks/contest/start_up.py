@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .forms import Form
-from .lineup import CACHEOUT, CACHETOOLS, HERE, NPM, OURS, PLAIN, npm_package
+from .lineup import CACHEOUT, CACHETOOLS, HERE, NPM, OURS, PLAIN, PURE, Contestant, npm_package
 from .player import Broken, environment
 from .results import Results
 
@@ -50,29 +50,32 @@ NPM_FIRST_KEY = "console.log(new (require(process.argv[1]))().loadNewSession('Lu
 def measure_start_up(results: Results, form: Form, cache: Path) -> None:
     python, node = [sys.executable, "-c"], ["node", "-e"]
     first_keys = {
-        contestant.id: [*python, FIRST_KEY.format(contestant.id)] for contestant in (PLAIN, CACHETOOLS, CACHEOUT)
+        contestant: [*python, FIRST_KEY.format(contestant.id)] for contestant in (PLAIN, CACHETOOLS, CACHEOUT)
     }
-    first_keys |= {OURS.id: [*python, OUR_FIRST_KEY], NPM.id: [*node, NPM_FIRST_KEY, str(npm_package(cache))]}
-    bare = {OURS.id: [*python, "print('ready', flush=True)"], NPM.id: [*node, "console.log('ready')"]}
+    first_keys |= {OURS: [*python, OUR_FIRST_KEY], PURE: [*python, OUR_FIRST_KEY]}
+    first_keys |= {NPM: [*node, NPM_FIRST_KEY, str(npm_package(cache))]}
+    bare = {OURS: [*python, "print('ready', flush=True)"], NPM: [*node, "console.log('ready')"]}
     rows = [("start to first line, with no library", bare), ("start to first session key", first_keys)]
     for number in range(-1, form.starts):  # the first ones read from the disk, and compile
-        commands = [(row, name, command) for row, each in rows for name, command in each.items()]
+        commands = [(row, contestant, command) for row, each in rows for contestant, command in each.items()]
         found = {
-            (row, name): first_line_after(command) for row, name, command in random.sample(commands, len(commands))
+            (row, contestant): first_line_after(command, contestant)
+            for row, contestant, command in random.sample(commands, len(commands))
         }
         pyee, ours, extras = imports()
         if number >= 0:
-            for row, name, _ in commands:
-                results.add("start-up", (f"{row}, ms",), name, "ms", found[row, name])
+            for row, contestant, _ in commands:
+                results.add("start-up", (f"{row}, ms",), contestant.id, "ms", found[row, contestant])
             results.add("start-up", ("import pyee, ms",), OURS.id, "ms", pyee)
             results.add("start-up", ("import users_session_manager after it, ms",), OURS.id, "ms", ours)
             results.add("start-up", ("packages of an extra that it imports",), OURS.id, "", extras)
 
 
-def first_line_after(command: Sequence[str]) -> float:
+def first_line_after(command: Sequence[str], contestant: Contestant) -> float:
     """Return the milliseconds from the start of a program to its first line."""
     begun = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=environment()) as process:
+    env = environment(contestant)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=env) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         took = time.perf_counter() - begun
@@ -84,7 +87,7 @@ def first_line_after(command: Sequence[str]) -> float:
 
 def imports() -> list[float]:
     command = [sys.executable, "-c", IMPORTS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(OURS))
     if done.returncode:
         raise Broken(f"the imports failed: {done.stderr}")
     found: list[float] = json.loads(done.stdout)
