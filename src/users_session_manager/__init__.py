@@ -11,6 +11,8 @@
 #                   user's sessions there, former_keys.py those of keys that were renewed
 #                   redis.py does it in Redis: redis.lua is what happens there, redis_script.py calls it,
 #                   redis_session.py is what comes back, redis_ends.py announces what has run out
+#   at_hand.py      what each request looks at, in a store that keeps its sessions in this process; the same in C,
+#                   where it has been built: _at_hand.c
 #   timers.py       SessionTimer, what an application sees of a countdown
 #   clock.py        the one thread that runs countdowns out
 #   session.py      one record        keys.py   how a key is made and shown
