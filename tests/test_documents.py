@@ -193,7 +193,8 @@ def _members(cls: type) -> Iterator[tuple[str, Any]]:
     """The public methods and properties of a class that say what they are for, in the order of its source."""
     ours = [base for base in cls.__mro__ if base.__module__.startswith("users_session_manager")]
     for name, member in (found for base in ours for found in vars(base).items()):
-        is_public = not name.startswith("_") and (inspect.isfunction(inspect.unwrap(member)) or isinstance(member, property))
+        is_method = callable(member) and inspect.isfunction(inspect.unwrap(member))  # in front of one may stand C
+        is_public = not name.startswith("_") and (is_method or isinstance(member, property))
         if is_public and inspect.getdoc(member) and not hasattr(EventEmitter, name):
             yield name, member
 
