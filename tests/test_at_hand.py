@@ -11,6 +11,7 @@ import sys
 import weakref
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -372,6 +373,8 @@ class TestMethods:
         assert inspect.signature(method) == inspect.signature(function)
         assert "self" not in inspect.signature(getattr(manager, name)).parameters
         assert inspect.isroutine(method)
+        assert repr(method) == repr(function)
+        getattr(create_autospec(SessionManager, instance=True), name)("key")
 
     def test_a_subclass_may_have_its_own_and_call_the_one_above(self, clock):
         class Mine(SessionManager):

@@ -552,6 +552,12 @@ Quick_get(PyObject *self, PyObject *owner, PyObject *Py_UNUSED(type))
     return owner == NULL ? Py_NewRef(self) : PyMethod_New(self, owner);
 }
 
+static PyObject *
+Quick_repr(Quick *self)
+{
+    return PyObject_Repr(self->function);
+}
+
 static int
 Quick_traverse(Quick *self, visitproc visit, void *arg)
 {
@@ -583,6 +589,7 @@ static PyType_Slot Quick_slots[] = {
     {Py_tp_new, Quick_new},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_descr_get, Quick_get},
+    {Py_tp_repr, Quick_repr},
     {Py_tp_traverse, Quick_traverse},
     {Py_tp_clear, Quick_clear},
     {Py_tp_dealloc, Quick_dealloc},
