@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import Any
 
@@ -169,7 +170,7 @@ def test_a_timer_that_would_keep_the_interpreter_alive_is_refused():
 
 def waiting(clock: Clock) -> set[Any]:
     """What waits in a clock, wherever."""
-    near = {countdown for *_, countdown in clock._near}
+    near = {countdown for *_, run in clock._near for _, countdown in run}
     return {countdown for countdown in near.union(*clock._far.values()) if countdown._place is not None}
 
 
@@ -186,6 +187,26 @@ class TestClock:
         assert order == [1, 3, 2]
         seconds[0] = 3
         assert clock.run_due() == 1
+
+    @pytest.mark.parametrize("step", [0.01, 0.5, 10])
+    def test_a_crowd_that_runs_out_within_a_second_does_so_in_that_order_too(self, step):
+        seconds = [0.0]
+        clock = Clock(lambda: seconds[0], thread=False)
+        order: list[tuple[float, int]] = []
+        draw = random.Random(7)
+        intervals = [draw.randrange(300, 500) / 100 for _ in range(2000)]
+        for number, interval in enumerate(intervals[:1000]):
+            SessionTimer(interval, order.append, [(interval, number)], clock=clock).start()
+        seconds[0] = 2.5  # those of the second that comes next are near by now, and more come to them
+        clock.run_due()
+        for number, interval in enumerate(intervals[1000:], 1000):
+            SessionTimer(interval - 2.5, order.append, [(interval, number)], clock=clock).start()
+        while len(order) < 2000:
+            seconds[0] += step
+            clock.run_due()
+            assert all(interval <= seconds[0] for interval, _ in order)
+            assert waiting(clock) == set() or min(timer._deadline for timer in waiting(clock)) > seconds[0]
+        assert order == sorted(order)
 
     def test_a_deadline_that_comes_nearer_is_kept(self):
         seconds = [0.0]

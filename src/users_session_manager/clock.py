@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from heapq import heappop, heappush
 from math import inf
+from operator import itemgetter
 from typing import Any, Final, Protocol
 
 from .log import log
@@ -51,6 +52,12 @@ class Countdown(Protocol):
         """Do what is to be done when the deadline has come, on the clock's thread and without its lock."""
 
 
+_Run = list[tuple[float, Countdown]]
+"""Countdowns, each with the deadline that it had when it came, the latest first."""
+
+_DEADLINE: Final = itemgetter(0)
+
+
 class Clock:
     """The thread that runs countdowns out, and the lock that whoever keeps them shares.
 
@@ -88,7 +95,7 @@ class Clock:
         self._slices: list[int] = []  # these seconds, a heap
         self._opened = -1  # the last slice that has gone to the near ones
         self._opening: tuple[int, list[Countdown]] | None = None  # the one that goes now, and who of it is yet to go
-        self._near: list[tuple[float, int, Countdown]] = []  # a heap, by deadline
+        self._near: list[tuple[float, int, _Run]] = []  # a heap of runs, by the deadline of their first
         self._order = itertools.count()  # those of one deadline run out in the order in which they came there
         self._firing: list[Countdown] = []
         with _clocks_lock:
@@ -152,8 +159,12 @@ class Clock:
                     continue
                 self._firing = due = self._take_due(now)
             for countdown in due:
-                if not self.stopped:
-                    _run_out(countdown)
+                if self.stopped:
+                    break
+                try:
+                    countdown._run_out()
+                except BaseException:  # noqa: BLE001  # the clock must go on, whatever a timer's function does
+                    _report(countdown)
             count += len(due)
             self._firing = []
 
@@ -191,13 +202,16 @@ class Clock:
             countdown._place = self._far[second] = {countdown: True}
             heappush(self._slices, second)
         else:
-            self._put_near(countdown, deadline)
+            self._put_near([(deadline, countdown)])
         if self._next_look() < self._wakes_at:
             self._ring()
 
-    def _put_near(self, countdown: Countdown, deadline: float) -> None:
-        entry = countdown._place = (deadline, next(self._order), countdown)
-        heappush(self._near, entry)
+    def _put_near(self, run: _Run) -> None:
+        """Let those of a run, which comes in the order of its deadlines, wait where each is looked at on its own."""
+        run.reverse()  # the first is taken from the end
+        for _, countdown in run:
+            countdown._place = run
+        heappush(self._near, (run[-1][0], next(self._order), run))
 
     def _take_out(self, countdown: Countdown) -> None:
         place, countdown._place = countdown._place, None
@@ -223,18 +237,23 @@ class Clock:
             self._opening = second, list(self._far[second])[::-1]
         second, waiting = self._opening
         countdowns = self._far[second]
+        run: _Run = []
         for countdown in waiting[: -_SOME - 1 : -1]:
             if countdowns.pop(countdown, None):
-                if countdown._deadline < second + 1:
-                    self._put_near(countdown, countdown._deadline)
+                deadline = countdown._deadline
+                if deadline < second + 1:
+                    run.append((deadline, countdown))
                 else:
-                    self._put(countdown, countdown._deadline)
+                    self._put(countdown, deadline)
+        if run:
+            run.sort(key=_DEADLINE)
+            self._put_near(run)
         del waiting[-_SOME:]
         if not waiting:
             del self._far[second]  # before the look at who has come meanwhile: see `join_slice`
             self._opened, self._opening = second, None
             for countdown in list(countdowns):
-                self._put_near(countdown, countdown._deadline)
+                self._put_near([(countdown._deadline, countdown)])
         return second > now
 
     def _take_due(self, now: float) -> list[Countdown]:
@@ -242,18 +261,24 @@ class Clock:
         near = self._near
         due: list[Countdown] = []
         while near and near[0][0] <= now and len(due) < _SOME:
-            entry = heappop(near)
-            countdown = entry[2]
-            if countdown._place is not entry:  # it was taken out, or put elsewhere
-                continue
-            countdown._place = None
-            steady, countdown._steady = countdown._steady, None  # before the look at what is moved without the lock
-            deadline = countdown._deadline
-            if deadline <= now:
-                due.append(countdown)
-            else:
-                self._put(countdown, deadline)
-                countdown._steady = steady
+            _, order, run = heappop(near)
+            others = near[0][0] if near else inf
+            while True:
+                _, countdown = run.pop()
+                if countdown._place is run:  # else it was taken out, or put elsewhere
+                    countdown._place = None
+                    # Before the look at what is moved without the lock.
+                    steady, countdown._steady = countdown._steady, None
+                    deadline = countdown._deadline
+                    if deadline <= now:
+                        due.append(countdown)
+                    else:
+                        self._put(countdown, deadline)
+                        countdown._steady = steady
+                if not run or not now >= run[-1][0] < others or len(due) == _SOME:
+                    break
+            if run:
+                heappush(near, (run[-1][0], order, run))
         return due
 
     def _start(self) -> None:
@@ -300,16 +325,13 @@ class Clock:
             self._start()
 
 
-def _run_out(countdown: Countdown) -> None:
-    """Run one out; what comes of it that nobody has caught goes where a thread's exceptions go."""
+def _report(countdown: Countdown) -> None:
+    """Let the exception that is being handled go where a thread's exceptions go."""
+    thread = countdown if isinstance(countdown, threading.Thread) else threading.current_thread()
     try:
-        countdown._run_out()
-    except BaseException:  # noqa: BLE001  # the clock must go on, whatever a timer's function does
-        thread = countdown if isinstance(countdown, threading.Thread) else threading.current_thread()
-        try:
-            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
-        except BaseException:  # noqa: BLE001  # or its hook
-            log.error("threading.excepthook failed", exc_info=True)
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
+    except BaseException:  # noqa: BLE001  # the clock must go on, whatever the hook does
+        log.error("threading.excepthook failed", exc_info=True)
 
 
 def _silent_bell() -> threading.Lock:
