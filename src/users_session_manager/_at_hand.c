@@ -391,27 +391,26 @@ move_deadline(State *state, AtHand *hand, PyObject *const *args, PyObject *polic
     return session;
 }
 
-static Record *
-restart(State *state, AtHand *hand, PyObject *const *args)
+static PyObject *
+resume(State *state, AtHand *hand, PyObject *const *args)
 {
-    PyObject *policy = PyObject_GetAttr(args[0], state->policy);
+    PyObject *policy = PyObject_GetAttr(args[0], state->policy), *session = NULL;
     PyObject *settings = policy == NULL ? NULL : PyObject_GetAttr(args[0], state->settings);
-    Record *session = settings == NULL ? NULL : move_deadline(state, hand, args, policy, settings);
+    if (settings != NULL)
+        session = Py_XNewRef((PyObject *)move_deadline(state, hand, args, policy, settings));
     Py_XDECREF(policy);
     Py_XDECREF(settings);
     return session;
 }
 
 static PyObject *
-restart_timer(State *state, AtHand *hand, PyObject *const *args)
+restart(State *state, AtHand *hand, PyObject *const *args)
 {
-    return restart(state, hand, args) == NULL ? NULL : Py_NewRef(Py_True);
-}
-
-static PyObject *
-resume(State *state, AtHand *hand, PyObject *const *args)
-{
-    return Py_XNewRef((PyObject *)restart(state, hand, args));
+    PyObject *session = resume(state, hand, args);
+    if (session == NULL)
+        return NULL;
+    Py_DECREF(session); /* the store has it */
+    Py_RETURN_TRUE;
 }
 
 /* Take a session out of a dictionary; 0 if it is not there. */
@@ -466,7 +465,7 @@ static const struct answer {
     {"getSessionData", 2, get_data},
     {"getSessionDetails", 2, get_details},
     {"getUsernameFromSessionKey", 2, get_username},
-    {"restartSessionTimer", 2, restart_timer},
+    {"restartSessionTimer", 2, restart},
     {"resumeSession", 2, resume},
     {"setSessionData", 3, set_data},
     {"remove", 2, take},

@@ -19,7 +19,6 @@ class Record:
     """The fields of a session in memory; `MemorySession` says what they are for."""
 
     __slots__ = (
-        # What each request looks at stands side by side.
         *("_deadline", "username", "_steady", "timeout", "_interval", "_limit", "data", "createdAt", "key"),
         *("authenticatedAt", "formerKeys", "_place", "_timer", "_store", "_born", "_warning", "_older", "_newer"),
     )
