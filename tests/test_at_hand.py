@@ -318,7 +318,7 @@ class TestReferences:
         manager.sessions[cancelled].timer.cancel()
         removes = asked.owner is clock.store
         held = [manager.sessions[live], manager, manager._policy, manager.settings, clock.store, clock.store.sessions]
-        held += [None, True, "new", "old", live]
+        held += [None, True, "new", "old", live, clock.seconds]
 
         def use() -> None:
             for key in keys if removes else [live, cancelled] * 500:
