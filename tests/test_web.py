@@ -125,7 +125,6 @@ def wall(manager, monkeypatch):
     wall = SimpleNamespace(now=1000.0)
     monkeypatch.setattr("users_session_manager.session.time", SimpleNamespace(time=lambda: wall.now))
     monkeypatch.setattr("users_session_manager.stores.memory.time", SimpleNamespace(time=lambda: wall.now))
-    monkeypatch.setattr("users_session_manager.stores.memory_session.time", SimpleNamespace(time=lambda: wall.now))
     return wall
 
 
