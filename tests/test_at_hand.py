@@ -20,7 +20,7 @@ from users_session_manager.keys import new_key
 from users_session_manager.stores.memory_session import MemorySession
 
 TESTS = Path(__file__).parent
-IN_MEMORY = [f"test_{name}.py" for name in ("contract", "events", "policy", "process", "races", "secrets", "timers")]
+IN_MEMORY = ("contract", "events", "policy", "process", "property", "races", "secrets", "timers")
 PURE_PYTHON = "USERS_SESSION_MANAGER_PURE_PYTHON"
 
 built: Any = pytest.importorskip("users_session_manager._at_hand", reason="has not been built")
@@ -430,8 +430,8 @@ def test_python_alone_is_chosen_by_the_environment():
 def test_everything_that_is_promised_of_sessions_in_memory_holds_in_python_alone():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not redis and not cluster"]
     done = subprocess.run(
-        [*command, *IN_MEMORY, "test_property.py", "stores/test_store.py"],
-        cwd=TESTS,
+        [*command, *(TESTS / f"test_{name}.py" for name in IN_MEMORY), TESTS / "stores" / "test_store.py"],
+        cwd=TESTS.parent,
         env=os.environ | {PURE_PYTHON: "1"},
         capture_output=True,
         text=True,
