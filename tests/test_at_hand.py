@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib.util
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 import weakref
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -298,7 +301,7 @@ class TestRecord:
         class Data:
             pass
 
-        for name in ("data", "_steady", "_place", "_timer", "_store", "_warning", "_older", "_newer"):
+        for name in set(FIELDS) - {"_deadline", "_born"}:  # these are numbers whatever comes
             record, data = built.Record(*self.VALUES), Data()
             data.back = record
             setattr(record, name, data)
@@ -374,6 +377,9 @@ class TestMethods:
         assert "self" not in inspect.signature(getattr(manager, name)).parameters
         assert inspect.isroutine(method)
         assert repr(method) == repr(function)
+        assert pickle.loads(pickle.dumps(method)) is copy.copy(method) is copy.deepcopy(method) is method
+        assert weakref.ref(method)() is method
+        assert weakref.WeakMethod(getattr(manager, name))() == getattr(manager, name)
         getattr(create_autospec(SessionManager, instance=True), name)("key")
 
     def test_a_subclass_may_have_its_own_and_call_the_one_above(self, clock):
@@ -386,6 +392,27 @@ class TestMethods:
             manager.on("error", lambda *args: None)
             assert manager.checkSessionStatus(manager.loadNewSession("Luca")) == ("mine", True)
             assert manager.checkSessionStatus("nobody's") == ("mine", False)
+        finally:
+            manager.close()
+
+    def test_a_store_that_wraps_another_is_asked(self):
+        asked = []
+
+        class Wrapper:
+            def __init__(self) -> None:
+                self._wrapped = MemoryStore(now=lambda: 1.0, thread=False)
+
+            def __getattr__(self, name: str) -> Any:
+                asked.append(name)
+                return getattr(self._wrapped, name)
+
+        manager = SessionManager(store=Wrapper())
+        try:
+            key = manager.loadNewSession("Luca")
+            asked.clear()
+            assert manager.checkSessionStatus(key)
+            assert manager.restartSessionTimer(key)
+            assert asked == ["get", "restart"]
         finally:
             manager.close()
 
@@ -417,6 +444,45 @@ class TestMethods:
                 continue
             with pytest.raises(SessionRejected):
                 getattr(manager, name)("nobody's", *(["new"] if name == "setSessionData" else []))
+
+
+class Seconds(int):
+    """A number of seconds whose float is another, and whose making runs Python."""
+
+    def __float__(self) -> float:
+        Seconds.made += 1
+        return 1.0
+
+    made = 0
+
+
+@each_restart
+@pytest.mark.parametrize("timeout", [Fraction(3000), Seconds(3000), True])
+def test_a_timeout_of_any_other_kind_of_number_is_left_to_python(asked, manager, timeout):
+    manager.settings["SESSION_TIMEOUT"] = timeout
+    key = manager.loadNewSession("Luca")
+    made = Seconds.made
+    assert asked.leaves_to_python(key)
+    assert Seconds.made == made
+
+
+def test_a_clock_that_stands_in_for_the_monotonic_one_is_asked():
+    program = """
+import time
+from unittest import mock
+seconds = 1000.0
+with mock.patch("time.monotonic", lambda: seconds):
+    from users_session_manager import SessionManager, at_hand
+manager = SessionManager()
+manager.on("error", lambda *args: None)
+key = manager.loadNewSession("Luca")
+seconds += 2999
+print(at_hand.Record.__module__, manager.restartSessionTimer(key), manager.getSessionTimeLeft(key))
+seconds += 4000
+print(manager.checkSessionStatus(key))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["users_session_manager._at_hand", "True", "3000.0", "False"], done.stderr
 
 
 def test_python_alone_is_chosen_by_the_environment():

@@ -23,12 +23,9 @@ typedef struct {
 /* Record */
 
 enum field {
-    /* numbers and strings */
     USERNAME, TIMEOUT, INTERVAL, LIMIT, CREATED_AT, KEY, AUTHENTICATED_AT, FORMER_KEYS,
-    /* what may lead back to the session */
     STEADY, DATA, PLACE, TIMER, STORE, WARNING, OLDER, NEWER,
-    FIELDS,
-    FIRST_THAT_MAY_LEAD_BACK = STEADY
+    FIELDS
 };
 
 typedef struct {
@@ -111,7 +108,7 @@ static int
 Record_traverse(Record *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    for (int field = FIRST_THAT_MAY_LEAD_BACK; field < FIELDS; field++)
+    for (int field = 0; field < FIELDS; field++)
         if (self->fields[field] != Py_None)
             Py_VISIT(self->fields[field]);
     return 0;
@@ -165,18 +162,6 @@ static PyMemberDef AtHand_members[] = {
 };
 
 static int
-AtHand_init(AtHand *self, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"sessions", "now", NULL};
-    PyObject *sessions, *now;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:AtHand", names, &sessions, &now))
-        return -1;
-    Py_XSETREF(self->sessions, Py_NewRef(sessions));
-    Py_XSETREF(self->now, Py_NewRef(now));
-    return 0;
-}
-
-static int
 AtHand_traverse(AtHand *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
@@ -204,7 +189,6 @@ AtHand_dealloc(AtHand *self)
 }
 
 static PyType_Slot AtHand_slots[] = {
-    {Py_tp_init, AtHand_init},
     {Py_tp_traverse, AtHand_traverse},
     {Py_tp_clear, AtHand_clear},
     {Py_tp_dealloc, AtHand_dealloc},
@@ -280,7 +264,7 @@ read_clock(State *state, AtHand *hand, double *now)
 {
 #ifdef CLOCK_MONOTONIC
     struct timespec reading;
-    if (hand->now == state->monotonic && clock_gettime(CLOCK_MONOTONIC, &reading) == 0) {
+    if (hand->now != NULL && hand->now == state->monotonic && clock_gettime(CLOCK_MONOTONIC, &reading) == 0) {
         *now = (double)(reading.tv_sec * INT64_C(1000000000) + reading.tv_nsec) / 1e9; /* as Python does it */
         return 1;
     }
@@ -373,16 +357,17 @@ set_data(State *state, AtHand *hand, PyObject *const *args)
 
 /* Do what MemoryStore.restart does where only the deadline changes. */
 static Record *
-move_deadline(State *state, AtHand *hand, PyObject *const *args, PyObject *policy, PyObject *settings)
+move_deadline(State *state, AtHand *hand, PyObject *const *args, PyObject *timeout, PyObject *policy)
 {
     double now;
     Record *session = find(state, hand, args[1], &now);
-    if (session == NULL || policy != session->fields[STEADY] || !PyDict_CheckExact(settings))
+    if (session == NULL || policy != session->fields[STEADY])
         return NULL;
     PyObject *interval = session->fields[TIMEOUT], *limit = session->fields[LIMIT];
     if (interval == Py_None)
-        interval = PyDict_GetItemWithError(settings, state->session_timeout);
-    if (interval == NULL || interval != session->fields[INTERVAL] || limit == NULL || !PyFloat_CheckExact(limit))
+        interval = timeout;
+    if (interval == NULL || interval != session->fields[INTERVAL] || limit == NULL || !PyFloat_CheckExact(limit) ||
+        !(PyFloat_CheckExact(interval) || PyLong_CheckExact(interval))) /* others have Python code of their own */
         return NULL;
     double deadline = now + PyFloat_AsDouble(interval);
     if (!(deadline <= PyFloat_AS_DOUBLE(limit)) || PyErr_Occurred())
@@ -394,12 +379,16 @@ move_deadline(State *state, AtHand *hand, PyObject *const *args, PyObject *polic
 static PyObject *
 resume(State *state, AtHand *hand, PyObject *const *args)
 {
-    PyObject *policy = PyObject_GetAttr(args[0], state->policy), *session = NULL;
-    PyObject *settings = policy == NULL ? NULL : PyObject_GetAttr(args[0], state->settings);
-    if (settings != NULL)
-        session = Py_XNewRef((PyObject *)move_deadline(state, hand, args, policy, settings));
-    Py_XDECREF(policy);
+    PyObject *settings = PyObject_GetAttr(args[0], state->settings), *timeout = NULL, *policy = NULL, *session = NULL;
+    if (settings != NULL && PyDict_CheckExact(settings))
+        timeout = Py_XNewRef(PyDict_GetItemWithError(settings, state->session_timeout));
+    if (timeout != NULL)
+        policy = PyObject_GetAttr(args[0], state->policy);
+    if (policy != NULL)
+        session = Py_XNewRef((PyObject *)move_deadline(state, hand, args, timeout, policy));
     Py_XDECREF(settings);
+    Py_XDECREF(timeout);
+    Py_XDECREF(policy);
     return session;
 }
 
@@ -481,10 +470,12 @@ typedef struct {
     const struct answer *answer;
     PyObject *function;
     PyObject *dict; /* what functools.update_wrapper leaves */
+    PyObject *weak_references;
 } Quick;
 
 static PyMemberDef Quick_members[] = {
     {"__dictoffset__", T_PYSSIZET, offsetof(Quick, dict), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Quick, weak_references), READONLY, NULL},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Quick, call), READONLY, NULL},
     {NULL},
 };
@@ -551,6 +542,18 @@ Quick_get(PyObject *self, PyObject *owner, PyObject *Py_UNUSED(type))
     return owner == NULL ? Py_NewRef(self) : PyMethod_New(self, owner);
 }
 
+/* What is pickled or copied is its name, as of any function. */
+static PyObject *
+Quick_reduce(Quick *self, PyObject *Py_UNUSED(nothing))
+{
+    return PyObject_GetAttrString(self->function, "__qualname__");
+}
+
+static PyMethodDef Quick_methods[] = {
+    {"__reduce__", (PyCFunction)Quick_reduce, METH_NOARGS, NULL},
+    {NULL},
+};
+
 static PyObject *
 Quick_repr(Quick *self)
 {
@@ -579,6 +582,8 @@ Quick_dealloc(Quick *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    if (self->weak_references != NULL)
+        PyObject_ClearWeakRefs((PyObject *)self);
     Quick_clear(self);
     type->tp_free(self);
     Py_DECREF(type);
@@ -593,6 +598,7 @@ static PyType_Slot Quick_slots[] = {
     {Py_tp_clear, Quick_clear},
     {Py_tp_dealloc, Quick_dealloc},
     {Py_tp_members, Quick_members},
+    {Py_tp_methods, Quick_methods},
     {Py_tp_getset, Quick_getset},
     {0, NULL},
 };
@@ -615,22 +621,24 @@ add_type(PyObject *module, PyType_Spec *spec)
     return type;
 }
 
-/* Note Python's monotonic clock, if it is one that can be read without it. */
-static int
+/* Note Python's monotonic clock, if it is one that can be read without it; where that cannot be told, it is asked. */
+static void
 note_monotonic(State *state)
 {
     PyObject *time = PyImport_ImportModule("time");
     PyObject *clock = time == NULL ? NULL : PyObject_GetAttrString(time, "monotonic");
     PyObject *info = clock == NULL ? NULL : PyObject_CallMethod(time, "get_clock_info", "s", "monotonic");
     PyObject *name = info == NULL ? NULL : PyObject_GetAttrString(info, "implementation");
-    if (name != NULL && PyUnicode_Check(name) &&
+    /* A clock that stands in for it, as in tests, is asked like any other. */
+    if (name != NULL && PyCFunction_Check(clock) && PyUnicode_Check(name) &&
         PyUnicode_CompareWithASCIIString(name, "clock_gettime(CLOCK_MONOTONIC)") == 0)
         state->monotonic = Py_NewRef(clock);
     Py_XDECREF(time);
     Py_XDECREF(clock);
     Py_XDECREF(info);
     Py_XDECREF(name);
-    return name == NULL ? -1 : 0;
+    if (name == NULL)
+        PyErr_Clear();
 }
 
 static int
@@ -652,8 +660,7 @@ fill(PyObject *module)
     for (size_t index = 0; index < sizeof(names) / sizeof(names[0]); index++)
         if ((*names[index].place = PyUnicode_InternFromString(names[index].name)) == NULL)
             return -1;
-    if (note_monotonic(state) < 0)
-        return -1;
+    note_monotonic(state);
     PyTypeObject *quick = add_type(module, &Quick_spec);
     Py_XDECREF(quick);
     if (quick == NULL || (state->Record = add_type(module, &Record_spec)) == NULL ||

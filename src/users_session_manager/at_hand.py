@@ -1,7 +1,7 @@
 """What a request looks at: the record of a session in this process, where it is found, and the quick way to it.
 
 There are two of it that do the same: the Python below, and `_at_hand.c`, which takes its place where it has been built.
-The environment variable `USERS_SESSION_MANAGER_PURE_PYTHON`, set to anything, keeps it away.
+The environment variable `USERS_SESSION_MANAGER_PURE_PYTHON`, if it is not empty, keeps it away.
 """
 
 from __future__ import annotations

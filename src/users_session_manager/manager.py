@@ -76,7 +76,8 @@ class SessionManager(HasAtHand, PolicySettings, IsolatedEmitter, metaclass=_Sing
         self._io: Any = None
         self._named_store = store
         self._store = _open_store(store)
-        self._at_hand = self._store.at_hand
+        at_hand: object = self._store.at_hand
+        self._at_hand = at_hand if at_hand is self._store else None  # what wraps a store is to be asked
         self._store.open(self._session_ended, self._session_expires)
 
     def __repr__(self) -> str:
