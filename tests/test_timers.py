@@ -208,6 +208,23 @@ class TestClock:
             assert waiting(clock) == set() or min(timer._deadline for timer in waiting(clock)) > seconds[0]
         assert order == sorted(order)
 
+    def test_what_a_finalizer_cancels_while_it_changes_places_does_not_end_the_clock(self):
+        seconds = [0.0]
+        clock = Clock(lambda: seconds[0], thread=False)
+        ran: list[str] = []
+        timers = [SessionTimer(10.5, ran.append, [name], clock=clock) for name in ("cancelled", "other")]
+        for timer in timers:
+            timer.start()
+        seconds[0] = 9.5  # both are among those that are near
+        clock.run_due()
+        place = timers[0]._place
+        timers[0].cancel()
+        timers[0]._place = place  # as where the finalizer came just before it was noted
+        seconds[0] = 11
+        assert clock.run_due() == 1
+        assert ran == ["other"]
+        assert waiting(clock) == set()
+
     def test_a_deadline_that_comes_nearer_is_kept(self):
         seconds = [0.0]
         clock = Clock(lambda: seconds[0], thread=False)

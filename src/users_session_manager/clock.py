@@ -192,6 +192,9 @@ class Clock:
 
     def _put(self, countdown: Countdown, deadline: float) -> None:
         """Let `countdown` wait until it is looked at, at its deadline or before."""
+        if deadline == inf:  # a finalizer has cancelled it while it was under way from one place to another
+            countdown._place = None
+            return
         second = int(deadline)
         countdowns = self._far.get(second)
         if countdowns is not None:
