@@ -26,6 +26,8 @@ TESTS = Path(__file__).parent
 IN_MEMORY = ("contract", "events", "policy", "process", "property", "races", "secrets", "timers")
 PURE_PYTHON = "USERS_SESSION_MANAGER_PURE_PYTHON"
 
+if os.environ.get(PURE_PYTHON):
+    pytest.skip("Python alone has been chosen", allow_module_level=True)
 built: Any = pytest.importorskip("users_session_manager._at_hand", reason="has not been built")
 
 

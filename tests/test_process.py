@@ -114,6 +114,35 @@ class TestFork:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     @needs_fork
+    def test_a_listener_of_a_warning_may_fork_when_others_have_been_warned(self):
+        done = run("""
+    import os, threading
+    from users_session_manager import MemoryStore, SessionManager
+
+    seconds, children = [0.0], []
+    store = MemoryStore(now=lambda: seconds[0], thread=False)
+    manager = SessionManager(store=store)
+    manager.setExpiryWarning(10)
+    keys = [manager.loadNewSession("Luca") for _ in range(3)]
+
+    def fork(key, left):
+        if key == keys[1]:
+            child = os.fork()
+            if child == 0:
+                login = threading.Thread(target=manager.loadNewSession, args=("Fabio",), daemon=True)
+                login.start()  # it needs the clock's lock
+                login.join(30)
+                os._exit(login.is_alive())
+            children.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    manager.on("sessionExpiring", fork)
+    seconds[0] = 2990.0
+    store.run_due()
+    print(children)
+    """)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "[0]\n", "")
+
+    @needs_fork
     def test_what_the_owner_of_a_clock_has_to_put_right_comes_before_anything_runs_out(self):
         done = run("""
     import os, sys, threading, time

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from typing import Any
 
 import pytest
 
-from users_session_manager import SessionManager
+from users_session_manager import MemoryStore, SessionManager
 from users_session_manager.clock import Clock
 from users_session_manager.timers import SessionTimer
 
@@ -174,6 +175,60 @@ def waiting(clock: Clock) -> set[Any]:
     return {countdown for countdown in near.union(*clock._far.values()) if countdown._place is not None}
 
 
+def interrupted(allocations: int, place: int, *, shortens: bool, is_put_back: bool) -> bool:
+    """Let a finalizer log a session out, or shorten it, so many allocations after the clock has begun to move it.
+
+    What comes of that is asserted; tells whether the finalizer came before the clock was done.
+    """
+    seconds, came, ended = [1000.0], [], []
+
+    class Finalized:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            came.append(store.restart(keys[place], 0.2) if shortens else store.remove(keys[place]))
+
+    def now() -> float:
+        if begin:
+            begin.clear()
+            Finalized()
+            gc.set_threshold(allocations, 1000, 1000)
+        return seconds[0]
+
+    begin: list[bool] = []
+    store = MemoryStore(now=now, thread=False)
+    store.open(lambda session, reason: ended.append(session.key), lambda *args: None)
+    keys = [store.add("Luca", 10.5)[0] for _ in range(20)]
+    gc.collect()
+    threshold = gc.get_threshold()
+    try:
+        gc.set_threshold(0)
+        seconds[0] = 1009.5
+        if is_put_back:
+            store.run_due()
+            for key in keys:
+                store.restart(key, 10.5)
+            seconds[0] = 1010.6
+        begin.append(True)
+        assert store.run_due() == 0
+    finally:
+        gc.set_threshold(*threshold)
+    is_in_time = bool(came)
+    gc.collect()
+    assert came != [None], "it was to be alive"
+    seconds[0] += 0.25
+    store.run_due()
+    assert ended == ([keys[place]] if shortens else [])
+    seconds[0] = 1100.0
+    store.run_due()
+    assert sorted(ended) == sorted(keys if shortens else set(keys) - {keys[place]})
+    assert waiting(store.clock) == set()
+    assert not store.clock._near
+    assert not any(store.clock._far.values())
+    return is_in_time
+
+
 class TestClock:
     def test_timers_run_out_in_the_order_of_their_deadlines_then_of_their_start(self):
         seconds = [0.0]
@@ -208,22 +263,18 @@ class TestClock:
             assert waiting(clock) == set() or min(timer._deadline for timer in waiting(clock)) > seconds[0]
         assert order == sorted(order)
 
-    def test_what_a_finalizer_cancels_while_it_changes_places_does_not_end_the_clock(self):
-        seconds = [0.0]
-        clock = Clock(lambda: seconds[0], thread=False)
-        ran: list[str] = []
-        timers = [SessionTimer(10.5, ran.append, [name], clock=clock) for name in ("cancelled", "other")]
-        for timer in timers:
-            timer.start()
-        seconds[0] = 9.5  # both are among those that are near
-        clock.run_due()
-        place = timers[0]._place
-        timers[0].cancel()
-        timers[0]._place = place  # as where the finalizer came just before it was noted
-        seconds[0] = 11
-        assert clock.run_due() == 1
-        assert ran == ["other"]
-        assert waiting(clock) == set()
+    @pytest.mark.parametrize("shortens", [False, True])
+    @pytest.mark.parametrize("is_put_back", [False, True])
+    def test_a_finalizer_may_come_in_wherever_the_clock_is(self, shortens, is_put_back):
+        came = set()
+        gc.freeze()  # so that to collect all takes no time
+        try:
+            for allocations in range(1, 80):
+                for place in (0, 10, 19):
+                    came.add(interrupted(allocations, place, shortens=shortens, is_put_back=is_put_back))
+        finally:
+            gc.unfreeze()
+        assert came == {True, False}, "it was to come both into the midst of it and not"
 
     def test_a_deadline_that_comes_nearer_is_kept(self):
         seconds = [0.0]

@@ -17,6 +17,7 @@
 typedef struct {
     PyTypeObject *Record, *AtHand, *HasAtHand;
     PyObject *monotonic; /* time.monotonic, where it is the CLOCK_MONOTONIC of the system */
+    PyCFunction monotonic_function; /* what that calls, unless somebody has put another clock into it */
     PyObject *by_user, *created_at, *data, *policy, *session_timeout, *settings, *username;
 } State;
 
@@ -264,7 +265,9 @@ read_clock(State *state, AtHand *hand, double *now)
 {
 #ifdef CLOCK_MONOTONIC
     struct timespec reading;
-    if (hand->now != NULL && hand->now == state->monotonic && clock_gettime(CLOCK_MONOTONIC, &reading) == 0) {
+    if (hand->now != NULL && hand->now == state->monotonic &&
+        PyCFunction_GET_FUNCTION(hand->now) == state->monotonic_function &&
+        clock_gettime(CLOCK_MONOTONIC, &reading) == 0) {
         *now = (double)(reading.tv_sec * INT64_C(1000000000) + reading.tv_nsec) / 1e9; /* as Python does it */
         return 1;
     }
@@ -466,7 +469,8 @@ static const struct answer {
 typedef struct {
     PyObject_HEAD
     vectorcallfunc call;
-    State *state; /* stays as long as the type, and so as long as this */
+    PyObject *module;
+    State *state; /* the module's, which so stays as long as this does */
     const struct answer *answer;
     PyObject *function;
     PyObject *dict; /* what functools.update_wrapper leaves */
@@ -530,7 +534,8 @@ Quick_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self == NULL)
         return NULL;
     self->call = (vectorcallfunc)Quick_call;
-    self->state = PyType_GetModuleState(type);
+    self->module = Py_NewRef(PyType_GetModule(type));
+    self->state = PyModule_GetState(self->module);
     self->answer = answer;
     self->function = Py_NewRef(function);
     return (PyObject *)self;
@@ -564,6 +569,7 @@ static int
 Quick_traverse(Quick *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->module);
     Py_VISIT(self->function);
     Py_VISIT(self->dict);
     return 0;
@@ -572,6 +578,7 @@ Quick_traverse(Quick *self, visitproc visit, void *arg)
 static int
 Quick_clear(Quick *self)
 {
+    Py_CLEAR(self->module);
     Py_CLEAR(self->function);
     Py_CLEAR(self->dict);
     return 0;
@@ -631,8 +638,10 @@ note_monotonic(State *state)
     PyObject *name = info == NULL ? NULL : PyObject_GetAttrString(info, "implementation");
     /* A clock that stands in for it, as in tests, is asked like any other. */
     if (name != NULL && PyCFunction_Check(clock) && PyUnicode_Check(name) &&
-        PyUnicode_CompareWithASCIIString(name, "clock_gettime(CLOCK_MONOTONIC)") == 0)
+        PyUnicode_CompareWithASCIIString(name, "clock_gettime(CLOCK_MONOTONIC)") == 0) {
         state->monotonic = Py_NewRef(clock);
+        state->monotonic_function = PyCFunction_GET_FUNCTION(clock);
+    }
     Py_XDECREF(time);
     Py_XDECREF(clock);
     Py_XDECREF(info);

@@ -124,7 +124,7 @@ class Clock:
         if (place is None or deadline < before) and not self.stopped:
             if place is not None:
                 self._take_out(countdown)
-            self._put(countdown, deadline)
+            self._put(countdown)
 
     def join_slice(self, countdown: Countdown, interval: float, deadline: float) -> bool:
         """Let `countdown`, which does not wait yet, do so in a slice that is there; `False` if that cannot be.
@@ -176,13 +176,17 @@ class Clock:
         with self.lock:
             self.stopped = True
             thread, self._thread = self._thread, None
-            slices, self._far, self._slices, self._opening, self._near = self._far, {}, [], None, []
+            slices, self._far, self._slices, self._opening = self._far, {}, [], None
+            near, self._near = self._near, []
             for event in self.awaited:
                 event.set()
             self.awaited.clear()
             self._ring()
+        # They and those who wait in them would keep each other.
         for countdowns in slices.values():
-            countdowns.clear()  # they and their slice would keep each other
+            countdowns.clear()
+        for _, _, run in near:
+            run.clear()
         if thread is not None and thread is not threading.current_thread():
             thread.join(_PATIENCE)
 
@@ -190,30 +194,36 @@ class Clock:
         """Tell whether the caller runs on the clock's thread."""
         return self._thread is threading.current_thread()
 
-    def _put(self, countdown: Countdown, deadline: float) -> None:
-        """Let `countdown` wait until it is looked at, at its deadline or before."""
-        if deadline == inf:  # a finalizer has cancelled it while it was under way from one place to another
-            countdown._place = None
+    def _put(self, countdown: Countdown) -> None:
+        """Let `countdown`, which waits nowhere, wait until it is looked at, at its deadline or before; if it counts.
+
+        Any call may let a finalizer or a signal handler in, who cancels it or puts it elsewhere. So its place is noted
+        last, if it still counts and has none, and with no call in between.
+        """
+        deadline = countdown._deadline
+        if not -inf < deadline < inf:
             return
         second = int(deadline)
         countdowns = self._far.get(second)
-        if countdowns is not None:
+        if countdowns is None and second > self._opened:
+            new: dict[Countdown, bool] = {}
+            countdowns = self._far.setdefault(second, new)
+            if countdowns is new:
+                heappush(self._slices, second)
+        if countdowns is None:
+            run = [(deadline, countdown)]
+            if countdown._place is None and countdown._deadline < inf:
+                countdown._place = run
+                self._put_near(run)
+        elif countdown._place is None and countdown._deadline < inf:
             countdowns[countdown] = True
             countdown._place = countdowns
-            return
-        if second > self._opened:
-            countdown._place = self._far[second] = {countdown: True}
-            heappush(self._slices, second)
-        else:
-            self._put_near([(deadline, countdown)])
         if self._next_look() < self._wakes_at:
             self._ring()
 
     def _put_near(self, run: _Run) -> None:
-        """Let those of a run, which comes in the order of its deadlines, wait where each is looked at on its own."""
+        """Let those of a run, whose place it is and who are in the order of their deadlines, be looked at each."""
         run.reverse()  # the first is taken from the end
-        for _, countdown in run:
-            countdown._place = run
         heappush(self._near, (run[-1][0], next(self._order), run))
 
     def _take_out(self, countdown: Countdown) -> None:
@@ -242,12 +252,17 @@ class Clock:
         countdowns = self._far[second]
         run: _Run = []
         for countdown in waiting[: -_SOME - 1 : -1]:
-            if countdowns.pop(countdown, None):
-                deadline = countdown._deadline
-                if deadline < second + 1:
-                    run.append((deadline, countdown))
-                else:
-                    self._put(countdown, deadline)
+            if countdown._place is not countdowns:
+                continue
+            countdown._place = run  # at once: see `_put`
+            if not countdowns.pop(countdown, None):  # somebody has just taken it out, without the lock
+                continue
+            deadline = countdown._deadline
+            if deadline < second + 1:
+                run.append((deadline, countdown))
+            elif countdown._place is run:
+                countdown._place = None
+                self._put(countdown)
         if run:
             run.sort(key=_DEADLINE)
             self._put_near(run)
@@ -256,7 +271,9 @@ class Clock:
             del self._far[second]  # before the look at who has come meanwhile: see `join_slice`
             self._opened, self._opening = second, None
             for countdown in list(countdowns):
-                self._put_near([(countdown._deadline, countdown)])
+                if countdowns.pop(countdown, None):
+                    countdown._place = None
+                    self._put(countdown)
         return second > now
 
     def _take_due(self, now: float) -> list[Countdown]:
@@ -266,7 +283,7 @@ class Clock:
         while near and near[0][0] <= now and len(due) < _SOME:
             _, order, run = heappop(near)
             others = near[0][0] if near else inf
-            while True:
+            while run:  # it is empty if a finalizer has stopped the clock
                 _, countdown = run.pop()
                 if countdown._place is run:  # else it was taken out, or put elsewhere
                     countdown._place = None
@@ -276,9 +293,9 @@ class Clock:
                     if deadline <= now:
                         due.append(countdown)
                     else:
-                        self._put(countdown, deadline)
                         countdown._steady = steady
-                if not run or not now >= run[-1][0] < others or len(due) == _SOME:
+                        self._put(countdown)
+                if len(due) == _SOME or (run and not now >= run[-1][0] < others):
                     break
             if run:
                 heappush(near, (run[-1][0], order, run))
@@ -321,8 +338,8 @@ class Clock:
         self._wakes_at = inf
         for countdown in self._firing:
             # Each was under way on the parent's thread; whether it had done anything, it finds out.
-            if countdown._place is None and countdown._deadline < inf:
-                self._put(countdown, countdown._deadline)
+            if countdown._place is None:
+                self._put(countdown)
         self._firing = []
         if self._next_look() < inf:
             self._start()

@@ -723,13 +723,13 @@ class TestMemoryStore:
         session._deadline = 30.0
         put, gone = store.clock._put, []
 
-        def logged_out_on_another_thread(countdown, deadline):
+        def logged_out_on_another_thread(countdown):
             logout = threading.Thread(target=store.remove, args=(key,))
             logout.start()
             while key in store.sessions:
                 time.sleep(0.001)
             gone.append(logout)
-            put(countdown, deadline)
+            put(countdown)
 
         store.clock._put = logged_out_on_another_thread
         seconds[0] = 10.0

@@ -45,8 +45,8 @@ class Store(Protocol):
     def at_hand(self) -> AtHand | None:
         """The store itself, if a manager may look for its sessions without asking; `None` if it is to be asked.
 
-        So a manager can answer what a request asks with one look, where calling the store would take longer than the
-        answer; what is not found so, whyever, it asks the store.
+        So it can answer what a request asks with one look, where calling the store would take longer than the answer;
+        what is not found so, whyever, it asks the store. This is decided once, when a manager opens the store.
         """
 
     def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
