@@ -1,36 +1,36 @@
-"""What can go wrong, one class a reason; every one is a `SessionError`."""
+"""What can go wrong, one class for each reason; each one is a `SessionError`. All survive pickle and `copy`."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 REJECTED: Final = "[Session Manager]: ⚠ !Session rejected! ⚠"
 
 
 class SessionError(Exception):
-    """The base of every error this library raises on its own account."""
+    """The base of every error that this library raises on its own account."""
 
 
 class SessionRejected(SessionError, LookupError):
-    """The key is unknown or its session has run out.
+    """The key is unknown or its session has expired.
 
-    Its text is the npm package's, and never holds the key; `error` listeners find that in the details
-    they are given beside it.
+    The text is the npm package's and never contains the key; `error` listeners find that in the details that they are
+    given with it.
     """
 
-    def __init__(self) -> None:
-        super().__init__(REJECTED)
+    def __init__(self, text: str = REJECTED) -> None:
+        super().__init__(text)
 
 
 class AuthenticationTooOld(SessionError):
-    """The session is alive, but its user has proved who they are longer ago than what was asked for allows.
+    """The session is alive, but its user authenticated longer ago than was asked for.
 
-    Nobody is logged out for it: ask for the password again, then call `renewSessionKey` (OWASP ASVS 5.0, 7.5.1).
+    The session goes on: ask for the password again, then call `renewSessionKey` (OWASP ASVS 5.0, 7.5.1).
     """
 
 
 class TooManySessions(SessionError):
-    """A login was refused because the user has as many sessions as one may have; nobody was logged out for it."""
+    """A login was refused because the user has the maximum number of sessions; no session was ended."""
 
 
 class StoreUnavailable(SessionError):
@@ -41,10 +41,17 @@ class StoreUnavailable(SessionError):
 
 
 class MissingDependency(SessionError, ImportError):
-    """An integration was imported without the package it is for.
+    """A module was imported without the package that it needs.
 
-    Takes the `package` that could not be imported and the `extra` of this library that brings it.
+    Args:
+        package: The package that could not be imported.
+        extra: The extra of this library that brings it.
     """
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'users-session-manager[{extra}]'", name=package)
+        self.package = package
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.package, self.extra)

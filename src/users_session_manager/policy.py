@@ -1,26 +1,26 @@
-"""The session policy: how long a session may last and how many a user may have, and the methods that set it."""
+"""The session policy: how long a session may last, how many a user may have, and the methods that set it."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from .clock import LONGEST
+from .clock import MAX_TIMEOUT
+from .log import log
 
 Overflow = Literal["evict", "reject"]
 
 
 class Policy:
-    """What a store keeps to beside the idle timeout; each limit is `None` where there is none. Never changes.
+    """What a store keeps to beside the idle timeout; a limit is `None` where there is none. Immutable.
 
     | attribute | |
     |---|---|
-    | `lifetime` | seconds from the login after which a session ends, whatever is done with it |
+    | `lifetime` | seconds from the login after which a session expires, however often it is restarted |
     | `max_sessions` | how many live sessions one user may have |
     | `overflow` | what a login beyond that does: `"evict"` ends the user's oldest, `"reject"` is `TooManySessions` |
-    | `warning` | seconds before its end at which a session is announced to be running out |
+    | `warning` | seconds before its deadline at which a session is announced as expiring |
     """
 
-    # No NamedTuple, since each login looks at three of them.
     __slots__ = ("lifetime", "max_sessions", "overflow", "warning")
 
     def __init__(
@@ -36,20 +36,20 @@ class Policy:
         self.warning = warning
 
     def replace(self, **changes: Any) -> Policy:
-        """Return one that differs in that."""
+        """Return a policy that differs in these attributes."""
         return Policy(**{name: getattr(self, name) for name in self.__slots__} | changes)
 
 
 class PolicySettings:
     """The settings of a `SessionManager`.
 
-    A change counts for the countdowns that begin from then on, which a login and a restart do; nobody is logged out by
-    it. Of the idle timeout, a timeout of the session's own in its place, and the lifetime, the earliest end wins. The
-    settings are the process'; several processes that share a store are to be set alike.
+    A change applies to sessions started or restarted afterwards; it ends no session. Of the idle timeout, a timeout of
+    the session's own in its place, and the lifetime, the earliest deadline wins. The settings belong to the process;
+    processes that share a store are to be set alike.
     """
 
     MIN_SESSION_TIMEOUT = 2
-    """The shortest timeout `setSessionTimeOut` takes, in seconds."""
+    """The shortest timeout that `setSessionTimeOut` accepts, in seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,16 +57,24 @@ class PolicySettings:
         self._policy = Policy()
 
     def setSessionTimeOut(self, seconds: float) -> bool:
-        """Set the idle timeout of the sessions started or restarted from now on, in seconds; tell whether it was taken.
+        """Set the idle timeout of the sessions started or restarted afterwards (OWASP ASVS 5.0, 7.3.1).
 
-        Taken is a finite `int` or `float`, no `bool`, of at least `MIN_SESSION_TIMEOUT` and at most
-        `threading.TIMEOUT_MAX`, which is what a timer can hold. Anything else changes nothing, and is `False` as in
-        npm. A session with a timeout of its own keeps that (OWASP ASVS 5.0, 7.3.1).
+        A session with a timeout of its own keeps that.
+
+        Args:
+            seconds: A finite `int` or `float`, no `bool`, of at least `MIN_SESSION_TIMEOUT` and at most
+                `threading.TIMEOUT_MAX`, which is what a timer can hold.
+
+        Returns:
+            `True`. For anything else `False`, as in npm; then nothing changes, and the log has a warning.
         """
-        taken = is_number(seconds) and self.MIN_SESSION_TIMEOUT <= seconds <= LONGEST
-        if taken:
-            self.settings["SESSION_TIMEOUT"] = seconds
-        return taken
+        try:
+            require_timeout("the timeout", seconds)
+        except (TypeError, ValueError) as reason:
+            log.warning("setSessionTimeOut changed nothing: %s", reason)
+            return False
+        self.settings["SESSION_TIMEOUT"] = seconds
+        return True
 
     def getSessionTimeout(self) -> float:
         """Return the idle timeout in seconds; 3000 unless set."""
@@ -75,11 +83,17 @@ class PolicySettings:
     getSessionTimeOut = getSessionTimeout
 
     def setMaxSessionLifetime(self, seconds: float | None) -> Literal[True]:
-        """Set the seconds after its login at which a session ends, however busy it is; `None`, the default, for never.
+        """Set how long after its login a session expires, however often it is restarted (OWASP ASVS 5.0, 7.3.2).
 
-        No restart and no renewal prolongs it (OWASP ASVS 5.0, 7.3.2). A shorter lifetime reaches a session that lives
-        already at its next restart, and ends it there if it is too old; a longer one is for sessions that begin from
-        now on. `TypeError` or `ValueError` for what `setSessionTimeOut` would not take, and nothing changes.
+        No restart and no renewal prolongs it. A shorter lifetime reaches a live session at its next restart, which is
+        rejected if it is too old by then; a longer one applies to sessions started afterwards. A session with a
+        lifetime of its own keeps that.
+
+        Args:
+            seconds: What `setSessionTimeOut` accepts; `None`, the default, for no limit.
+
+        Raises:
+            TypeError, ValueError: For anything else; then nothing changes.
         """
         if seconds is not None:
             require_timeout("the lifetime of a session", seconds)
@@ -87,16 +101,22 @@ class PolicySettings:
         return True
 
     def getMaxSessionLifetime(self) -> float | None:
-        """Return the longest lifetime in seconds; `None` for no limit."""
+        """Return the lifetime in seconds; `None` for no limit."""
         return self._policy.lifetime
 
     def setMaxSessionsPerUser(self, count: int | None, overflow: Overflow = "evict") -> Literal[True]:
-        """Set how many live sessions a user may have; `None`, the default, for any number (OWASP ASVS 5.0, 7.1.2).
+        """Set how many live sessions a user may have, also under simultaneous logins (OWASP ASVS 5.0, 7.1.2).
 
-        With `overflow="evict"` a login beyond that ends as many of the user's oldest sessions as it takes, with the
-        reason `"evicted"`; with `"reject"` it is refused with `TooManySessions`. That holds whoever logs in at the same
-        time. A user who has more already keeps them until the next login. `TypeError` or `ValueError` for a `count`
-        that is no `int` of at least 1, or another `overflow`; then nothing changes.
+        Existing sessions above a new limit stay until that user's next login.
+
+        Args:
+            count: At least 1; `None`, the default, for any number.
+            overflow: With `"evict"`, the default, a login beyond the limit ends as many of the user's oldest sessions
+                as it takes, with the reason `"evicted"`; with `"reject"` it is refused with `TooManySessions`.
+
+        Raises:
+            TypeError, ValueError: For a `count` that is no `int` of at least 1, or another `overflow`; then nothing
+                changes.
         """
         if count is not None:
             if not isinstance(count, int) or isinstance(count, bool):
@@ -109,10 +129,14 @@ class PolicySettings:
         return True
 
     def setExpiryWarning(self, seconds: float | None) -> Literal[True]:
-        """Set how many seconds before its end a session emits `sessionExpiring`; `None`, the default, for no warning.
+        """Set how long before its deadline a session emits `sessionExpiring`, once per countdown.
 
-        It comes once a countdown, and at once where that is shorter than `seconds`. `TypeError` or `ValueError` for
-        anything but a finite number above 0; then nothing changes.
+        Args:
+            seconds: A finite number above 0; where a countdown is shorter, the warning comes at once. `None`, the
+                default, for no warning.
+
+        Raises:
+            TypeError, ValueError: For anything else; then nothing changes.
         """
         if seconds is not None:
             require_seconds("the warning", seconds)
@@ -122,13 +146,8 @@ class PolicySettings:
         return True
 
 
-def is_number(value: object) -> bool:
-    """Tell whether `value` is an `int` or a `float`; a `bool` is neither here."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def require_timeout(what: str, seconds: Any) -> None:
-    """Raise `TypeError` or `ValueError` for what `setSessionTimeOut` would not take."""
+    """Raise `TypeError` or `ValueError` for what `setSessionTimeOut` does not accept."""
     require_seconds(what, seconds)
     if seconds < PolicySettings.MIN_SESSION_TIMEOUT:
         raise ValueError(f"{what} must be at least {PolicySettings.MIN_SESSION_TIMEOUT} seconds, got {seconds!r}")
@@ -136,7 +155,7 @@ def require_timeout(what: str, seconds: Any) -> None:
 
 def require_seconds(what: str, seconds: Any) -> None:
     """Raise `TypeError` or `ValueError` for anything but a number of seconds that a timer can hold; 0 is one."""
-    if not is_number(seconds):
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
         raise TypeError(f"{what} must be a number of seconds, got {type(seconds).__name__}")
-    if not 0 <= seconds <= LONGEST:
-        raise ValueError(f"{what} must be between 0 and {LONGEST} seconds, got {seconds!r}")
+    if not 0 <= seconds <= MAX_TIMEOUT:
+        raise ValueError(f"{what} must be between 0 and {MAX_TIMEOUT} seconds, got {seconds!r}")

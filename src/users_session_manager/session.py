@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from .errors import SessionError
 from .keys import label
 
-if TYPE_CHECKING:  # the arrow goes the other way
-    from .timers import SessionTimer
-
 Reason = Literal["deleted", "expired", "evicted"]
-"""Why a session has ended: somebody ended it, its time ran out, or it made room for a new one of its user."""
+"""Why a session has ended: it was deleted, its time was over, or it made room for a new session of its user."""
 
 
 class Session:
-    """One login: who, since when, what the application keeps with it, and the timer that will end it.
+    """One login: the user, since when, the application's data, and the timer that ends it.
 
     | attribute | |
     |---|---|
     | `username` | as given to `loadNewSession`, `str` |
     | `key` | the session key, `str`; a secret |
     | `createdAt` | when it began: Unix time in seconds, `float` |
-    | `authenticatedAt` | when its user last proved who they are: as `createdAt`, or when its key was last renewed |
-    | `authenticationAge` | how many seconds ago that was, by the clock that said when, `float` |
-    | `data` | what the application keeps with it; `None` until set |
+    | `authenticatedAt` | when its user last authenticated: as `createdAt`, or when its key was last renewed |
+    | `authenticationAge` | how many seconds ago that was, by the clock that measured it, `float` |
+    | `data` | what the application stores with it; `None` until set |
     | `timeout` | an idle timeout of its own, in seconds; `None` for the manager's |
     | `formerKeys` | the keys that `renewSessionKey` has replaced, oldest first, `tuple[str, ...]` |
     | `timer` | a started `threading.Timer`, made when it is first asked for |
+
+    A copy, by `copy` or by pickle, is a snapshot: it has these values and no store, and its `timer` is a
+    `SessionError`.
     """
 
-    __slots__ = ()
+    __slots__ = ("authenticatedAt", "createdAt", "data", "formerKeys", "key", "timeout", "username")
 
-    username: str
-    key: str
-    createdAt: float
-    authenticatedAt: float
-    data: Any
-    timeout: float | None
-    formerKeys: tuple[str, ...]
+    def __init__(
+        self,
+        username: str,
+        key: str,
+        createdAt: float,
+        authenticatedAt: float,
+        data: Any = None,
+        timeout: float | None = None,
+        formerKeys: tuple[str, ...] = (),
+    ) -> None:
+        self.username = username
+        self.key = key
+        self.createdAt = createdAt
+        self.authenticatedAt = authenticatedAt
+        self.data = data
+        self.timeout = timeout
+        self.formerKeys = formerKeys
 
     @property
     def authenticationAge(self) -> float:
         return time.time() - self.authenticatedAt
 
     @property
-    def timer(self) -> SessionTimer:
-        raise NotImplementedError
+    def timer(self) -> threading.Timer:
+        raise SessionError("a copy of a session has no timer")
+
+    def __reduce__(self) -> tuple[type[Session], tuple[Any, ...]]:
+        values = (self.createdAt, self.authenticatedAt, self.data, self.timeout, self.formerKeys)
+        return Session, (self.username, self.key, *values)
 
     def __repr__(self) -> str:
         return f"<Session {label(self.key)} of {self.username!r}>"

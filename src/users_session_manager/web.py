@@ -110,7 +110,7 @@ class RequestSession:
     @data.setter
     def data(self, data: Any) -> None:
         if not self._manager.setSessionData(self.key, data):
-            raise SessionRejected
+            raise SessionRejected  # an `error` listener has turned it into `False`
         self._data = data
 
     def become(self, other: RequestSession) -> None:
@@ -134,8 +134,6 @@ def admit(
     if key is None:
         raise SessionRejected
     session = manager.resumeSession(key) if prolong else manager.getSession(key)
-    if session is False:
-        raise SessionRejected
     # A clock that was set back would make everything fresh; what lies in the future is not.
     if max_age is not None and not 0 <= session.authenticationAge <= max_age:
         raise AuthenticationTooOld("the user has to prove again who they are")
@@ -190,10 +188,9 @@ def renew_key(manager: SessionManager, key: str | None, *, overlap: float = 0) -
 
     Raises `SessionRejected` where there is no live one.
     """
-    renewed = key is not None and manager.renewSessionKey(key, overlap)
-    if renewed is False:
+    if key is None:
         raise SessionRejected
-    return admit(manager, renewed, prolong=False)
+    return admit(manager, manager.renewSessionKey(key, overlap), prolong=False)
 
 
 def find(manager: SessionManager, key: str | None) -> Session | None:
@@ -218,15 +215,3 @@ def dismiss_elsewhere(manager: SessionManager, key: str | None) -> int:
     """
     session = admit(manager, key, prolong=False)
     return manager.deleteUserSessions(session.username, session.key)
-
-
-def show_loop(manager: SessionManager) -> None:
-    """Let the manager see the event loop that runs here, for the `async def` listeners of events that start elsewhere.
-
-    It looks whenever an `async def` listener is added.
-    """
-
-    async def nobody() -> None: ...
-
-    manager.on("loop", nobody)
-    manager.remove_listener("loop", nobody)

@@ -125,12 +125,11 @@ class Members:
         `None` while nobody knows.
         """
         try:
-            session = self._manager.getSession(key)
+            return self._manager.getSession(key).key
         except SessionRejected:
-            return False  # nobody listens to `error`
+            return False
         except StoreUnavailable:
             return None
-        return session.key if session else False
 
     def _look_again(self, key: str) -> str | bool | None:
         """Return the same without an event."""

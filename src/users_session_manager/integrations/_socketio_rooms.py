@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 import traceback
-import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING, Any
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import socketio
 from socketio.async_pubsub_manager import AsyncPubSubManager
 
+from ..clock import LOCK
 from ..errors import SessionError
 from ..events import run_on
 from ..keys import redact
@@ -28,14 +26,9 @@ if TYPE_CHECKING:
 class Rooms(Members):
     """The rooms of a `socketio.Server`.
 
-    Threads: any thread may call any method. The lock is not held while anything is sent or the manager is asked, since
-    both may call a handler of the application in the middle of that.
+    Threads: any thread may call any method; `LOCK` guards which client belongs to which session. It is not held while
+    anything is sent or the manager is asked, since both may call a handler of the application in the middle of that.
     """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._lock = threading.RLock()
-        _all_rooms.add(self)
 
     def join(self, sid: str, data: Any = None, *_: Any) -> bool:
         """Answer a client's `session_key`."""
@@ -59,7 +52,7 @@ class Rooms(Members):
         if not self._members:
             return  # and the store is asked for nothing; who joins at this moment looks again
         keys = keys_of_live(self._manager, new) or [new, old]
-        with self._lock:
+        with LOCK:
             for sid, former in self._move(keys):
                 self._leave_room(sid, former)
                 self._enter_room(sid, keys[0])
@@ -71,18 +64,18 @@ class Rooms(Members):
             last.callback(self._ending.difference_update, keys)
             for key in keys:
                 last.callback(self._io.close_room, key, namespace=self._namespace)
-            with self._lock:
+            with LOCK:
                 clients = self._forget_session(keys)
             self._tell(keys, clients, LOGOUT)
 
     def detach(self) -> None:
         """Take the clients of this server out of the rooms of their sessions, without a word."""
-        with self._lock:
+        with LOCK:
             for sid in list(self._key_of):
                 self._leave(sid)
 
     def _enter(self, sid: str, key: str) -> bool:
-        with self._lock:
+        with LOCK:
             self._leave(sid)
             if not self._is_connected(sid):
                 return False
@@ -91,7 +84,7 @@ class Rooms(Members):
             return True
 
     def _leave(self, sid: str) -> bool:
-        with self._lock:
+        with LOCK:
             key = self._forget(sid)
             if key is None:
                 return False
@@ -108,7 +101,7 @@ class Rooms(Members):
             again(self._io.leave_room, sid, key, namespace=self._namespace)
 
     def _tell_live(self, keys: Sequence[str], event: str, data: Any = None) -> None:
-        with self._lock:
+        with LOCK:
             clients = self._clients(keys)
         self._tell(keys, clients, event, data)
 
@@ -245,15 +238,3 @@ def _log_failure(future: concurrent.futures.Future[None]) -> None:
     failure = None if future.cancelled() else future.exception()
     if failure is not None:
         log.error("A logout could not be sent\n%s", redact("".join(traceback.format_exception(failure))))
-
-
-_all_rooms: weakref.WeakSet[Rooms] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for rooms in list(_all_rooms):
-        rooms._lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -21,7 +21,6 @@ from ..web import (
     dismiss,
     dismiss_elsewhere,
     renew_key,
-    show_loop,
     sign_in,
 )
 
@@ -110,7 +109,7 @@ class UserSessions:
 
         @asynccontextmanager
         async def with_loop(app: FastAPI) -> AsyncIterator[Any]:
-            show_loop(self.manager)
+            self.manager.bindLoop()
             async with lifespan(app) as state:
                 yield state
 

@@ -1,61 +1,71 @@
-"""The Store protocol: what `SessionManager` asks of whatever keeps its sessions."""
+"""Store: what `SessionManager` asks of whatever keeps its sessions."""
 
 from __future__ import annotations
 
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from ..at_hand import AtHand
 from ..policy import Policy
 from ..session import Reason, Session
 
 NO_LIMITS: Final = Policy()
 
 
-class Store(Protocol):
-    """Keeps sessions, owns their time, and hands back each one that ends, to one caller.
+class Store(ABC):
+    """Keeps sessions, owns their time, and returns each one that ends to exactly one caller.
 
-    Missing, ended and malformed are one case: a key of which no live session is known, be it unknown, run out, or no
-    string at all, is answered with `None` or `False`, and nothing changes. "Live" is decided by the store's own
-    clock at the instant of the call, not by whether a timer has got round to it. A key that a renewal has replaced is
-    as good as the new one until its overlap is over, and unknown from then on.
+    **Keys.** Missing, ended and malformed are one case: a key without a live session, be it unknown, expired or no
+    string at all, is answered with `None` or `False`, and nothing changes. The store's own clock decides what is live,
+    at the instant of the call. A key that a renewal has replaced is as good as the new one until its overlap is over.
 
-    A session ends at the earliest of two deadlines: its idle timeout, counted from its last restart, and its lifetime,
-    counted from its beginning, which no restart moves. `timeout` is the manager's idle timeout in seconds; a session
-    with one of its own keeps to that. `policy` holds everything else that is set, as it is at the call.
+    **Time.** A session ends at the earlier of two deadlines: its idle timeout, counted from its last restart, and its
+    lifetime, counted from its creation, which no restart moves. `timeout` is the manager's idle timeout in seconds; a
+    session with a timeout or a lifetime of its own keeps to that. `policy` holds all other settings, as they are at the
+    call.
 
-    Whoever takes a session out announces its end: `add`, `remove`, `remove_user` and `clear` return what they took out,
-    and what runs out is handed to the callable given to `open`. For every session exactly one of them does so. Who was
-    returned one says so with `acknowledge` once its end has been announced: a store of several processes hands one
-    that nobody has acknowledged, since the process has died, to another.
+    **Ends.** Whoever takes a session out announces its end: `add`, `remove`, `remove_user` and `clear` return what they
+    took out, and what expires is passed to the callable given to `open`. After announcing an end, the caller
+    acknowledges it: a shared store gives a session whose end is not acknowledged in time to another process.
 
-    Each method is atomic and may be called from any thread. A store never emits, and calls nobody while it holds its
-    lock. One that cannot be reached raises `StoreUnavailable` from any method, and has then changed nothing.
+    Each method is atomic and may be called from any thread. A store never emits, and calls nothing while it holds a
+    lock. A store that cannot be reached raises `StoreUnavailable` from any method, and has then changed nothing.
     """
 
     @property
-    def blocking(self) -> bool:
-        """Whether a call may wait for something outside the process; an event loop then leaves it to a thread."""
-
-    @property
+    @abstractmethod
     def sessions(self) -> Mapping[str, Session]:
-        """The sessions by key; it may still show some that ran out a moment ago."""
+        """The sessions by key; it may still contain some that have just expired."""
 
     @property
-    def at_hand(self) -> AtHand | None:
-        """The store itself, if a manager may look for its sessions without asking; `None` if it is to be asked.
+    def blocking(self) -> bool:
+        """Whether a call may wait for something outside the process, so that an event loop leaves it to a thread.
 
-        So it can answer what a request asks with one look, where calling the store would take longer than the answer;
-        what is not found so, whyever, it asks the store. This is decided once, when a manager opens the store.
+        `False` unless a store says otherwise.
         """
+        return False
 
+    @abstractmethod
     def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
-        """Begin: from now on each session that ran out is given to `on_ended`, on a thread of the store's own.
+        """Begin to pass on what happens by itself, on a thread of the store's own.
 
-        Each that is running out is given to `on_expiring` with the seconds left, once a countdown, `policy.warning`
-        seconds before its end; at once where a countdown is shorter than that, and not at all once it has ended.
+        Args:
+            on_ended: Called with each session that has expired, and `"expired"`.
+            on_expiring: Called with each session `policy.warning` seconds before it expires, and the seconds left; once
+                per countdown, at once where that is shorter, and not at all once the session has ended.
+
+        Raises:
+            SessionError: The store was opened before.
         """
 
+    def start(self) -> None:  # noqa: B027  # a default, not a gap
+        """Start what runs from the beginning. Called once, after `open` and without any lock held.
+
+        Does nothing unless a store needs it.
+        """
+
+    @abstractmethod
     def add(
         self,
         username: str,
@@ -64,62 +74,81 @@ class Store(Protocol):
         data: Any = None,
         *,
         own_timeout: bool = False,
+        own_lifetime: bool = False,
     ) -> tuple[str, Sequence[Session]]:
-        """Keep a new session, whose own `timeout` is if `own_timeout`; return its key, and who had to make room for it.
+        """Store a new session; return its key and the sessions that were evicted for it.
 
-        At no moment has the user more live sessions than `policy.max_sessions`: the oldest are taken out, or, if
-        `policy.overflow` is `"reject"`, it is `TooManySessions` and nothing has changed.
+        With `own_timeout`, `timeout` is this session's alone; with `own_lifetime`, so is `policy.lifetime`. At no
+        moment has the user more than `policy.max_sessions` live sessions: the oldest are evicted.
+
+        Raises:
+            TooManySessions: `policy.overflow` is `"reject"` and the user has that many; then nothing has changed.
+            SessionError: The store is closed.
         """
 
+    @abstractmethod
     def get(self, key: object) -> Session | None:
-        """Return the live session of that key; reading never prolongs."""
+        """Return the live session of that key; reading never prolongs it."""
 
+    @abstractmethod
     def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> Session | None:
-        """Begin a live session's countdown again, and return the session.
+        """Restart a live session's countdown, and return the session.
 
-        One that has outlived `policy.lifetime`, since that was set later than the session began, runs out here.
+        A session older than a `policy.lifetime` that was set after its creation expires here.
         """
 
-    def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> Any:
-        """As `restart`, with a new timer in place of the old one; return that timer, started.
+    @abstractmethod
+    def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> threading.Timer:
+        """Do what `restart` does with a new timer in place of the old one; return that timer, started.
 
-        Without a live session of that key the timer is started all the same, and will end nothing.
+        Without a live session of that key the timer is started as well, and ends nothing.
         """
 
+    @abstractmethod
     def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
-        """Give a live session a new key; return the one that it replaces and the new one.
+        """Give a live session a new key; return the key that it replaces and the new one.
 
-        The old key, and those it has replaced itself, are good for `overlap` seconds more at most. No deadline moves;
+        The old key, and those that it has replaced, are good for at most `overlap` more seconds. No deadline moves;
         `authenticatedAt` is now.
         """
 
+    @abstractmethod
     def time_left(self, key: object) -> float | None:
-        """Return the seconds until a live session runs out."""
+        """Return the seconds until a live session expires."""
 
+    @abstractmethod
     def set_data(self, key: object, data: Any) -> bool:
-        """Keep `data` with a live session."""
+        """Store `data` with a live session; return whether there is one."""
 
+    @abstractmethod
     def of_user(self, username: str) -> Sequence[tuple[Session, float]]:
-        """Return the live sessions of a user, oldest first, each with the seconds until it runs out."""
+        """Return the live sessions of a user, oldest first, each with the seconds until it expires."""
 
+    @abstractmethod
     def remove(self, key: object) -> Session | None:
         """Take a live session out and return it."""
 
+    @abstractmethod
     def remove_user(self, username: str, except_key: object = None) -> Sequence[Session]:
         """Take all live sessions of a user out but that of `except_key`, and return them, oldest first."""
 
+    @abstractmethod
     def clear(self) -> Sequence[Session]:
         """Take all live sessions out and return them, in the order of creation."""
 
-    @property
-    def acknowledge(self) -> Callable[[Iterable[Session]], None] | None:
-        """What takes note that the ends of these have been announced; `None` for a store that need not know.
-
-        Never fails; one that is not known is passed over.
-        """
-
+    @abstractmethod
     def usernames(self) -> list[str]:
         """Return the username of each live session, in the order of creation."""
 
+    def acknowledge(self, ended: Iterable[Session]) -> None:  # noqa: B027  # a default, not a gap
+        """Note that the ends of these sessions have been announced. Never fails; one that is not known is ignored.
+
+        Does nothing unless a store needs it: where the sessions end with the process, there is no other to announce it.
+        """
+
+    @abstractmethod
     def close(self) -> None:
-        """Let everything go without announcing anything; afterwards `add` raises `SessionError`. May be done twice."""
+        """Stop threads and release everything, without announcing anything. Calling it twice is harmless.
+
+        Afterwards `add` raises `SessionError`, and no key has a live session.
+        """

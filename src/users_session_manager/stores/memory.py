@@ -1,36 +1,71 @@
-"""MemoryStore: sessions in a dictionary of this process, each with its timer."""
+"""MemoryStore: sessions in a dictionary of this process."""
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
-from ..at_hand import AtHand, quick
-from ..clock import LONGEST, Clock
+from ..clock import LOCK, Clock
 from ..errors import SessionError, TooManySessions
 from ..keys import label, new_key
-from ..policy import Overflow, Policy
+from ..policy import Policy
 from ..session import Reason, Session
-from ..timers import SessionTimer
-from .base import NO_LIMITS
-from .by_user import ByUser
-from .former_keys import FormerKeys
-from .memory_session import MemorySession
+from ..timers import SessionTimer, require_interval
+from .base import NO_LIMITS, Store
 
-# The deadline of a warning that has been given.
-_ANNOUNCED: Final = -inf
+_SERIAL: Final = attrgetter("_serial")
 
-# What a manager does not ask this store of a session that is at hand.
-_ANSWERED_AT_HAND: Final = ("get", "set_data", "restart")
 
-_BIRTH: Final = attrgetter("_born", "createdAt")
+class MemorySession(Session):
+    """A `Session` in memory, which is its own alarm. `LOCK` guards what is private here.
+
+    `_warn_at` is when its warning is due: `None` without one in this countdown, infinite once it was given. `_limit` is
+    the end of its lifetime, `_lifetime` one of its own, `_serial` its place in the order of creation.
+    """
+
+    __slots__ = (
+        *("_deadline", "_entry", "_interval", "_lifetime", "_limit", "_serial", "_started_at", "_store", "_timer"),
+        "_warn_at",
+    )
+
+    def __init__(self, store: MemoryStore, username: str, data: Any) -> None:
+        unix = time.time()
+        self.username = username  # not by super().__init__, which would cost each login a call
+        self.key = new_key()
+        self.createdAt = self.authenticatedAt = unix
+        self.data = data
+        self.timeout: float | None = None
+        self.formerKeys: tuple[str, ...] = ()
+        self._store = store
+        self._serial = 0
+        self._started_at = store.now()
+        self._deadline = -inf  # until its countdown starts
+        self._limit = inf
+        self._interval = 0.0
+        self._lifetime: float | None = None
+        self._warn_at: float | None = None
+        self._entry: tuple[float, int] | None = None
+        self._timer: SessionTimer | None = None
+
+    @property
+    def timer(self) -> threading.Timer:
+        return self._timer or self._store._make_timer(self)
+
+    def ring(self, now: float) -> Callable[[], object] | None:
+        return self._store._alarm_rang(self, now)
+
+    def clock_stopped(self) -> None:
+        """Do nothing: closing the store ends the timers."""
 
 
 class Sessions(dict[str, MemorySession]):
-    """A dictionary of sessions whose `repr` does not tell their keys."""
+    """A dictionary of sessions whose `repr` does not show their keys."""
 
     __slots__ = ()
 
@@ -38,42 +73,53 @@ class Sessions(dict[str, MemorySession]):
         return f"<Sessions {[label(key) for key in self]}>"
 
 
-class MemoryStore(AtHand):
-    """Keeps sessions in this process; the default. Implements `Store`.
+class _Countdown(SessionTimer):
+    """The timer of a session in memory: it counts down with the session, whose alarm runs it."""
 
-    `now` is the time deadlines are measured in, seconds of a clock that never goes back; monotonic by default. Tests
-    hand in one that they turn, with `thread=False`, and call `run_due()` when something is to run out.
+    def __init__(self, session: MemorySession) -> None:
+        store = session._store
+        super().__init__(session._interval, store._expire, (session,), clock=store.clock)
+        self._was_started = True
 
-    Threads: any thread may call any method. The clock's lock guards `sessions`, what is found beside them by user and
-    by former key, and the deadlines. What a request asks for needs no lock: `get` reads one entry and one deadline,
-    `set_data` changes what nothing else depends on, and `restart` does what a `Countdown` allows.
+    def _cancel_countdown(self) -> bool:
+        args = self.args
+        return bool(args) and args[0]._store._cancel_countdown(*args)  # type: ignore[index]
+
+
+class MemoryStore(Store):
+    """Keeps sessions in this process; the default.
+
+    Args:
+        now: The time that deadlines are measured in, seconds of a clock that never goes back; monotonic by default.
+            Tests pass one that they turn, with `thread=False`, and call `run_due()` to let sessions expire.
+        thread: Whether a thread lets them expire.
+
+    A session is logged in while it is in `sessions` and its deadline is in the future; every read looks at both. Every
+    change is made under `LOCK`, and what pops a session from `sessions` announces its end. Nothing else decides: the
+    index by user, the former keys and the alarms follow from `sessions`.
+
+    Threads: any thread may call any method. Reading one session takes no lock.
     """
 
-    sessions: Sessions
-    blocking = False
-    acknowledge = None  # if this process dies, so do its sessions, and nobody is left to be told
-
     def __init__(self, *, now: Callable[[], float] = time.monotonic, thread: bool = True) -> None:
+        self.now = now
         self.clock = Clock(now, thread=thread)
         self.run_due = self.clock.run_due
-        self.sessions = Sessions()
-        self._by_user: ByUser | None = None  # from when it is first asked for
-        self._former = FormerKeys(self.clock)
-        self.now = now
-        self._lock = self.clock.lock
-        self._renewed = False  # whether a renewal has moved a session to the end of `sessions`
+        self._sessions = Sessions()
+        self._by_user: dict[str, dict[MemorySession, None]] | None = None  # built when first needed
+        self._former: dict[str, tuple[MemorySession, float]] = {}  # each former key, and until when it is good
+        self._serials = itertools.count()
+        self._has_renewed = False  # whether a renewal has moved a session to the end of `sessions`
         self._on_ended: Callable[[Session, Reason], None] | None = None
         self._on_expiring: Callable[[Session, float], None] | None = None
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<MemoryStore of {len(self.sessions)} sessions>"
+        return f"<MemoryStore of {len(self._sessions)} sessions>"
 
     @property
-    def at_hand(self) -> AtHand | None:
-        # A subclass with a look of its own is asked each time.
-        is_plain = all(getattr(type(self), name) is getattr(MemoryStore, name) for name in _ANSWERED_AT_HAND)
-        return self if is_plain else None
+    def sessions(self) -> Sessions:
+        return self._sessions
 
     def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
         if self._on_ended is not None:
@@ -90,328 +136,294 @@ class MemoryStore(AtHand):
         data: Any = None,
         *,
         own_timeout: bool = False,
+        own_lifetime: bool = False,
     ) -> tuple[str, Sequence[Session]]:
-        read_clock = self.now
-        now = read_clock()
-        key = new_key()
-        limit = inf if policy.lifetime is None else now + policy.lifetime
-        session = MemorySession(self, username, key, now, time.time(), limit, data)
+        require_interval(timeout)
+        self.clock.start()
+        session = MemorySession(self, username, data)
         if own_timeout:
             session.timeout = timeout
-        # Who may have as many sessions as they like, and comes in a crowd, is let in without the lock.
-        if policy.max_sessions is None and policy.warning is None and timeout <= LONGEST:
-            interval, deadline = timeout, now + timeout
-            if deadline > limit:
-                interval, deadline = limit - now, limit
-            if self.clock.join_slice(session, interval, deadline):
-                session._steady = policy
-                self.sessions[key] = session
-                if session._place is None or self._by_user is not None or self._closed:
-                    self._settle(session)
-                return key, ()
-        with self._lock:
-            self._require_open()
-            if session._place is not None:
-                self.clock.cancel(session)
-            most = policy.max_sessions
-            in_the_way = () if most is None else self._in_the_way(username, most, policy.overflow)
-            self._count_down(session, timeout, policy)
-            self.sessions[key] = session
-            self._settle(session)
-            return key, in_the_way and [other for other in in_the_way if self._take(other)]
-
-    def _settle(self, session: MemorySession) -> None:
-        """Put right what may have come between a login's steps, and list the session if anybody asks for its user's."""
-        with self._lock:
+        if own_lifetime:
+            session._lifetime = policy.lifetime
+        with LOCK:
+            surplus = [] if policy.max_sessions is None else self._surplus_sessions(username, policy)
+            session._serial = next(self._serials)
             if self._closed:
-                self.sessions.pop(session.key, None)
-                self._require_open()
-            if self.sessions.get(session.key) is not session:
-                return
-            if session._place is None:  # it ran out before it was found here
-                self.clock.schedule(session, session._interval, session._deadline)
+                raise SessionError("this SessionManager is closed")
+            self._sessions[session.key] = session
+            self._start_countdown(session, timeout, policy)
             if self._by_user is not None:
-                self._by_user.add(session)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise SessionError("this SessionManager is closed")
+                _add_to(self._by_user, session)
+            evicted = surplus and [other for other in surplus if self._pop(other)]
+        return session.key, evicted and _end_timers(evicted)
 
     def get(self, key: object) -> MemorySession | None:
         try:
-            session = self.sessions[key]  # type: ignore[index]  # whatever it is
-        except Exception:  # noqa: BLE001  # KeyError, or what the hash of something odd raises
+            session = self._sessions[key]  # type: ignore[index]
+        except Exception:  # noqa: BLE001  # KeyError, or whatever the hash of something odd raises
             former = self._by_former_key(key)
             if former is None:
                 return None
             session = former
-        now = self.now
-        return session if session._deadline > now() else None
+        return session if session._deadline > self.now() else None
 
     def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> MemorySession | None:
-        try:
-            session = self.sessions[key]  # type: ignore[index]
-        except Exception:  # noqa: BLE001  # as in `get`
-            return self._restart(key, timeout, policy)
-        interval = timeout if session.timeout is None else session.timeout
-        if session._steady is policy and session._interval is interval:  # so only the deadline changes, to a later one
-            read_clock = self.now
-            now = read_clock()
-            deadline = now + interval
-            if now < session._deadline and deadline <= session._limit:
-                session._deadline = deadline
-                if session._steady is policy:
-                    return session
-        return self._restart(key, timeout, policy)
-
-    def _restart(self, key: object, timeout: float, policy: Policy) -> MemorySession | None:
-        """Do what `restart` does, for a countdown of which more may change than its deadline."""
-        with self._lock:
+        require_interval(timeout)
+        with LOCK:
             session = self.get(key)
             if session is None:
                 return None
-            if session._place is None:  # the application has cancelled its timer
-                session._timer = None
-            self._count_down(session, timeout, policy)
-            if self.sessions.get(session.key) is not session:  # it has ended meanwhile
-                self._let_go(session)
-                return None
-            outlived = policy.lifetime is not None and session._deadline <= self.now()
-            return None if outlived else session
+            if session._timer is not None and session._timer.finished.is_set():
+                session._timer = None  # the application has cancelled it
+            return session if self._start_countdown(session, timeout, policy) else None
 
     def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> SessionTimer:
-        with self._lock:
-            session = self.get(key)
-            if session is None:
-                timer = SessionTimer(timeout, _nothing, clock=self.clock)
-                timer.start()
-                return timer
-            old, session._timer = session._timer, None
-            self._count_down(session, timeout, policy)
-            if old is not None:
-                old._end()
-            timer = self._timer_of(session)
-            if not timer.is_alive():  # it has ended meanwhile
-                self._let_go(session)
-            return timer
-
-    def _timer_of(self, session: MemorySession) -> SessionTimer:
-        """Return the timer of a session, made when it is asked for first."""
-        with self._lock:
-            if session._timer is None:
-                session._timer = SessionTimer.of(session, self._run_out, (session,), clock=self.clock)
-                if self.sessions.get(session.key) is not session:
-                    session._timer._end()
-            return session._timer  # type: ignore[no-any-return]
+        with LOCK:
+            session = self.restart(key, timeout, policy)
+            old = None
+            if session is not None:
+                old, session._timer = session._timer, None
+                timer = self._make_timer(session)
+        if old is not None:
+            old.end()
+        if session is None:
+            timer = SessionTimer(timeout, _do_nothing, clock=self.clock)
+            timer.start()
+        return timer
 
     def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
-        new = new_key()
-        with self._lock:
+        new, authenticated_at = new_key(), time.time()
+        with LOCK:
             session = self.get(key)
             if session is None:
                 return None
-            old, authenticated_at = session.key, time.time()
-            self._former.shorten(session, overlap)
+            old, until = session.key, self.now() + overlap
+            self._shorten_former_keys(session, until)
             if overlap:
-                self._former.add(session, overlap)
-            # No call from here on, so that neither a finalizer nor a signal comes in between.
-            try:
-                del self.sessions[old]
-            except KeyError:  # it has ended meanwhile
-                self._former.drop(old)
+                self._former[old] = session, until
+            former_keys = (*session.formerKeys, old)
+            # From here on nothing is called, so that no finalizer comes in between.
+            if old not in self._sessions:
+                self._former.pop(old, None)
                 return None
-            session.key, session.authenticatedAt = new, authenticated_at
-            session.formerKeys = (*session.formerKeys, old)
-            self.sessions[new] = session
-            self._renewed = True
-            if session._warning is not None and session._warning._deadline > _ANNOUNCED:
-                self._warn_at(session, session._warning._deadline)
-            return old, new
+            session.key, session.authenticatedAt, session.formerKeys = new, authenticated_at, former_keys
+            self._sessions[new] = session
+            del self._sessions[old]
+            self._has_renewed = True
+        return old, new
 
     def time_left(self, key: object) -> float | None:
         session = self.get(key)
         return None if session is None else self._left(session)
 
     def set_data(self, key: object, data: Any) -> bool:
-        try:
-            session = self.sessions[key]  # type: ignore[index]
-        except Exception:  # noqa: BLE001  # as in `get`
-            former = self._by_former_key(key)
-            if former is None:
-                return False
-            session = former
-        now = self.now
-        if session._deadline <= now():
+        session = self.get(key)
+        if session is None:
             return False
         session.data = data
         return True
 
-    @quick
     def remove(self, key: object) -> MemorySession | None:
-        try:
-            session = self.sessions[key]  # type: ignore[index]
-        except Exception:  # noqa: BLE001  # as in `get`
-            return self._remove(key)
-        now = self.now
-        return session if session._deadline > now() and self._take(session) else self._remove(key)
-
-    def _remove(self, key: object) -> MemorySession | None:
-        """Do what `remove` does, for a session that has another key, or is about to have one."""
-        with self._lock:
+        with LOCK:
             session = self.get(key)
-            return session if session is not None and self._take(session) else None
+            if session is None or not self._pop(session):
+                return None
+        if session._timer is not None:
+            session._timer.end()
+        return session
 
     # Several
 
     def of_user(self, username: str) -> list[tuple[Session, float]]:
-        with self._lock:
+        with LOCK:
             return [(session, self._left(session)) for session in self._live_of(username)]
 
     def remove_user(self, username: str, except_key: object = None) -> list[MemorySession]:
-        with self._lock:
+        with LOCK:
             kept = self.get(except_key)
-            return [session for session in self._live_of(username) if session is not kept and self._take(session)]
+            ended = [session for session in self._live_of(username) if session is not kept and self._pop(session)]
+        return _end_timers(ended)
 
     def clear(self) -> list[MemorySession]:
-        with self._lock:
-            return [session for session in self._live() if self._take(session)]
+        with LOCK:
+            ended = [session for session in self._live() if self._pop(session)]
+        return _end_timers(ended)
 
     def usernames(self) -> list[str]:
-        with self._lock:
+        with LOCK:
             return [session.username for session in self._live()]
 
     def close(self) -> None:
-        with self._lock:
+        with LOCK:
             self._closed = True
-            # Let go of without the lock: the finalizers of their data are unknown code.
-            gone, self.sessions = self.sessions, Sessions()
-            self._former.clear()
+            # Released without the lock: the finalizers of their data are unknown code.
+            sessions, self._sessions = self._sessions, Sessions()
+            former, self._former = self._former, {}
             self._by_user = None
         self.clock.stop()
-        for session in gone.values():  # what points to each other would wait for the garbage collector
-            session._older = session._newer = session._warning = None
-            if session._timer is not None:
-                session._timer._end()
+        former.clear()
+        _end_timers(sessions.values())
 
     def _live(self) -> list[MemorySession]:
-        now = self.now()
-        return [session for session in self._in_order() if session._deadline > now]
-
-    def _in_order(self) -> list[MemorySession]:
-        """Return all sessions in the order of creation: a copy, since a finalizer or a signal may add one meanwhile."""
-        sessions = list(self.sessions.values())
-        if self._renewed:
-            sessions.sort(key=_BIRTH)
-        return sessions
+        """Return the live sessions in the order of creation."""
+        sessions, now = list(self._sessions.values()), self.now()
+        if self._has_renewed:
+            sessions.sort(key=_SERIAL)
+        return [session for session in sessions if session._deadline > now]
 
     def _live_of(self, username: str) -> list[MemorySession]:
         if self._by_user is None:
-            self._by_user = ByUser()  # before the look at who is there: who logs out from here on looks at it
-            for session in self._in_order():
-                self._by_user.add(session)
-        now, live = self.now(), []
-        for session in self._by_user.of(username):
-            if self.sessions.get(session.key) is not session:  # it ended while it was put there
-                self._by_user.remove(session)
-            elif session._deadline > now:
-                live.append(session)
-        return live
+            self._by_user = {}  # before the loop: a finalizer may end one of these sessions in between
+            for session in self._live():
+                _add_to(self._by_user, session)
+                if session.key not in self._sessions:
+                    _remove_from(self._by_user, session)
+        now = self.now()
+        return [session for session in list(self._by_user.get(username, ())) if session._deadline > now]
 
-    def _in_the_way(self, username: str, most: int, overflow: Overflow) -> list[MemorySession]:
-        """Return whom one more session of this user would oust; `TooManySessions` if that is not to be."""
-        live = self._live_of(username)
-        if len(live) < most:
-            return []
-        if overflow == "reject":
+    def _surplus_sessions(self, username: str, policy: Policy) -> list[MemorySession]:
+        """Return the sessions that one more of this user would evict."""
+        live, most = self._live_of(username), policy.max_sessions or 0
+        if policy.overflow == "reject" and len(live) >= most:
             raise TooManySessions(f"{username!r} has {len(live)} sessions, and may have {most}")
-        return live[: len(live) - most + 1]
+        return live[: max(0, len(live) + 1 - most)]
+
+    # Former keys
 
     def _by_former_key(self, key: object) -> MemorySession | None:
-        if not self._former or not isinstance(key, str):
+        try:
+            session, until = self._former[key]  # type: ignore[index]
+        except Exception:  # noqa: BLE001  # as in `get`
             return None
-        with self._lock:  # so that none is seen halfway to another key
-            return self.sessions.get(self._former.present(key) or key)
+        return session if until > self.now() else None
+
+    def _shorten_former_keys(self, session: MemorySession, until: float) -> None:
+        """Let the former keys of a session be good until that time at most; forget those that are not good any more."""
+        now = self.now()
+        for key in reversed(session.formerKeys):
+            if key not in self._former:
+                break  # the keys before it are forgotten as well
+            until = min(until, self._former[key][1])
+            if until > now:
+                self._former[key] = session, until
+            else:
+                del self._former[key]
 
     # Time
 
-    def _count_down(self, session: MemorySession, timeout: float, policy: Policy) -> None:
-        """Begin the countdown of a session, or begin it anew."""
-        before = session._deadline
-        if policy.lifetime is not None:
-            session._limit = min(session._limit, session._born + policy.lifetime)
-        self.clock.schedule(session, timeout if session.timeout is None else session.timeout, session._limit)
+    def _start_countdown(self, session: MemorySession, timeout: float, policy: Policy) -> bool:
+        """Start a countdown anew; return whether the session is live then."""
+        now = self.now()
+        interval = timeout if session.timeout is None else session.timeout
+        lifetime = policy.lifetime if session._lifetime is None else session._lifetime
+        if lifetime is not None:
+            session._limit = min(session._limit, session._started_at + lifetime)
+        deadline = now + interval
+        if deadline > session._limit:
+            deadline, interval = session._limit, session._limit - now
         if policy.warning is None:
-            if session._warning is not None:
-                self._cancel_warning(session)
-            session._steady = policy
-        elif session._deadline != before or session._warning is None:  # else it has been announced, or will be
-            self._warn_at(session, session._deadline - policy.warning)
+            session._warn_at = None
+        elif session._warn_at is None or deadline != session._deadline:
+            session._warn_at = deadline - policy.warning
+        session._deadline, session._interval = deadline, interval
+        if session._timer is not None:
+            session._timer.interval = interval
+        self._set_alarm(session)
+        # It may have outlived its lifetime, or a finalizer may have ended it.
+        return deadline > now and session._entry is not None
 
-    def _warn_at(self, session: MemorySession, when: float) -> None:
-        """Let a session be announced at that time, and not at another."""
-        warning = session._warning
-        if warning is None or warning._deadline <= self.now():  # else it waits, and can wait longer
-            warning = session._warning = SessionTimer(0, self._warn, clock=self.clock)
-        warning.args = (session.key,)
-        warning.begin(LONGEST, when)
+    def _set_alarm(self, session: MemorySession) -> None:
+        due = session._deadline if session._warn_at is None else min(session._deadline, session._warn_at)
+        if session._entry is None or due < session._entry[0]:
+            self.clock.set(session, due)
+            if session.key not in self._sessions:
+                self.clock.cancel(session)  # a finalizer has ended it meanwhile
 
-    def _cancel_warning(self, session: MemorySession) -> None:
-        warning, session._warning = session._warning, None
-        if warning is not None:
-            warning.cancel()
+    def _cancel_countdown(self, session: MemorySession) -> bool:
+        """Let a session not expire until it is restarted; return whether it was live."""
+        with LOCK:
+            if session.key not in self._sessions:
+                return False
+            session._deadline, session._warn_at = inf, None
+            self.clock.cancel(session)
+            return True
 
     def _left(self, session: MemorySession) -> float:
         return max(0.0, session._deadline - self.now())
 
-    # Ends
+    def _make_timer(self, session: MemorySession) -> SessionTimer:
+        with LOCK:
+            timer = session._timer = session._timer or _Countdown(session)
+            has_ended = session.key not in self._sessions
+        if has_ended:
+            timer.end()
+        return timer
 
-    def _take(self, session: MemorySession, has_run_out: bool = False) -> bool:
-        """Take a session out, unless somebody has: the one `pop` that finds it decides who announces its end."""
-        session._steady = None
-        if self.sessions.pop(session.key, None) is None:
-            return False
-        # What nothing else is tied to is gone when it has left its slice of time. If it is in none, it is near its end,
-        # or the clock has it in hand.
-        place = session._place
-        if (
-            (not has_run_out and (place.__class__ is not dict or place.pop(session, None) is None))
-            or self._by_user is not None
-            or session._timer is not None
-            or session._warning is not None
-            or session.formerKeys
-        ):
-            self._let_go(session)
-        return True
+    def _alarm_rang(self, session: MemorySession, now: float) -> Callable[[], object] | None:
+        """Return what is due for a session: its end, its warning, or nothing; see `Alarm.ring`."""
+        timer = session._timer
+        if timer is not None and timer.finished.is_set():
+            session._deadline, session._warn_at = inf, None  # the application has cancelled it by hand
+        if session._deadline <= now:
+            return partial(self._expire, session) if timer is None else timer.run
+        if session._deadline == inf:
+            return None
+        is_due = session._warn_at is not None and session._warn_at <= now
+        if is_due:
+            session._warn_at = inf
+        self._set_alarm(session)
+        return partial(self._warn, session, session._deadline - now) if is_due else None
 
-    def _let_go(self, session: MemorySession) -> None:
-        """Free a session that has been taken out from all that is tied to it."""
-        with self._lock:
-            self.clock.cancel(session)
-            if self._by_user is not None:
-                self._by_user.remove(session)
-            if session._timer is not None:
-                session._timer.let_go()
-            self._cancel_warning(session)
-            self._former.shorten(session, 0)
-
-    def _run_out(self, session: MemorySession) -> None:
-        """End a session whose deadline has come, unless somebody has: the clock calls this."""
-        with self._lock:  # a restart that was under way may have put it back
-            if session._place is not None or not self._take(session, has_run_out=True):
+    def _expire(self, session: MemorySession) -> None:
+        with LOCK:
+            if not self._pop(session):
                 return
         if self._on_ended is not None:
             self._on_ended(session, "expired")
 
-    def _warn(self, key: str) -> None:
-        with self._lock:
-            session = self.get(key)
-            warning = None if session is None else session._warning
-            if session is None or warning is None or not _ANNOUNCED < warning._deadline <= self.now():
-                return  # it has ended, or begun a countdown anew, or has another key
-            warning._deadline, left = _ANNOUNCED, self._left(session)
+    def _warn(self, session: MemorySession, left: float) -> None:
         if self._on_expiring is not None:
             self._on_expiring(session, left)
 
+    def _pop(self, session: MemorySession) -> bool:
+        """Take a session out; return whether it was in: the one call that finds it announces the end."""
+        if self._sessions.pop(session.key, None) is None:
+            return False
+        self.clock.cancel(session)
+        if self._by_user is not None:
+            _remove_from(self._by_user, session)
+        if session.formerKeys:
+            self._shorten_former_keys(session, -inf)
+        return True
 
-def _nothing() -> None:
-    """What a timer does that no session has."""
+
+# Between a look and a change these call nothing, so that a finalizer cannot come in between.
+
+
+def _add_to(by_user: dict[str, dict[MemorySession, None]], session: MemorySession) -> None:
+    new: dict[MemorySession, None] = {session: None}
+    if session.username in by_user:
+        by_user[session.username][session] = None
+    else:
+        by_user[session.username] = new
+
+
+def _remove_from(by_user: dict[str, dict[MemorySession, None]], session: MemorySession) -> None:
+    sessions = by_user.get(session.username)
+    if sessions is not None and session in sessions:
+        del sessions[session]
+        if not sessions:
+            del by_user[session.username]
+
+
+def _end_timers(ended: Iterable[MemorySession]) -> list[MemorySession]:
+    """End the timers of sessions that have ended, without `LOCK`; return the sessions."""
+    sessions = list(ended)
+    for session in sessions:
+        if session._timer is not None:
+            session._timer.end()
+    return sessions
+
+
+def _do_nothing() -> None:
+    """What a timer does that belongs to no session."""

@@ -151,7 +151,6 @@ def locked(sessions: Any) -> Any:
 
 MAKERS: dict[str, Callable[..., Any]] = {
     "ours": ours,
-    "pure": ours,
     "plain": plain,
     "dictionary": dictionary,
     "cachetools": cachetools,

@@ -30,7 +30,6 @@ class Contestant:
 
 
 OURS = Contestant("ours", "this library")
-PURE = Contestant("pure", "this library in Python alone")
 NPM = Contestant("npm", "npm package")
 PLAIN = Contestant(
     "plain", "threading.Timer port", why_no_more="one thread a session: not asked for so many", slowness=20
@@ -45,7 +44,7 @@ PYTHON = Contestant("python", "CPython, µs")
 OURS_ON_REDIS = Contestant("ours-redis", "this library on Redis")
 FLASK_SESSION = Contestant("flask-session", "Flask-Session")
 
-IN_MEMORY = (OURS, PURE, NPM, PLAIN, CACHETOOLS, CACHEOUT)
+IN_MEMORY = (OURS, NPM, PLAIN, CACHETOOLS, CACHEOUT)
 ON_REDIS = (OURS_ON_REDIS, FLASK_SESSION)
 LABELS = {contestant.id: contestant.label for contestant in (*IN_MEMORY, DICTIONARY, PYTHON, *ON_REDIS)}
 

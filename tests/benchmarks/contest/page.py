@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,6 @@ def about_this_run(form: Form) -> dict[str, Any]:
             "Node.js": said_by("node", "--version").lstrip("v"),
             "npm package": NPM_PACKAGE.rpartition("@")[2],
             **{package: version(package) for package in PACKAGES},
-            "its compiled module": "built" if find_spec("users_session_manager._at_hand") else "not built",
             "redis-server": said_by("redis-server", "--version").partition("v=")[2].partition(" ")[0],
             "matplotlib": version("matplotlib"),
         },

@@ -12,20 +12,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .lineup import HERE, PURE, Contestant, command_of
+from .lineup import HERE, Contestant, command_of
 
 # Seconds for one answer; far more than any takes.
 PATIENCE = 1800
 
 
-PURE_PYTHON = "USERS_SESSION_MANAGER_PURE_PYTHON"
-
-
-def environment(contestant: Contestant) -> dict[str, str]:
-    """Return the environment for a contestant: one in which none prints, and Python keeps what it has compiled."""
-    without = ("DEBUG", "PYTHONDONTWRITEBYTECODE", PURE_PYTHON)
-    kept = {name: value for name, value in os.environ.items() if name not in without}
-    return kept | {PURE_PYTHON: "1"} if contestant is PURE else kept
+def environment() -> dict[str, str]:
+    """Return the environment for the contestants: one in which none prints, and Python keeps what it has compiled."""
+    without = ("DEBUG", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if name not in without}
 
 
 class Broken(Exception):
@@ -45,7 +41,7 @@ class Player:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             cwd=HERE.parent,
-            env=environment(contestant),
+            env=environment(),
             text=True,
         )
 

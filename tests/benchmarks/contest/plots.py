@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from .lineup import LABELS, NPM, OURS, PURE
+from .lineup import LABELS, NPM, OURS
 from .operations import IN_ORDER, OF_A_KEY, PAIR
 from .results import Results, quartiles
 
@@ -17,13 +17,12 @@ DRAWN = (*PAIR, *OF_A_KEY)
 # Okabe and Ito's, which people who see fewer colours tell apart as well.
 COLOURS = {
     "ours": "#0072B2",
-    "pure": "#56B4E9",
     "npm": "#D55E00",
     "plain": "#999999",
     "cachetools": "#009E73",
     "cacheout": "#E69F00",
 }
-MARKERS = {OURS.id: "o", PURE.id: "^", NPM.id: "s"}
+MARKERS = {OURS.id: "o", NPM.id: "s"}
 SETTINGS = {
     "svg.hashsalt": "users-session-manager",
     "font.size": 9,
@@ -95,7 +94,7 @@ def of_operations(results: Results) -> Figure:
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.05)
     axes.set_ylabel("µs an operation (logarithmic)")
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
@@ -111,7 +110,7 @@ def of_sizes(results: Results) -> Figure:
     figure = Figure(figsize=(10, 4.8))
     sizes = sorted({int(row[2]) for row in results.rows("operations")})
     for what, axes in zip(DRAWN, figure.subplots(2, 4, sharex=True).flat, strict=True):
-        for contestant in (OURS, PURE, NPM):
+        for contestant in (OURS, NPM):
             found = {size: found_in(results, "operations", (what, IN_ORDER, size, 0), contestant.id) for size in sizes}
             there = {size: each for size, each in found.items() if each}
             colour, marker = COLOURS[contestant.id], MARKERS[contestant.id]
@@ -125,7 +124,7 @@ def of_sizes(results: Results) -> Figure:
     figure.supxlabel("sessions (logarithmic)", fontsize=9)
     figure.supylabel("µs an operation", fontsize=9)
     lines = figure.axes[0].get_lines()
-    figure.legend(lines, [one.label for one in (OURS, PURE, NPM)], loc="outside upper center", ncols=3)
+    figure.legend(lines, [one.label for one in (OURS, NPM)], loc="outside upper center", ncols=2)
     return figure
 
 
@@ -133,7 +132,7 @@ def of_lateness(results: Results) -> Figure:
     figure = Figure(figsize=(10, 3.8))
     axes = figure.subplots()
     rows = results.rows("lateness")
-    for contestant in (OURS, PURE, NPM):
+    for contestant in (OURS, NPM):
         cells = [(int(row[0]), results.get("lateness", row, contestant.id)) for row in rows]
         there = {percent: cell for percent, cell in cells if cell is not None and cell.values}
         colour = COLOURS[contestant.id]
@@ -144,7 +143,7 @@ def of_lateness(results: Results) -> Figure:
     axes.set_ylabel("ms late")
     axes.set_xlim(0, 100)
     axes.grid()
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 

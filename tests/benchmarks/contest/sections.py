@@ -12,7 +12,7 @@ from pathlib import Path
 from guarded_request_redis import redis_server
 
 from .forms import Form
-from .lineup import CACHEOUT, CACHETOOLS, DICTIONARY, NPM, ON_REDIS, OURS, PLAIN, PURE, in_memory
+from .lineup import CACHEOUT, CACHETOOLS, DICTIONARY, NPM, ON_REDIS, OURS, PLAIN, in_memory
 from .operations import TURNS, TURNS_ON_REDIS, measure_operations
 from .pieces import measure_pieces
 from .player import Player, players
@@ -66,7 +66,7 @@ def measure_lateness(results: Results, form: Form, cache: Path) -> None:
         results.add("lateness", row, CACHETOOLS.id, "ms", silent)
         results.add("lateness", row, CACHEOUT.id, "ms", silent)
     for _ in range(form.late_runs):
-        for contestant in random.sample([OURS, PURE, NPM], 3):
+        for contestant in random.sample([OURS, NPM], 2):
             with players([contestant], cache) as (player,):
                 percentiles = player.ask("late", size=size, timeout=2)["percentiles"]
             for percent, late in enumerate(percentiles):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .forms import Form
-from .lineup import CACHEOUT, CACHETOOLS, HERE, NPM, OURS, PLAIN, PURE, Contestant, npm_package
+from .lineup import CACHEOUT, CACHETOOLS, HERE, NPM, OURS, PLAIN, Contestant, npm_package
 from .player import Broken, environment
 from .results import Results
 
@@ -52,7 +52,7 @@ def measure_start_up(results: Results, form: Form, cache: Path) -> None:
     first_keys = {
         contestant: [*python, FIRST_KEY.format(contestant.id)] for contestant in (PLAIN, CACHETOOLS, CACHEOUT)
     }
-    first_keys |= {OURS: [*python, OUR_FIRST_KEY], PURE: [*python, OUR_FIRST_KEY]}
+    first_keys[OURS] = [*python, OUR_FIRST_KEY]
     first_keys |= {NPM: [*node, NPM_FIRST_KEY, str(npm_package(cache))]}
     bare = {OURS: [*python, "print('ready', flush=True)"], NPM: [*node, "console.log('ready')"]}
     rows = [("start to first line, with no library", bare), ("start to first session key", first_keys)]
@@ -74,7 +74,7 @@ def measure_start_up(results: Results, form: Form, cache: Path) -> None:
 def first_line_after(command: Sequence[str], contestant: Contestant) -> float:
     """Return the milliseconds from the start of a program to its first line."""
     begun = time.perf_counter()
-    env = environment(contestant)
+    env = environment()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=env) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -87,7 +87,7 @@ def first_line_after(command: Sequence[str], contestant: Contestant) -> float:
 
 def imports() -> list[float]:
     command = [sys.executable, "-c", IMPORTS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(OURS))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
         raise Broken(f"the imports failed: {done.stderr}")
     found: list[float] = json.loads(done.stdout)

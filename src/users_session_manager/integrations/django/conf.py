@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.utils.module_loading import import_string
 
-from ...clock import LONGEST
+from ...clock import MAX_TIMEOUT
 from ...manager import SessionManager
 from ...web import KeyCarrier
 
@@ -62,7 +62,7 @@ def _wrong_values() -> Iterator[str]:
         yield f"USER_SESSIONS['COOKIE_SECURE'] has to be True or False, not {options['COOKIE_SECURE']!r}"
     timeout, shortest = options["TIMEOUT"], SessionManager.MIN_SESSION_TIMEOUT
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and shortest <= timeout <= LONGEST):
+    if timeout is not None and not (is_number and shortest <= timeout <= MAX_TIMEOUT):
         yield f"USER_SESSIONS['TIMEOUT'] has to be a number of at least {shortest} seconds, not {timeout!r}"
     try:
         cookie = carrier().cookie

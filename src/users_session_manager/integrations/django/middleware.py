@@ -15,7 +15,7 @@ from django.utils.functional import SimpleLazyObject
 
 from ...manager import SessionManager
 from ...policy import require_seconds
-from ...web import dismiss_elsewhere, show_loop
+from ...web import dismiss_elsewhere
 from ...web import renew_key as renew
 from . import conf
 from .visit import KEY_IN_SESSION, REFUSALS, LazySession, Visit, current, keep_private, visit_of
@@ -75,7 +75,7 @@ class UserSessionMiddleware:
 
     async def _answer(self, request: Any, visit: Visit) -> Any:
         if not self._loop_is_known:  # `async def` listeners are to run on it, and a login comes from a thread
-            show_loop(SessionManager())
+            SessionManager().bindLoop()
             self._loop_is_known = True
         before = current.set(visit)
         try:

@@ -1,4 +1,4 @@
-"""Script: the one way to Redis, a server-side script in which each operation of a store is a call."""
+"""Script: calls the server-side script in which each operation of a store is one call."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from hashlib import sha1
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import MissingDependency, StoreUnavailable
-from ..keys import GROUPS
-from ..log import log
+from ...errors import MissingDependency, StoreUnavailable
+from ...keys import GROUPS
+from ...log import log
+from .records import encode_number
 
 try:
     from redis import Redis, RedisCluster
@@ -17,19 +18,23 @@ try:
 except ImportError as missing:
     raise MissingDependency("redis", "redis") from missing
 
-_TEXT: Final = Path(__file__).with_name("redis.lua").read_bytes()
+_TEXT: Final = Path(__file__).with_name("script.lua").read_bytes()
 _SHA: Final = sha1(_TEXT, usedforsecurity=False).hexdigest()
 
 ALL_GROUPS: Final = range(GROUPS)
 
 
 class Script:
-    """Calls operations of `redis.lua` for groups of users, each of which lives in one hash slot.
+    """Calls operations of `script.lua` for groups of users, each of which lives in one hash slot.
 
-    `now` is the time that is handed to the script, `None` for the clock of Redis. Whatever goes wrong on the way is
-    `StoreUnavailable`; the log has one line when that begins and one when it is over.
+    Args:
+        client: The client that is asked; it is never closed here.
+        prefix: What all keys in Redis begin with.
+        now: The time that is passed to the script; `None` for the clock of Redis.
 
-    Threads: any; it changes nothing but the note of what it has logged.
+    Whatever goes wrong on the way is `StoreUnavailable`; the log has one line when that begins and one when it is over.
+
+    Threads: any; it changes only the note of what it has logged.
     """
 
     def __init__(self, client: Redis | RedisCluster, prefix: str, now: Callable[[], float] | None) -> None:
@@ -38,38 +43,38 @@ class Script:
         self._now = now
         self._is_cluster = isinstance(client, RedisCluster)
         # Which groups one call can be about.
-        self.together = [[group] for group in ALL_GROUPS] if self._is_cluster else [list(ALL_GROUPS)]
-        # The operation that Redis has refused, empty if it did not answer at all, None while all is well.
-        self._trouble: str | None = None
+        self.batches = [[group] for group in ALL_GROUPS] if self._is_cluster else [list(ALL_GROUPS)]
+        # The operation that Redis has refused, empty if it did not answer at all, None without a failure.
+        self._failed_operation: str | None = None
 
     @property
-    def is_away(self) -> bool:
+    def is_unreachable(self) -> bool:
         """Whether Redis did not answer when it was asked last."""
-        return self._trouble == ""
+        return self._failed_operation == ""
 
     def call(self, operation: str, groups: Sequence[int], *args: Any) -> Any:
         """Return what `operation` answers: texts as `bytes`, and `None` for none."""
-        now = b"" if self._now is None else number(self._now())
+        now = b"" if self._now is None else encode_number(self._now())
         rest = (len(groups), *(self._due[group] for group in groups), operation, now, *args)
         try:
             try:
                 answer = self.client.execute_command("EVALSHA", _SHA, *rest, NEVER_DECODE=True)
-            except NoScriptError:  # it was started anew, or is another node
+            except NoScriptError:  # it was restarted, or is another node
                 answer = self.client.execute_command("EVAL", _TEXT, *rest, NEVER_DECODE=True)
         except (RedisError, OSError, ValueError) as failure:  # ValueError: the client has been closed
-            was_well = self._trouble is None
-            self._trouble = operation if isinstance(failure, ResponseError) else ""
-            if was_well:
-                log.error("Redis is away, nobody is let in: %s: %s", type(failure).__name__, failure)
-            raise StoreUnavailable(f"Redis is away: {type(failure).__name__}: {failure}") from failure
+            is_new = self._failed_operation is None
+            self._failed_operation = operation if isinstance(failure, ResponseError) else ""
+            if is_new:
+                log.error("Redis is unreachable, every session is refused: %s: %s", type(failure).__name__, failure)
+            raise StoreUnavailable(f"Redis is unreachable: {type(failure).__name__}: {failure}") from failure
         # With a full memory Redis refuses some operations and not others: that is one line in the log, not many.
-        if self._trouble in ("", operation):
-            self._trouble = None
-            log.warning("Redis is back")
+        if self._failed_operation in ("", operation):
+            self._failed_operation = None
+            log.warning("Redis is reachable again")
         return answer
 
     def pages(self, operation: str, groups: Sequence[int], *args: Any) -> Iterator[list[Any]]:
-        """Call an operation that scans groups until it has seen all; yield what it says beside the cursors."""
+        """Call an operation that scans groups until it has seen all; yield what it answers beside the cursors."""
         cursors: Sequence[bytes] = [b"0"] * len(groups)
         while groups:
             cursors, *answer = self.call(operation, groups, *args, *cursors)
@@ -78,22 +83,17 @@ class Script:
             groups, cursors = [group for group, _ in left], [cursor for _, cursor in left]
 
     def warn_of_eviction(self) -> None:
-        """Log a warning if Redis is set to drop sessions when its memory is full; where it does not tell, nothing."""
+        """Log a warning if Redis is set to drop sessions when its memory is full; nothing where it does not say."""
         nodes = {"target_nodes": RedisCluster.PRIMARIES} if self._is_cluster else {}
         try:
             answer = self.client.info("memory", **nodes)
         except (RedisError, OSError, ValueError) as failure:  # ValueError: the client has been closed
-            log.debug("Redis does not tell its maxmemory-policy: %s", type(failure).__name__)
+            log.debug("Redis does not say its maxmemory-policy: %s", type(failure).__name__)
             return
         several = [node for node in answer.values() if isinstance(node, dict)]
         policies = {node.get("maxmemory_policy", "noeviction") for node in several or [answer]}
         for policy in policies - {"noeviction"}:
             log.warning(
-                "maxmemory-policy of Redis is %s: it logs people out when its memory is full; set it to noeviction",
+                "maxmemory-policy of Redis is %s: it logs users out when its memory is full; set it to noeviction",
                 policy,
             )
-
-
-def number(value: float | None) -> bytes:
-    """Return a number as the script reads it, to the last bit; empty for `None`."""
-    return b"" if value is None else b"%.17g" % value

@@ -1,0 +1,321 @@
+"""ExpiryWorker: in stores shared by processes, ends are claimed under a lease, announced, and acknowledged."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
+from typing import Any, Final, NamedTuple
+
+from ..clock import LOCK, Worker, call_after_fork_in_child, report
+from ..errors import StoreUnavailable
+from ..session import Reason, Session
+from ..timers import SessionTimer
+
+# How often a process polls for expired sessions, in seconds. MIN_SESSION_TIMEOUT is twice that: so no session expires
+# before the poll that follows its start, and what that poll finds it waits for to the instant.
+POLL_INTERVAL: Final = 1.0
+# But no more often than this, so that many processes do not poll each time a session expires.
+MIN_PAUSE: Final = 0.1
+# How soon it polls again when the store is unreachable.
+RETRY_INTERVAL: Final = 0.5
+
+
+class SharedSession(Session):
+    """A `Session` as it was when the store was asked; what is set here is not stored.
+
+    Its `timer` is made when it is asked for. It expires when the session does, which the store decides: to cancel it
+    keeps nobody logged in.
+    """
+
+    __slots__ = ("_age", "_id", "_left", "_reason", "_start_timer", "_started_at", "_timer")
+
+    def __init__(
+        self,
+        start_timer: Callable[[float], SessionTimer],
+        values: Sequence[Any],
+        *,
+        id: Any,  # noqa: A002  # its word in the contract
+        age: float,
+        left: float,
+        reason: Reason,
+        started_at: int,
+    ) -> None:
+        super().__init__(*values)
+        self._id = id
+        self._age = age
+        self._left = left
+        self._reason: Reason = reason
+        self._started_at = started_at
+        self._start_timer = start_timer
+        self._timer: SessionTimer | None = None
+
+    @property
+    def authenticationAge(self) -> float:
+        return self._age
+
+    @property
+    def timer(self) -> threading.Timer:
+        if self._timer is None:
+            self._timer = self._start_timer(self._left)
+        return self._timer
+
+
+class Claim(NamedTuple):
+    """What a poll found."""
+
+    ended: Sequence[SharedSession]
+    """The sessions that this process has to announce, since they have expired or another process did not announce."""
+    expiring: Sequence[SharedSession]
+    """The sessions whose warning is due."""
+    next_in: float
+    """The seconds until there is something again."""
+
+
+class ExpiryQueue(ABC):
+    """What a shared store answers to an `ExpiryWorker`. Each method may raise `StoreUnavailable`, and be repeated."""
+
+    @property
+    @abstractmethod
+    def is_unreachable(self) -> bool:
+        """Whether the store did not answer when it was asked last."""
+
+    @abstractmethod
+    def claim(self, lease: float) -> Iterator[Claim]:
+        """Claim ends for `lease` seconds, batch by batch; each batch is claimed when it is asked for."""
+
+    @abstractmethod
+    def acknowledge(self, ids: Sequence[Any]) -> None:
+        """Forget sessions whose ends have been announced; one that is not known is ignored."""
+
+    @abstractmethod
+    def extend(self, ids: Sequence[Any], lease: float) -> None:
+        """Prolong the lease of claimed ends; with 0 seconds, give them to another process."""
+
+    @abstractmethod
+    def check_setup(self) -> None:
+        """Log a warning about a server that is set up to lose sessions. Called once, by the first poll."""
+
+
+class _Poller(Worker):
+    def __init__(self, expiry: ExpiryWorker, *, thread: bool) -> None:
+        super().__init__("users-session-manager poller", thread=thread)
+        self._expiry = expiry
+
+    def run_due(self) -> None:
+        self._expiry.poll()
+
+    def pause(self) -> float:
+        return self._expiry.poll_at - self._expiry.now()
+
+
+class _Announcer(Worker):
+    def __init__(self, expiry: ExpiryWorker, *, thread: bool) -> None:
+        super().__init__("users-session-manager announcer", thread=thread)
+        self._expiry = expiry
+
+    def run_due(self) -> None:
+        self._expiry.announce()
+
+    def pause(self) -> float:
+        return 0 if self._expiry.is_announcing else inf
+
+
+class ExpiryWorker:
+    """Claims the sessions that have expired, announces their ends, and acknowledges them.
+
+    Two threads: the poller asks the store and never waits for a listener; the announcer runs the listeners. So leases
+    are kept while a listener takes its time. A forked child has its own threads, and none of what its parent has
+    claimed.
+
+    Threads: `LOCK` guards what is claimed, announced and to be acknowledged; it is not held while the store is asked or
+    while a listener runs.
+    """
+
+    def __init__(
+        self, queue: ExpiryQueue, lease: float, now: Callable[[], float] | None = None, *, thread: bool = True
+    ) -> None:
+        self.now = time.monotonic if now is None else now
+        self._queue = queue
+        self._lease = lease
+        self._poller = _Poller(self, thread=thread)
+        self._announcer = _Announcer(self, thread=thread)
+        self._on_ended: Callable[[Session, Reason], object] | None = None
+        self._on_expiring: Callable[[Session, float], object] = _ignore
+        self._closed = False
+        self._is_checked = False
+        self._reset()
+        call_after_fork_in_child(self)
+
+    def _reset(self) -> None:
+        """Have nothing claimed: at the beginning, and in a forked child, whose parent announces what it has claimed."""
+        self.poll_at = inf
+        self.is_announcing = False
+        self._claimed: set[Any] = set()  # taken out by this process, and not acknowledged
+        self._to_acknowledge: list[Any] = []
+        self._ended: deque[SharedSession] = deque()  # to announce
+        self._expiring: deque[SharedSession] = deque()
+        self._extend_at = self.now() + self._lease / 3
+
+    def _after_fork_in_child(self) -> None:
+        self._reset()
+        self.poll_within(0)
+
+    def open(
+        self, on_ended: Callable[[Session, Reason], object], on_expiring: Callable[[Session, float], object]
+    ) -> bool:
+        """Begin to poll; return `False` if it has begun before."""
+        if self._on_ended is not None:
+            return False
+        self._on_ended, self._on_expiring = on_ended, on_expiring
+        self.poll_within(0)
+        return True
+
+    def start(self) -> None:
+        """Start the poller's thread."""
+        self._poller.start()
+
+    def poll_within(self, seconds: float) -> None:
+        """Poll in that many seconds, or earlier."""
+        with LOCK:
+            at = self.now() + seconds
+            if at < self.poll_at and self._on_ended is not None and not self._closed:
+                self.poll_at = at
+                self._poller.wake()
+
+    def claimed(self, sessions: Iterable[SharedSession]) -> list[SharedSession]:
+        """Note and return the sessions that a call of this process has taken out: it has to announce their ends."""
+        found = list(sessions)
+        with LOCK:
+            self._claimed.update(session._id for session in found)
+        return found
+
+    def acknowledge(self, sessions: Iterable[Session]) -> None:
+        """Note that these have been announced; the store learns it at once, or when it is reachable again."""
+        with LOCK:
+            ids = [session._id for session in sessions if isinstance(session, SharedSession)]
+            ids = [each for each in ids if each in self._claimed]
+            self._claimed.difference_update(ids)
+            self._to_acknowledge += ids
+        if ids and self._closed:
+            self._release_leases([])  # there is no further poll
+        elif ids:
+            self.poll_within(0)
+
+    def run_due(self) -> None:
+        """Announce all that has expired, on the calling thread: for a store without threads."""
+        self.poll_at = self.now()
+        while self.poll_at <= self.now():
+            self.poll()
+            self.announce()
+
+    def close(self) -> None:
+        """Stop both threads, acknowledge what has been announced, and release the leases of all other claims."""
+        with LOCK:
+            if self._closed:
+                return
+            self._closed = True
+        self._poller.stop()
+        with LOCK:
+            ids = [session._id for session in self._ended]
+            self._ended.clear()
+            self._expiring.clear()
+        self._announcer.stop()
+        self._release_leases(ids)
+
+    def _release_leases(self, ids: Sequence[Any]) -> None:
+        if not self._queue.is_unreachable:
+            try:
+                self._acknowledge_announced()
+                self._queue.extend(ids, 0)
+            except StoreUnavailable:
+                pass  # then another process has to wait for the end of the lease
+
+    # On the poller's thread
+
+    def poll(self) -> None:
+        """Do all that is to be done in the store, and note when there is something again."""
+        with LOCK:
+            self.poll_at = inf
+        pause = RETRY_INTERVAL
+        try:
+            pause = self._poll_once()
+        except StoreUnavailable:
+            pass  # it is in the log, once
+        finally:
+            self.poll_within(pause)
+
+    def _poll_once(self) -> float:
+        self._acknowledge_announced()
+        if self._extend_at <= self.now():
+            with LOCK:
+                claimed = list(self._claimed)
+            self._queue.extend(claimed, self._lease)
+            self._extend_at = self.now() + self._lease / 3
+        if not self._is_checked:
+            self._queue.check_setup()
+            self._is_checked = True
+        pause = POLL_INTERVAL
+        if not self.is_announcing:
+            for claim in self._queue.claim(self._lease):
+                pause = min(pause, claim.next_in)
+                if claim.ended or claim.expiring:
+                    self._announce_soon(claim)
+                if self.is_announcing:
+                    break  # the rest is claimed once these have been announced
+        return max(MIN_PAUSE, pause)
+
+    def _announce_soon(self, claim: Claim) -> None:
+        sessions = sorted(self.claimed(claim.ended), key=lambda session: session._left)
+        with LOCK:
+            self._ended += sessions
+            self._expiring += claim.expiring
+            self.is_announcing = True
+            self._announcer.wake()
+        self._announcer.start()
+
+    def _acknowledge_announced(self) -> None:
+        with LOCK:
+            ids, self._to_acknowledge = self._to_acknowledge, []
+        try:
+            self._queue.acknowledge(ids)
+        except StoreUnavailable:
+            with LOCK:
+                self._to_acknowledge += ids  # twice does no harm
+            raise
+
+    # On the announcer's thread
+
+    def announce(self) -> None:
+        """Run the listeners for all that waits to be announced."""
+        while (call := self._next_call()) is not None:
+            try:
+                call()
+            except BaseException:  # noqa: BLE001, PERF203  # the others are to be announced, whatever a listener raises
+                report(threading.current_thread())
+        self.poll_within(0)
+
+    def _next_call(self) -> Callable[[], object] | None:
+        with LOCK:
+            if self._expiring:
+                session = self._expiring.popleft()
+                return lambda: self._on_expiring(session, session._left)
+            if self._ended:
+                session = self._ended.popleft()
+                return lambda: self._announce_end(session)
+            self.is_announcing = False
+            return None
+
+    def _announce_end(self, session: SharedSession) -> None:
+        try:
+            if self._on_ended is not None:
+                self._on_ended(session, session._reason)
+        finally:
+            self.acknowledge((session,))
+
+
+def _ignore(session: Session, left: float) -> None:
+    """What is called until the store is opened; before that nothing is claimed."""

@@ -1,0 +1,354 @@
+"""RedisStore: sessions in Redis or Valkey, shared by any number of processes and machines."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from ...clock import Clock
+from ...errors import MissingDependency, SessionError, TooManySessions
+from ...keys import GROUPS, group_of, new_key
+from ...policy import Policy, require_seconds
+from ...session import Reason, Session
+from ...timers import SessionTimer
+from ..base import NO_LIMITS, Store
+from ..expiry import POLL_INTERVAL, Claim, ExpiryQueue, ExpiryWorker, SharedSession
+from .records import as_any_text, as_bytes, encode, encode_number, ended_session, live_session
+from .script import ALL_GROUPS, Script
+
+try:
+    from redis import Redis, RedisCluster
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as RedisConnectionError
+    from redis.retry import Retry
+except ImportError as missing:
+    raise MissingDependency("redis", "redis") from missing
+
+# How many sessions one call lists.
+LIST_PAGE_SIZE: Final = 250
+# How many sessions one call takes out: it keeps Redis from other clients for no more than a few milliseconds.
+BATCH_SIZE: Final = 100
+
+_stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()
+
+
+class _Entry(NamedTuple):
+    """What a list of all sessions contains of one."""
+
+    started_at: int
+    username: str
+    key: str
+
+
+class RedisSessions(Mapping[str, Session]):
+    """The live sessions by key; each look at it asks Redis."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+
+    def __getitem__(self, key: str) -> Session:
+        session = self._store.get(key)
+        if session is None or session.key != key:
+            raise KeyError(f"<no live session of {type(key).__name__}>")
+        return session
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([entry.key for entry in self._store._list()])
+
+    def __len__(self) -> int:
+        return self._store._count()
+
+    def __repr__(self) -> str:
+        return f"<sessions of {self._store!r}>"
+
+
+class _Queue(ExpiryQueue):
+    """What an `ExpiryWorker` asks of Redis."""
+
+    def __init__(self, script: Script, start_timer: Callable[[float], SessionTimer]) -> None:
+        self._script = script
+        self._start_timer = start_timer
+
+    @property
+    def is_unreachable(self) -> bool:
+        return self._script.is_unreachable
+
+    def claim(self, lease: float) -> Iterator[Claim]:
+        for groups in self._script.batches:
+            ended, warned, next_in = self._script.call("claim", groups, BATCH_SIZE, lease)
+            expiring = [live_session(self._start_timer, record) for record in warned]
+            yield Claim(
+                [ended_session(self._start_timer, record) for record in ended],
+                [session for session in expiring if session is not None],
+                float(next_in),
+            )
+
+    def acknowledge(self, ids: Sequence[bytes]) -> None:
+        self._call_by_group("acknowledge", ids)
+
+    def extend(self, ids: Sequence[bytes], lease: float) -> None:
+        self._call_by_group("extend", ids, lease)
+
+    def check_setup(self) -> None:
+        self._script.warn_of_eviction()
+
+    def _call_by_group(self, operation: str, ids: Sequence[bytes], *args: Any) -> None:
+        by_group: dict[int, list[bytes]] = {}
+        for each in ids:
+            group = group_of(each.decode("ascii", "replace"))
+            by_group.setdefault(ALL_GROUPS[0] if group is None else group, []).append(each)
+        for group, members in by_group.items():
+            for first in range(0, len(members), BATCH_SIZE):
+                self._script.call(operation, [group], *args, *members[first : first + BATCH_SIZE])
+
+
+class RedisStore(Store):
+    """Keeps sessions in Redis or Valkey, for any number of processes and machines.
+
+    Args:
+        client: A `redis.Redis`, one of Sentinel's included, or a `redis.RedisCluster`; it is never closed here.
+        prefix: What all keys in Redis begin with, a `str` without braces; `"users-session-manager:"` by default.
+        lease: Seconds that a process has to announce the end of a session before another does; 30.0 by default.
+        now: The time that deadlines are measured in, in seconds; the clock of Redis by default. Tests pass one that
+            they turn, with `thread=False`, and call `run_due()` to let sessions expire.
+        thread: Whether threads let them expire.
+
+    Every operation is one round trip and atomic, under the clock of Redis; listing more than a few hundred sessions and
+    ending more than a hundred of all users takes several, and in a cluster one for each of 16 groups; a login during
+    that time may be included or not. `data` is stored as JSON: tuples come back as lists, and keys as `str`; what JSON
+    cannot hold is a `TypeError`. Whatever goes wrong on the way to Redis is `StoreUnavailable`, after as long as the
+    timeouts of the client say.
+
+    Ends: one of all processes claims what has expired, announces it, and acknowledges that; if it dies, another does so
+    once its lease has expired. So no end is lost, and one is announced twice only if a process dies after its listeners
+    ran and before Redis has received the acknowledgement, or if Redis is unreachable for longer than the lease just
+    then. A warning is announced at most once.
+
+    Threads: any thread may call any method. A manager starts the poller's thread; the announcer's starts with the first
+    end, and one for timers with the first timer that is asked for. A forked child has its own.
+    """
+
+    def __init__(
+        self,
+        client: Redis | RedisCluster,
+        *,
+        prefix: str = "users-session-manager:",
+        lease: float = 30.0,
+        now: Callable[[], float] | None = None,
+        thread: bool = True,
+    ) -> None:
+        if not isinstance(client, (Redis, RedisCluster)):
+            kind = f"{type(client).__module__}.{type(client).__name__}"
+            raise TypeError(f"client must be a redis.Redis or a redis.RedisCluster, got a {kind}")
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, got {type(prefix).__name__}")
+        if "{" in prefix or "}" in prefix:
+            raise ValueError(f"prefix must be without braces, got {prefix!r}")
+        require_seconds("the lease", lease)
+        if lease < 1:
+            raise ValueError(f"the lease must be at least 1 second, got {lease!r}")
+        self._prefix = prefix
+        self._clock = Clock(time.monotonic if now is None else now, thread=thread)
+        self._script = Script(client, prefix, now)
+        self._expiry = ExpiryWorker(_Queue(self._script, self._start_timer), lease, now, thread=thread)
+        self._lease = encode_number(lease)
+        self._own_client: Redis | None = None
+        self._closed = False
+        self._sessions = RedisSessions(self)
+        _stores.add(self)
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout: float = 2.0, **options: Any) -> RedisStore:
+        """Return a store on the Redis at an address. Its connections are closed with the store.
+
+        Args:
+            url: `redis://`, `rediss://` for TLS, or `unix://`; it may contain a user, a password, and what redis-py
+                accepts there, such as `?socket_timeout=1`.
+            timeout: How many seconds connecting and each answer may take, 2.0 by default; after that it is
+                `StoreUnavailable`.
+            options: Those of the class.
+
+        Raises:
+            ValueError: `url` is no such address.
+        """
+        require_seconds("timeout", timeout)
+        # Redis may have closed an idle connection: then it is asked again, once and at once. A timeout is not repeated.
+        retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+        limits: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry}
+        # As many connections as there are threads: one too few is no reason to refuse a session.
+        client = Redis.from_url(url, max_connections=2**31, **limits)
+        store = cls(client, **options)
+        store._own_client = client
+        return store
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {self._prefix!r}>"
+
+    @property
+    def sessions(self) -> RedisSessions:
+        return self._sessions
+
+    @property
+    def blocking(self) -> bool:
+        return True
+
+    def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
+        if not self._expiry.open(on_ended, on_expiring):
+            raise SessionError("this RedisStore has been opened by a SessionManager before; make a new one")
+
+    def start(self) -> None:
+        self._expiry.start()
+
+    def run_due(self) -> None:
+        """Let all that has expired end and be announced, on the calling thread: for a store without threads."""
+        self._clock.run_due()
+        self._expiry.run_due()
+
+    # One session
+
+    def add(
+        self,
+        username: str,
+        timeout: float,
+        policy: Policy = NO_LIMITS,
+        data: Any = None,
+        *,
+        own_timeout: bool = False,
+        own_lifetime: bool = False,
+    ) -> tuple[str, Sequence[Session]]:
+        encoded = encode(data)
+        if self._closed:
+            raise SessionError("this SessionManager is closed")
+        user, group = _user(username)
+        key = new_key(group)
+        outcome, answer = self._script.call(
+            "add",
+            [group],
+            *(key, user, *map(encode_number, (timeout, timeout if own_timeout else None, policy.lifetime))),
+            *("own" if own_lifetime else "", encode_number(policy.max_sessions), policy.overflow),
+            *(encode_number(policy.warning), encoded, self._lease),
+        )
+        if outcome == b"full":
+            raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
+        self._poll_in_time(timeout, policy)
+        return key, self._claimed(answer)
+
+    def get(self, key: object) -> SharedSession | None:
+        return self._live(self._ask("get", key))
+
+    def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> SharedSession | None:
+        settings = map(encode_number, (timeout, policy.lifetime, policy.warning))
+        session = self._live(self._ask("restart", key, *settings))
+        if session is not None:
+            self._poll_in_time(session._left, policy)
+        elif policy.lifetime is not None:
+            self._expiry.poll_within(0)  # it may have outlived that
+        return session
+
+    def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> threading.Timer:
+        session = self.restart(key, timeout, policy)
+        return self._start_timer(timeout) if session is None else session.timer
+
+    def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
+        new = new_key(group_of(key))
+        old = self._ask("renew_key", key, new, encode_number(overlap))
+        return None if old is None else (old.decode(), new)
+
+    def time_left(self, key: object) -> float | None:
+        session = self.get(key)
+        return None if session is None else session._left
+
+    def set_data(self, key: object, data: Any) -> bool:
+        return bool(self._ask("set_data", key, encode(data)))
+
+    def remove(self, key: object) -> Session | None:
+        record = self._ask("remove", key, self._lease)
+        return None if record is None else self._claimed([record])[0]
+
+    # Several
+
+    def of_user(self, username: str) -> list[tuple[Session, float]]:
+        user, group = _user(username)
+        records = [] if self._closed else self._script.call("of_user", [group], user)
+        return [(session, session._left) for session in map(self._live, records) if session is not None]
+
+    def remove_user(self, username: str, except_key: object = None) -> list[Session]:
+        user, group = _user(username)
+        kept = except_key if group_of(except_key) == group else b""
+        records = [] if self._closed else self._script.call("remove_user", [group], user, kept, self._lease)
+        return [*self._claimed(records)]
+
+    def clear(self) -> list[Session]:
+        ended: list[SharedSession] = []
+        for groups in [] if self._closed else self._script.batches:
+            for (records,) in self._script.pages("clear", groups, self._lease, BATCH_SIZE):
+                ended += self._claimed(records)
+        return [*sorted(ended, key=lambda session: session._started_at)]
+
+    def usernames(self) -> list[str]:
+        return [entry.username for entry in self._list()]
+
+    def acknowledge(self, ended: Iterable[Session]) -> None:
+        self._expiry.acknowledge(ended)
+
+    def close(self) -> None:
+        self._closed = True
+        self._clock.stop()
+        self._expiry.close()
+        if self._own_client is not None:
+            self._own_client.close()
+
+    def _live(self, record: bytes | None) -> SharedSession | None:
+        return live_session(self._start_timer, record)
+
+    def _claimed(self, records: Iterable[bytes]) -> list[SharedSession]:
+        return self._expiry.claimed(ended_session(self._start_timer, record) for record in records)
+
+    def _start_timer(self, seconds: float) -> SessionTimer:
+        """Return a timer, started, that polls when it expires."""
+        timer = SessionTimer(max(0.0, seconds), self._expiry.poll_within, (0,), clock=self._clock)
+        timer.start()
+        return timer
+
+    def _ask(self, operation: str, key: object, *args: Any) -> Any:
+        """Return the answer for a key, `None` for what is no key: Redis is not asked about that."""
+        group = group_of(key)
+        if group is None or self._closed:
+            return None
+        return self._script.call(operation, [group], key, *args)
+
+    def _list(self) -> list[_Entry]:
+        found: dict[bytes, _Entry] = {}
+        for groups in [] if self._closed else self._script.batches:
+            for (entries,) in self._script.pages("list", groups, LIST_PAGE_SIZE):
+                for name, started_at, user, key in entries:
+                    found[name] = _Entry(int(started_at), as_any_text(user), key.decode("ascii", "replace"))
+        return sorted(found.values())
+
+    def _count(self) -> int:
+        return sum(self._script.call("count", groups) for groups in ([] if self._closed else self._script.batches))
+
+    def _poll_in_time(self, left: float, policy: Policy) -> None:
+        """Poll in time for what is due before the next regular poll."""
+        seconds = left - (policy.warning or 0)
+        if seconds < POLL_INTERVAL:
+            self._expiry.poll_within(max(0.0, seconds))
+
+
+def _user(username: str) -> tuple[bytes, int]:
+    """Return a username as Redis has it, and the group of all its sessions."""
+    user = as_bytes(username)
+    return user, crc32(user) % GROUPS
+
+
+def _at_exit() -> None:
+    for store in list(_stores):
+        store.close()
+
+
+atexit.register(_at_exit)

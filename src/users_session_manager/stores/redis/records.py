@@ -1,0 +1,105 @@
+"""How a session is written in Redis, and read from the records that the script returns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, get_args
+
+from ...keys import label
+from ...log import log
+from ...session import Reason
+from ...timers import SessionTimer
+from ..expiry import SharedSession
+
+_REASONS: Final[dict[bytes, Reason]] = {reason.encode(): reason for reason in get_args(Reason)}
+
+
+class _Record(NamedTuple):
+    """What the script returns of a session, in its words; see `record` there."""
+
+    id: bytes
+    key: bytes
+    former: bytes
+    created: bytes
+    authenticated: bytes
+    now: bytes
+    own: bytes
+    left: bytes
+    reason: bytes
+    started_at: bytes
+
+    def session(self, start_timer: Callable[[float], SessionTimer], user: str, data: Any) -> SharedSession:
+        created, authenticated = float(self.created), float(self.authenticated)
+        timeout = float(self.own) if self.own else None
+        former = tuple(self.former.decode("ascii").split(",")) if self.former else ()
+        return SharedSession(
+            start_timer,
+            (user, self.key.decode("ascii"), created, authenticated, data, timeout, former),
+            id=self.id,
+            age=float(self.now) - authenticated,
+            left=float(self.left),
+            reason=_REASONS.get(self.reason, "expired"),
+            started_at=int(self.started_at),
+        )
+
+
+def live_session(start_timer: Callable[[float], SessionTimer], text: bytes | None) -> SharedSession | None:
+    """Return the session of a record; `None` without one, and for one with data that no RedisStore has written."""
+    if text is None:
+        return None
+    record, user, data = _parts(text)
+    try:
+        return record.session(start_timer, as_text(user), json.loads(data) if data else None)
+    except (ValueError, RecursionError):
+        log.warning("Rejected a session that another program has changed in Redis: %s", label(record.key.decode()))
+        return None
+
+
+def ended_session(start_timer: Callable[[float], SessionTimer], text: bytes) -> SharedSession:
+    """Return the session of a record whose end is to be announced, whatever its data is."""
+    session = live_session(start_timer, text)
+    if session is None:
+        record, user, _ = _parts(text)
+        session = record.session(start_timer, as_any_text(user), None)
+    return session
+
+
+def _parts(text: bytes) -> tuple[_Record, bytes, bytes]:
+    """Return the fields of a record, its username and its data."""
+    head, _, rest = text.partition(b"\n")
+    *fields, length = head.split(b" ")
+    return _Record(*fields), rest[: int(length)], rest[int(length) :]
+
+
+def encode(data: Any) -> bytes:
+    """Return `data` as JSON, empty for `None`; `TypeError` for what JSON cannot hold."""
+    if data is None:
+        return b""
+    try:
+        return json.dumps(data, allow_nan=False, separators=(",", ":")).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as reason:
+        raise TypeError(f"data kept in Redis must be what JSON can hold: {reason}") from None
+
+
+def encode_number(value: float | None) -> bytes:
+    """Return a number as the script reads it, to the last bit; empty for `None`."""
+    return b"" if value is None else b"%.17g" % value
+
+
+def as_bytes(username: str) -> bytes:
+    """Return a username as it is written; any `str` can be, halves of surrogate pairs included."""
+    return username.encode("utf-8", "surrogatepass")
+
+
+def as_text(username: bytes) -> str:
+    """Return a username from what `as_bytes` has written."""
+    return username.decode("utf-8", "surrogatepass")
+
+
+def as_any_text(username: bytes) -> str:
+    """Return a username, readable even where another program has written it."""
+    try:
+        return as_text(username)
+    except UnicodeDecodeError:
+        return username.decode("utf-8", "replace")
