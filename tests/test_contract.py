@@ -53,18 +53,21 @@ BAD_KEYS = [
     }.items()
 ]
 
-TAKES_A_KEY = {
+NPM_METHODS = {
     "checkSessionStatus": lambda manager, key: manager.checkSessionStatus(key),
     "restartSessionTimer": lambda manager, key: manager.restartSessionTimer(key),
     "getSessionDetails": lambda manager, key: manager.getSessionDetails(key),
     "setSessionData": lambda manager, key: manager.setSessionData(key, {"a": 1}),
     "getSessionData": lambda manager, key: manager.getSessionData(key),
+    "deleteSession": lambda manager, key: manager.deleteSession(key),
+}
+NEWER_METHODS = {
     "getSessionTimeLeft": lambda manager, key: manager.getSessionTimeLeft(key),
     "getSession": lambda manager, key: manager.getSession(key),
     "resumeSession": lambda manager, key: manager.resumeSession(key),
     "renewSessionKey": lambda manager, key: manager.renewSessionKey(key),
-    "deleteSession": lambda manager, key: manager.deleteSession(key),
 }
+TAKES_A_KEY = NPM_METHODS | NEWER_METHODS
 
 
 class TestSingleton:
@@ -172,7 +175,7 @@ class TestLogin:
 
 class TestRejection:
     @pytest.mark.parametrize("key", BAD_KEYS)
-    @pytest.mark.parametrize("method", TAKES_A_KEY)
+    @pytest.mark.parametrize("method", NPM_METHODS)
     def test_with_a_listener_it_is_false(self, manager, heard, method, key):
         kept = manager.loadNewSession("Luca")
         heard.events.clear()
@@ -185,6 +188,19 @@ class TestRejection:
         assert list(details) == ["key"]
         assert details["key"] is key
         assert manager.checkSessionStatus(kept) is True
+
+    @pytest.mark.parametrize("key", BAD_KEYS)
+    @pytest.mark.parametrize("method", NEWER_METHODS)
+    def test_a_method_beyond_npm_raises_whoever_listens(self, manager, heard, method, key):
+        """A listener that only logs cannot open a guard."""
+        rejected = []
+        manager.on("sessionRejected", rejected.append)
+        heard.events.clear()
+        with pytest.raises(SessionRejected):
+            NEWER_METHODS[method](manager, key)
+        assert heard.names() == ["error"]
+        assert len(rejected) == 1
+        assert rejected[0] is key
 
     @pytest.mark.parametrize("key", BAD_KEYS)
     @pytest.mark.parametrize("method", TAKES_A_KEY)
@@ -216,7 +232,11 @@ class TestRejection:
         key = manager.loadNewSession("Luca")
         clock.seconds += 3000  # and the clock thread has not noticed
         heard.events.clear()
-        assert TAKES_A_KEY[method](manager, key) is False
+        if method in NPM_METHODS:
+            assert TAKES_A_KEY[method](manager, key) is False
+        else:
+            with pytest.raises(SessionRejected):
+                TAKES_A_KEY[method](manager, key)
         assert heard.names() == ["error"]
 
 
@@ -472,7 +492,6 @@ class TestErrors:
 
         with monkeypatch.context() as patch:
             patch.setattr(manager, "_store", Away())
-            patch.setattr(manager, "_at_hand", None)
             for call in (*TAKES_A_KEY.values(), lambda manager, _: manager.loadNewSession("Fabio")):
                 with pytest.raises(users_session_manager.StoreUnavailable):
                     call(manager, key)

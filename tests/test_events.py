@@ -7,9 +7,11 @@ import functools
 import logging
 import threading
 
+import pyee
 import pytest
 
 from users_session_manager import MemoryStore, Session, SessionError, SessionManager, SessionRejected
+from users_session_manager.clock import LOCK
 
 EVENTS = ["sessionCreated", "sessionDeleted", "activeUserDeleted", "sessionEnded", "notifyClientToLogout"]
 
@@ -82,19 +84,23 @@ class TestIsolation:
     def test_a_listener_that_raises_stops_nobody_else(self, manager, clock, event):
         before: list[object] = []
         after: list[object] = []
-        errors: list[tuple[Exception, dict[str, object]]] = []
+        failed: list[tuple[Exception, str, object]] = []
         manager.on(event, lambda *args: before.append(args))
         manager.on(event, fails)
         manager.on(event, lambda *args: after.append(args))
-        manager.on("error", lambda error, details: errors.append((error, details)))
+        manager.on("listenerFailed", lambda *args: failed.append(args))
+        manager.on("error", pytest.fail)
         everything(manager, clock)
         assert before == after
         assert len(before) >= 2
-        assert len(errors) == len(before)
-        assert all(isinstance(error, ZeroDivisionError) and details == {"listener": fails} for error, details in errors)
+        assert len(failed) == len(before)
+        assert all(isinstance(failure, ZeroDivisionError) and rest == [event, fails] for failure, *rest in failed)
         assert manager.getLoggedUsers() == []
 
-    def test_without_an_error_listener_the_log_has_the_traceback(self, manager, caplog):
+    @pytest.mark.parametrize("listens_to_rejections", [False, True])
+    def test_without_a_listener_for_it_the_log_has_the_traceback(self, manager, caplog, listens_to_rejections):
+        if listens_to_rejections:
+            manager.on("error", pytest.fail)
         manager.on("sessionCreated", fails)
         key = manager.loadNewSession("Luca")
         assert manager.checkSessionStatus(key)
@@ -116,6 +122,14 @@ class TestIsolation:
         assert len(calls) == 1
         assert isinstance(heard[0], SessionRejected)
         assert "a listener's own fault" in caplog.text
+
+    def test_a_listener_of_failures_that_fails_goes_to_the_log(self, manager, caplog):
+        manager.on("listenerFailed", fails)
+        manager.on("sessionCreated", fails)
+        manager.loadNewSession("Luca")
+        errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert len(errors) == 1
+        assert "listenerFailed" in errors[0]
 
     def test_what_is_no_exception_passes_and_the_session_has_ended(self, manager):
         def interrupted(key):
@@ -252,21 +266,6 @@ class TestIsolation:
         manager.remove_all_listeners()
         assert said() == []
 
-    @pytest.mark.in_memory
-    def test_a_listener_that_comes_while_they_are_looked_for_is_not_missed(self, manager, monkeypatch):
-        heard, listeners = [], manager.listeners
-
-        def looked_then_added(event):
-            found = listeners(event)
-            monkeypatch.undo()
-            manager.on("lunch", heard.append)
-            return found
-
-        monkeypatch.setattr(manager, "listeners", looked_then_added)
-        manager.emit("lunch", 1)
-        manager.emit("lunch", 2)
-        assert heard[-1] == 2
-
     def test_the_application_may_emit_its_own_events(self, manager):
         heard = []
         assert manager.emit("lunch", 1) is False
@@ -285,7 +284,7 @@ class TestABlockingListener:
 
         def blocks(key):
             if not begun.is_set():
-                assert store.clock.is_this_thread()
+                assert threading.current_thread().name == "users-session-manager clock"
                 begun.set()
                 go_on.wait(30)
             ended.append(key)
@@ -335,7 +334,8 @@ class TestAsyncListeners:
 
     @pytest.mark.parametrize("kind", ["function", "partial", "object"])
     def test_awaited_on_the_applications_loop_from_the_clock_thread(self, kind):
-        manager = SessionManager()
+        store = MemoryStore()
+        manager = SessionManager(store=store)
         heard: list[object] = []
 
         async def application():
@@ -356,8 +356,7 @@ class TestAsyncListeners:
             )
             key = await asyncio.to_thread(manager.loadNewSession, "Luca")
             # On the real clock's thread, without waiting for a real timeout.
-            with manager._store.clock.lock:
-                manager._store.clock.schedule(manager.sessions[key], 0.01)
+            store.restart(key, 0.01)
             await asyncio.wait_for(told.wait(), 30)
             return key
 
@@ -392,11 +391,12 @@ class TestAsyncListeners:
                 manager.loadNewSession("Luca")
             await asyncio.sleep(0.01)
 
-        errors = []
-        manager.once("error", lambda error, details: errors.append((error, details)))
+        failed = []
+        manager.once("listenerFailed", lambda *args: failed.append(args))
         asyncio.run(application("sessionCreated"))
-        assert [type(error) for error, _ in errors] == [ZeroDivisionError]
-        assert errors[0][1] == {"listener": broken}
+        ((failure, *rest),) = failed
+        assert isinstance(failure, ZeroDivisionError)
+        assert rest == ["sessionCreated", broken]
         assert "later" not in caplog.text
         asyncio.run(application("error"))
         assert caplog.text.count("ZeroDivisionError: later") == 1
@@ -423,18 +423,18 @@ class TestAsyncListeners:
         assert heard == [True, True]
 
     def test_without_a_loop_it_is_a_clear_error(self, manager, clock):
-        errors = []
-        manager.on("error", lambda error, details: errors.append((error, details)))
+        failed = []
+        manager.on("listenerFailed", lambda *args: failed.append(args))
 
         @manager.on("sessionCreated")
         async def listener(key):
             raise AssertionError("there is no loop to run on")
 
         manager.loadNewSession("Luca")
-        ((error, details),) = errors
-        assert isinstance(error, SessionError)
-        assert "no event loop" in str(error)
-        assert details == {"listener": listener}
+        ((failure, *rest),) = failed
+        assert isinstance(failure, SessionError)
+        assert "no event loop" in str(failure)
+        assert rest == ["sessionCreated", listener]
 
     def test_a_loop_that_has_closed_is_a_clear_error(self, manager, caplog):
         async def application():
@@ -448,3 +448,83 @@ class TestAsyncListeners:
         assert manager.deleteAllSessions() is True
         assert "closed" in caplog.text
         assert "event loop" in caplog.text
+
+    def test_bound_by_hand(self, manager):
+        """From a thread, before the loop has emitted anything; a later loop takes its place once it has closed."""
+        heard: list[object] = []
+
+        @manager.on("sessionCreated")
+        async def listener(key):
+            heard.append(asyncio.get_running_loop())
+
+        async def application(loop_is_given):
+            loop = asyncio.get_running_loop()
+            assert manager.bindLoop(loop if loop_is_given else None) is True
+            await asyncio.to_thread(manager.loadNewSession, "Luca")
+            while not heard:
+                await asyncio.sleep(0)
+            assert heard.pop() is loop
+
+        asyncio.run(application(loop_is_given=False))
+        asyncio.run(application(loop_is_given=True))
+
+    def test_what_is_no_loop_cannot_be_bound(self, manager):
+        with pytest.raises(SessionError, match="no event loop is running"):
+            manager.bindLoop()
+        with pytest.raises(TypeError, match="event loop, got str"):
+            manager.bindLoop("loop")
+
+
+class TestWrongUse:
+    @pytest.mark.parametrize(
+        "add",
+        [
+            lambda m, f: m.on("sessionCreated", f),
+            lambda m, f: m.once("sessionCreated", f),
+            lambda m, f: m.on("sessionCreated")(f),
+        ],
+    )
+    def test_a_listener_that_cannot_be_called_is_refused_at_once(self, manager, add):
+        with pytest.raises(TypeError, match="a listener must be callable, got int"):
+            add(manager, 5)
+        assert manager.loadNewSession("Luca")
+
+    @pytest.mark.parametrize(
+        ("name", "right"),
+        [
+            ("sessionDelete", "sessionDeleted"),
+            ("session_created", "sessionCreated"),
+            ("SessionEnded", "sessionEnded"),
+            ("sesionRenewed", "sessionRenewed"),
+            ("sessionExpirign", "sessionExpiring"),
+            ("errors", "error"),
+            ("listenerfailed", "listenerFailed"),
+        ],
+    )
+    def test_a_name_that_is_one_typo_away_is_a_warning(self, manager, caplog, name, right):
+        manager.on(name, print)
+        (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert repr(name) in record.getMessage()
+        assert repr(right) in record.getMessage()
+
+    @pytest.mark.parametrize("name", ["lunch", "sessionClosed", "created", "loggedOut", *EVENTS])
+    def test_other_names_are_the_applications_own(self, manager, caplog, name):
+        manager.on(name, print)
+        assert [record for record in caplog.records if record.levelno == logging.WARNING] == []
+
+    def test_the_first_error_listener_is_a_warning_that_names_what_a_guard_should_call(self, manager, caplog):
+        for _ in range(3):
+            manager.on("error", lambda *_: None)
+        (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert "getSession" in record.getMessage()
+
+
+@pytest.mark.in_memory
+def test_the_private_names_of_pyee_that_are_used_are_there(manager):
+    """`_events` and `_lock`, in the oldest and the newest version: see `.ci/run`."""
+    listener = manager.on("lunch", print)
+    assert list(manager._events["lunch"].items()) == [(listener, listener)]
+    plain = vars(pyee.EventEmitter())
+    assert set(plain) == {"_events", "_lock"}
+    assert not isinstance(plain["_lock"], type(threading.RLock())), "pyee's own would do"
+    assert manager._lock is LOCK

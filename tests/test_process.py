@@ -34,14 +34,12 @@ def run(program: str, *, covered: bool = True, **environment: str) -> subprocess
 LIVE_CLOCK = """
     import os, sys, threading, time
     from users_session_manager import SessionManager
-    manager = SessionManager()
-    clock = manager._store.clock
+    from users_session_manager import MemoryStore
+    store = MemoryStore()
+    manager = SessionManager(store=store)
 
     def runs_out(seconds, name):
-        key = manager.loadNewSession(name)
-        with clock.lock:
-            clock.schedule(manager.sessions[key], seconds)
-        return key
+        return store.add(name, seconds)[0]
 """
 
 
@@ -143,25 +141,28 @@ class TestFork:
         assert (done.returncode, done.stdout, done.stderr) == (0, "[0]\n", "")
 
     @needs_fork
-    def test_what_the_owner_of_a_clock_has_to_put_right_comes_before_anything_runs_out(self):
+    def test_what_has_to_be_put_right_in_a_child_comes_before_anything_expires(self):
         done = run("""
     import os, sys, threading, time
-    from users_session_manager.clock import Clock
+    from users_session_manager.clock import LOCK, Clock, call_after_fork_in_child
     from users_session_manager.timers import SessionTimer
 
-    parent, seen, ran_out = os.getpid(), [], threading.Event()
+    seen, ran_out = [], threading.Event()
 
-    def put_right():
-        time.sleep(0.2)  # a thread that did not wait for this would have run
-        seen.append("put right")
+    class Owner:
+        def _after_fork_in_child(self):
+            time.sleep(0.2)  # a thread that did not wait for this would have run
+            seen.append("put right")
 
     def run_out():
         seen.append("ran out")
         ran_out.set()
 
-    clock = Clock(on_fork=put_right)
-    with clock.lock:
-        SessionTimer(0, run_out, clock=clock).begin(0)
+    owner = Owner()
+    call_after_fork_in_child(owner)
+    timer = SessionTimer(0.05, run_out, clock=Clock())
+    with LOCK:
+        timer.start()
         child = os.fork()
     if not child:
         assert ran_out.wait(60)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from users_session_manager import SessionManager, SessionRejected, TooManySessions
+from users_session_manager import MemoryStore, SessionManager, SessionRejected, TooManySessions
 
 THREADS, LOGINS = 16, 200
 
@@ -58,8 +58,8 @@ def run_together(work, threads=THREADS):
 
 @pytest.mark.in_memory
 def test_logins_restarts_deletes_and_expiries_race():
-    manager = SessionManager()
-    clock = manager._store.clock
+    store = MemoryStore()
+    manager = SessionManager(store=store)
     created, deleted = collections.Counter(), collections.Counter()
     counting, all_told = threading.Lock(), threading.Event()
 
@@ -83,10 +83,7 @@ def test_logins_restarts_deletes_and_expiries_race():
             key = manager.loadNewSession(f"user {number}")
             shared.append(key)
             if chance.random() < 0.5:  # let it run out on the clock's own thread, now or while others use it
-                with clock.lock:
-                    session = manager.sessions.get(key)
-                    if session is not None and session.timer.is_alive():
-                        clock.schedule(session, chance.random() / 100)
+                store.restart(key, chance.random() / 100)
             other = chance.choice(shared)
             manager.restartSessionTimer(other) if chance.random() < 0.3 else manager.checkSessionStatus(other)
             manager.setSessionData(other, number)
@@ -97,9 +94,6 @@ def test_logins_restarts_deletes_and_expiries_race():
 
     run_together(work)
     manager.deleteAllSessions()
-    with clock.lock:
-        for session in list(manager.sessions.values()):
-            clock.schedule(session, 0)
     assert all_told.wait(60)
     assert sum(created.values()) == THREADS * LOGINS
     assert set(created.values()) == {1}

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import random
 import threading
+import tracemalloc
+import weakref
+from math import inf
 from typing import Any
 
 import pytest
 
 from users_session_manager import MemoryStore, SessionManager
-from users_session_manager.clock import Clock
+from users_session_manager.clock import LOCK, Clock
+from users_session_manager.policy import Policy
 from users_session_manager.timers import SessionTimer
 
 
@@ -169,64 +173,103 @@ def test_a_timer_that_would_keep_the_interpreter_alive_is_refused():
         timer.daemon = False
 
 
-def waiting(clock: Clock) -> set[Any]:
-    """What waits in a clock, wherever."""
-    near = {countdown for *_, run in clock._near for _, countdown in run}
-    return {countdown for countdown in near.union(*clock._far.values()) if countdown._place is not None}
+class Interrupted:
+    """A store of twenty sessions, on which a finalizer acts so many allocations after a call has begun."""
 
+    def __init__(self) -> None:
+        self.seconds, self.ended, self.removed = 1000.0, [], []
+        self.store = MemoryStore(now=lambda: self.seconds, thread=False)
+        self.store.open(lambda session, reason: self.ended.append(session.key), lambda *args: None)
+        self.keys = [self.store.add("Luca", 10.5)[0] for _ in range(20)]
 
-def interrupted(allocations: int, place: int, *, shortens: bool, is_put_back: bool) -> bool:
-    """Let a finalizer log a session out, or shorten it, so many allocations after the clock has begun to move it.
+    def call(self, work: Any, act: Any, allocations: int) -> bool:
+        """Return whether the finalizer came before `work` was done."""
+        came: list[Any] = []
 
-    What comes of that is asserted; tells whether the finalizer came before the clock was done.
-    """
-    seconds, came, ended = [1000.0], [], []
+        class Finalized:
+            def __init__(self) -> None:
+                self.me = self
 
-    class Finalized:
-        def __init__(self) -> None:
-            self.me = self
+            def __del__(self) -> None:
+                came.append(act(self_))
 
-        def __del__(self) -> None:
-            came.append(store.restart(keys[place], 0.2) if shortens else store.remove(keys[place]))
-
-    def now() -> float:
-        if begin:
-            begin.clear()
+        self_ = self
+        gc.collect()
+        threshold = gc.get_threshold()
+        try:
+            gc.set_threshold(0)
             Finalized()
             gc.set_threshold(allocations, 1000, 1000)
-        return seconds[0]
+            work(self)
+        finally:
+            gc.set_threshold(*threshold)
+        is_in_time = bool(came)
+        gc.collect()
+        return is_in_time
 
-    begin: list[bool] = []
-    store = MemoryStore(now=now, thread=False)
-    store.open(lambda session, reason: ended.append(session.key), lambda *args: None)
-    keys = [store.add("Luca", 10.5)[0] for _ in range(20)]
-    gc.collect()
-    threshold = gc.get_threshold()
+    def turn_to(self, seconds: float, restarted_at: float | None = None) -> None:
+        if restarted_at is not None:
+            self.seconds = restarted_at
+            for key in self.keys:
+                self.store.restart(key, 10.5)
+        self.seconds = seconds
+        self.store.run_due()
+
+    def remove(self, key: str) -> None:
+        session = self.store.remove(key)
+        if session is not None:
+            self.removed.append(session.key)
+
+    def check(self) -> None:
+        """Whatever happened, each session ends once, and nothing is left."""
+        live = list(self.store.sessions)
+        assert sorted(session.key for session, _ in self.store.of_user("Luca")) == sorted(live)
+        self.seconds += 1000
+        self.store.run_due()
+        assert sorted(self.ended + self.removed) == sorted({*self.ended, *self.removed})
+        assert set(live) <= {*self.ended}
+        assert dict(self.store.sessions) == {}
+        assert self.store.of_user("Luca") == []
+        assert self.store.clock.pause() == inf
+        assert self.store.clock.run_due() == 0
+
+
+WORK = {
+    "a login": lambda case: case.keys.append(case.store.add("Luca", 10)[0]),
+    "a login with a cap": lambda case: case.removed.extend(
+        session.key for session in case.store.add("Luca", 10, Policy(max_sessions=5))[1]
+    ),
+    "a restart": lambda case: case.store.restart(case.keys[3], 10.5),
+    "a restart that is shorter": lambda case: case.store.restart(case.keys[3], 1),
+    "a renewal": lambda case: case.store.renew_key(case.keys[3], 5),
+    "a logout": lambda case: case.remove(case.keys[3]),
+    "everybody's logout": lambda case: case.removed.extend(session.key for session in case.store.clear()),
+    "the clock, as they expire": lambda case: case.turn_to(1010.5),
+    "the clock, as it looks too early": lambda case: case.turn_to(1010.6, restarted_at=1009.5),
+}
+ACTS = {
+    "removes": lambda case: case.remove(case.keys[3]),
+    "removes many": lambda case: [case.remove(key) for key in case.keys[:18]],
+    "shortens": lambda case: case.store.restart(case.keys[3], 0.2),
+    "logs in": lambda case: case.store.add("Luca", 3),
+    "logs in and out": lambda case: case.remove(case.store.add("Luca", 3)[0]),
+    "renews": lambda case: case.store.renew_key(case.keys[3], 1),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("work", WORK)
+def test_a_finalizer_may_come_at_each_allocation(work, act):
+    came = set()
+    gc.freeze()  # so that to collect all takes no time
     try:
-        gc.set_threshold(0)
-        seconds[0] = 1009.5
-        if is_put_back:
-            store.run_due()
-            for key in keys:
-                store.restart(key, 10.5)
-            seconds[0] = 1010.6
-        begin.append(True)
-        assert store.run_due() == 0
+        for allocations in range(1, 60):
+            case = Interrupted()
+            came.add(case.call(WORK[work], ACTS[act], allocations))
+            case.check()
     finally:
-        gc.set_threshold(*threshold)
-    is_in_time = bool(came)
-    gc.collect()
-    assert came != [None], "it was to be alive"
-    seconds[0] += 0.25
-    store.run_due()
-    assert ended == ([keys[place]] if shortens else [])
-    seconds[0] = 1100.0
-    store.run_due()
-    assert sorted(ended) == sorted(keys if shortens else set(keys) - {keys[place]})
-    assert waiting(store.clock) == set()
-    assert not store.clock._near
-    assert not any(store.clock._far.values())
-    return is_in_time
+        gc.unfreeze()
+    assert True in came, "it was to come in the middle"
 
 
 class TestClock:
@@ -260,21 +303,8 @@ class TestClock:
             seconds[0] += step
             clock.run_due()
             assert all(interval <= seconds[0] for interval, _ in order)
-            assert waiting(clock) == set() or min(timer._deadline for timer in waiting(clock)) > seconds[0]
+            assert clock.pause() > 0
         assert order == sorted(order)
-
-    @pytest.mark.parametrize("shortens", [False, True])
-    @pytest.mark.parametrize("is_put_back", [False, True])
-    def test_a_finalizer_may_come_in_wherever_the_clock_is(self, shortens, is_put_back):
-        came = set()
-        gc.freeze()  # so that to collect all takes no time
-        try:
-            for allocations in range(1, 80):
-                for place in (0, 10, 19):
-                    came.add(interrupted(allocations, place, shortens=shortens, is_put_back=is_put_back))
-        finally:
-            gc.unfreeze()
-        assert came == {True, False}, "it was to come both into the midst of it and not"
 
     def test_a_deadline_that_comes_nearer_is_kept(self):
         seconds = [0.0]
@@ -282,8 +312,8 @@ class TestClock:
         ran: list[str] = []
         timer = SessionTimer(100, ran.append, ["once"], clock=clock)
         timer.start()
-        with clock.lock:
-            timer.begin(5)
+        with LOCK:
+            clock.set(timer, 5)
         seconds[0] = 5
         assert clock.run_due() == 1
         seconds[0] = 100
@@ -298,61 +328,53 @@ class TestClock:
         assert ran.wait(30)
         clock.stop()
 
-    def test_of_a_deleted_timer_that_is_far_nothing_is_kept(self):
+    def test_a_cancelled_timer_that_is_far_is_freed_at_once(self):
         clock = Clock(thread=False)
         timers = [SessionTimer(3000, list, clock=clock) for _ in range(1000)]
         for timer in timers:
             timer.start()
-        assert waiting(clock) == set(timers)
+        watched = [weakref.ref(timer) for timer in timers]
         for timer in timers[:-1]:
             timer.cancel()
-        assert waiting(clock) == {timers[-1]}
+        del timers, timer
+        assert [ref() is not None for ref in watched] == [False] * 999 + [True]
+        assert clock.pause() > 2990
 
-    def test_restarts_do_not_add_to_what_waits(self):
+    def test_cancelled_alarms_do_not_pile_up(self):
+        """Memory is bounded by what is set, not by how often something was set and cancelled."""
         clock = Clock(thread=False)
-        timer = SessionTimer(3000, list, clock=clock)
-        timer.start()
-        with clock.lock:
-            for _ in range(1000):
-                timer.begin(3000)
-            for interval in range(3000, 2000, -1):
-                timer.begin(interval)
-        assert waiting(clock) == {timer}
-        assert sum(map(len, clock._far.values())) == 1
-        assert clock._near == []
+        kept = SessionTimer(3000, list, clock=clock)
+        kept.start()
+        alarms = [SessionTimer(3000, list, clock=clock) for _ in range(100)]
+        tracemalloc.start()
+        try:
+            for turn in range(1000):
+                for alarm in alarms:
+                    with LOCK:
+                        clock.set(alarm, clock.now() + 3000)
+                        clock.cancel(alarm)
+                if turn == 10:
+                    before = tracemalloc.get_traced_memory()[0]
+            assert tracemalloc.get_traced_memory()[0] < before + 50_000
+        finally:
+            tracemalloc.stop()
+        assert clock.pause() > 2990
 
-    @pytest.mark.parametrize("intervals", [(3000, 0.01), (0.01, 3000), (0.01, 0.02, 0.005, 3000, 0.005)])
-    def test_wherever_it_waited_before_it_runs_out_once(self, intervals):
+    def test_a_restart_writes_only_a_deadline_and_the_alarm_is_set_again_when_it_rings(self):
         seconds = [0.0]
-        clock = Clock(lambda: seconds[0], thread=False)
-        ran: list[float] = []
-        timer = SessionTimer(0, lambda: ran.append(seconds[0]), clock=clock)
-        for interval in intervals:
-            with clock.lock:
-                timer.begin(interval)
-            assert clock.run_due() == 0
-        for seconds[0] in (0.004, 0.005, 0.01, 0.02, 2999, 3000, 6000):
-            clock.run_due()
-        assert ran == [intervals[-1]]
-        assert waiting(clock) == set()
-
-    def test_a_deadline_that_was_moved_without_the_lock_is_seen_where_it_waits(self):
-        seconds = [0.0]
-        clock = Clock(lambda: seconds[0], thread=False)
-        ran: list[float] = []
-        timer = SessionTimer(10, lambda: ran.append(seconds[0]), clock=clock)
-        timer.start()
-        timer._deadline = 20.0
-        for seconds[0] in (10, 19.99):
-            assert clock.run_due() == 0
-            assert waiting(clock) == {timer}
-        seconds[0] = 20
-        assert clock.run_due() == 1
-
-    def test_with_nothing_near_its_thread_does_not_look(self):
-        clock = Clock(thread=False)
-        SessionTimer(3000, list, clock=clock).start()
-        assert clock._next_look() > clock.now() + 2990
+        store = MemoryStore(now=lambda: seconds[0], thread=False)
+        ended: list[str] = []
+        store.open(lambda session, reason: ended.append(session.key), lambda *args: None)
+        key = store.add("Luca", 10)[0]
+        for seconds[0] in (5.0, 9.0):
+            store.restart(key, 10)
+        assert store.clock.pause() == 1, "it is looked at where it was"
+        for seconds[0] in (10.0, 18.9):
+            assert store.run_due() == 0
+        assert store.clock.pause() == pytest.approx(0.1)
+        seconds[0] = 19.0
+        assert store.run_due() == 1
+        assert ended == [key]
 
     def test_stopped_it_runs_nothing_and_twice_is_harmless(self):
         clock = Clock()
@@ -367,7 +389,8 @@ class TestClock:
         """What is no `Exception` passes the emitter; a listener of `sessionEnded` that leaves is none."""
         hooked: list[Any] = []
         monkeypatch.setattr(threading, "excepthook", hooked.append)
-        manager, ended = SessionManager(), []
+        store, ended = MemoryStore(), []
+        manager = SessionManager(store=store)
         told = threading.Event()
 
         @manager.on("sessionDeleted")
@@ -377,14 +400,10 @@ class TestClock:
                 told.set()
             raise SystemExit
 
-        clock = manager._store.clock
-        with clock.lock:
-            keys = [manager.loadNewSession("Luca") for _ in range(3)]
-            for key in keys:
-                clock.schedule(manager.sessions[key], 0)
+        keys = [store.add("Luca", 0.01)[0] for _ in range(3)]
         assert told.wait(30)
         assert ended == keys
-        clock.stop()
+        store.close()
         assert [failure.exc_type for failure in hooked] == [SystemExit] * 3
 
     def test_a_hook_that_fails_does_not_end_it(self, monkeypatch, caplog):
@@ -411,7 +430,7 @@ class TestClock:
         assert not timer.is_alive()
         timer.join()
         SessionTimer(1, list, clock=clock).start()
-        assert waiting(clock) == set()
+        assert clock.pause() == inf
 
     @pytest.mark.parametrize("interval", [float("nan"), float("inf"), 10**12])
     def test_what_no_timer_can_hold_is_refused(self, interval):

@@ -150,7 +150,7 @@ def require_timeout(what: str, seconds: Any) -> None:
     """Raise `TypeError` or `ValueError` for what `setSessionTimeOut` does not accept."""
     require_seconds(what, seconds)
     if seconds < PolicySettings.MIN_SESSION_TIMEOUT:
-        raise ValueError(f"{what} must be at least {PolicySettings.MIN_SESSION_TIMEOUT} seconds, got {seconds!r}")
+        raise ValueError(f"{what} must be at least {PolicySettings.MIN_SESSION_TIMEOUT} seconds, got {seconds!r:.24}")
 
 
 def require_seconds(what: str, seconds: Any) -> None:
@@ -158,4 +158,4 @@ def require_seconds(what: str, seconds: Any) -> None:
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
         raise TypeError(f"{what} must be a number of seconds, got {type(seconds).__name__}")
     if not 0 <= seconds <= MAX_TIMEOUT:
-        raise ValueError(f"{what} must be between 0 and {MAX_TIMEOUT} seconds, got {seconds!r}")
+        raise ValueError(f"{what} must be between 0 and {MAX_TIMEOUT} seconds, got {seconds!r:.24}")

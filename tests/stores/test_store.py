@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dis
 import threading
 import time
+import tracemalloc
 import weakref
 from itertools import permutations
 from typing import Any
 
 import pytest
 
-from users_session_manager import MemoryStore, Session, SessionError, SessionManager, TooManySessions
+from users_session_manager import MemoryStore, Session, SessionError, SessionManager, Store, TooManySessions
 from users_session_manager.keys import new_key
 from users_session_manager.policy import Policy
-from users_session_manager.stores.by_user import ByUser
 
 
 class Case:
@@ -338,6 +337,21 @@ class TestOwnTimeout:
         assert store.time_left(key) == 50
 
 
+class TestOwnLifetime:
+    @pytest.mark.parametrize("policy", [Policy(), Policy(lifetime=5), Policy(lifetime=1000)], ids=repr)
+    def test_it_takes_the_place_of_the_managers(self, store, case, policy):
+        key = case.add("Luca", policy=Policy(lifetime=25), own_lifetime=True)
+        for _ in range(2):
+            case.turn(9)
+            assert store.restart(key, 10, policy)
+        assert store.time_left(key) == 7
+        key = store.renew_key(key, 0)[1]
+        case.turn(7)
+        assert store.restart(key, 10, policy) is None
+        case.settle()
+        assert case.ended_keys() == [key]
+
+
 class TestRenewal:
     def test_the_session_is_the_same_under_another_key(self, store, case):
         old = case.add("Luca", data={"a": 1})
@@ -534,209 +548,7 @@ class TestWarning:
 
 
 class TestMemoryStore:
-    """What comes between the steps that take no lock: it is made to come by a hook in one of them."""
-
-    @pytest.fixture
-    def hooked(self):
-        """A store in whose next login a hook runs, when the session waits in the clock and is not yet in `sessions`."""
-        seconds = [1000.0]
-        store = MemoryStore(now=lambda: seconds[0], thread=False)
-        store.seconds, ended = seconds, []
-        store.open(lambda session, reason: ended.append((session.key, reason)), lambda session, left: None)
-        store.ended = ended
-        store.add("Luca", 10)  # so that the next one finds a slice
-        join_slice = store.clock.join_slice
-
-        def add(hook):
-            def joined(*args):
-                done = join_slice(*args)
-                hook()
-                return done
-
-            store.clock.join_slice = joined
-            try:
-                return store.add("Luca", 10)[0]
-            finally:
-                store.clock.join_slice = join_slice
-
-        store.add_with = add
-        return store
-
-    def test_a_login_that_takes_longer_than_its_session_lasts(self, hooked):
-        def time_passes():
-            hooked.seconds[0] += 20
-            hooked.run_due()
-
-        key = hooked.add_with(time_passes)
-        assert hooked.get(key) is None
-        hooked.run_due()
-        assert hooked.ended[-1] == (key, "expired")
-        assert dict(hooked.sessions) == {}
-        assert hooked.run_due() == 0
-
-    def test_a_slice_that_is_opened_as_a_login_joins_it(self, hooked):
-        opened = {}
-
-        class Opening(dict):
-            """Is opened when somebody is put there."""
-
-            def __setitem__(self, countdown, value):
-                opened["by"] = countdown
-                hooked.seconds[0] = 1099.99
-                hooked.run_due()
-                super().__setitem__(countdown, value)
-
-        hooked.add("Gino", 100)
-        number = max(hooked.clock._far)
-        hooked.clock._far[number] = Opening(hooked.clock._far[number])
-        later, _ = hooked.add("Gino", 100)
-        assert opened["by"].key == later
-        assert hooked.clock._opened == number
-        hooked.seconds[0] += 100
-        hooked.run_due()
-        assert hooked.ended.count((later, "expired")) == 1
-
-    def test_a_store_that_is_closed_as_somebody_logs_in_keeps_nobody(self, hooked):
-        with pytest.raises(SessionError, match="closed"):
-            hooked.add_with(hooked.close)
-        assert dict(hooked.sessions) == {}
-
-    def test_somebody_who_logs_in_while_a_user_is_first_asked_for_is_listed(self, hooked):
-        key = hooked.add_with(lambda: hooked.of_user("Luca"))
-        assert [session.key for session, _ in hooked.of_user("Luca")][-1] == key
-        assert [session.key for session in hooked.remove_user("Luca")][-1] == key
-
-    def test_somebody_who_logs_out_while_a_user_is_first_asked_for_is_not(self):
-        store = MemoryStore(thread=False)
-        keys = [store.add("Luca", 3000)[0] for _ in range(3)]
-        in_order = store._in_order
-
-        def seen_then_removed():
-            seen = in_order()
-            store._in_order = in_order
-            store.remove(keys[1])
-            return seen
-
-        store._in_order = seen_then_removed
-        assert [session.key for session, _ in store.of_user("Luca")] == [keys[0], keys[2]]
-        assert [session.key for session in store._by_user.of("Luca")] == [keys[0], keys[2]]
-
-    @pytest.mark.parametrize("come_between", ["end", "cancel", "shorter lifetime", "a warning"])
-    def test_what_comes_between_the_steps_of_a_restart_is_seen(self, come_between):
-        seconds = [0.0]
-        policy, then = Policy(), None
-        store = MemoryStore(now=lambda: seconds[0] if then is None else then(), thread=False)
-        key, _ = store.add("Luca", 10, policy)
-        store.restart(key, 10, policy)
-        session = store.get(key)
-
-        def once():
-            nonlocal then
-            then = None
-            if come_between == "end":
-                store.remove(key)
-            elif come_between == "cancel":
-                session.timer.cancel()
-            elif come_between == "shorter lifetime":
-                store.restart(key, 10, Policy(lifetime=5))
-            else:
-                store.restart(key, 10, Policy(warning=5))
-            return seconds[0]
-
-        seconds[0], then = 1.0, once
-        restarted = store.restart(key, 10, policy)
-        assert then is None, "it came between"
-        if come_between == "end":
-            assert restarted is None
-            assert not any(store.clock._far.values())
-        else:
-            assert restarted is session
-            assert session._deadline == (5 if come_between == "shorter lifetime" else 11)
-            assert session.timer.is_alive()
-            ended = []
-            store.open(lambda session, reason: ended.append(session), lambda session, left: None)
-            seconds[0] = session._deadline
-            store.run_due()
-            store.run_due()
-            assert ended == [session]
-
-    def test_a_session_that_is_restarted_as_it_runs_out_goes_on(self):
-        """The clock has taken it out to end it, and finds that it has more time."""
-        seconds, looks = [0.0], []
-        store = MemoryStore(now=lambda: seconds[0], thread=False)
-        ended = []
-        store.open(lambda session, reason: ended.append(session), lambda session, left: None)
-        policy = Policy()
-        key, _ = store.add("Luca", 10, policy)
-        session = store.get(key)
-        take_due = store.clock._take_due
-
-        def restarted_before(now):
-            looks.append(session._steady)
-            session._deadline = 20.0  # as a restart does it that was under way
-            return take_due(now)
-
-        store.clock._take_due = restarted_before
-        seconds[0] = 10.0
-        assert store.run_due() == 0
-        assert looks == [policy]
-        assert session._steady is policy, "the next restart needs no lock again"
-        store.clock._take_due = take_due
-        seconds[0] = 20.0
-        assert store.run_due() == 1
-        assert ended == [session]
-
-    def test_a_restart_that_was_under_way_at_the_deadline_goes_before_the_end_or_after_it(self):
-        """It looked in time, and writes when the clock has the session in hand."""
-        seconds, ended, answers = [0.0], [], []
-        store = MemoryStore(now=lambda: seconds[0], thread=False)
-        store.open(lambda session, reason: ended.append(session), lambda session, left: None)
-        policy = Policy()
-        key, _ = store.add("Luca", 10, policy)
-        session = store.get(key)
-        pop = store._take
-
-        def restarted_on_another_thread(session, **how):
-            restart = threading.Thread(target=lambda: answers.append(store._restart(key, 10, policy)))
-            session._deadline = 20.0
-            restart.start()
-            restart.join(0.2)  # it waits for the lock that decides
-            taken = pop(session, **how)
-            others.append(restart)
-            return taken
-
-        others: list[threading.Thread] = []
-        store._take = restarted_on_another_thread
-        seconds[0] = 10.0
-        store.run_due()
-        others[0].join(30)
-        assert (ended, answers) == ([session], [None])
-
-    def test_somebody_who_logs_out_while_the_clock_has_the_session_in_hand_leaves_nothing(self):
-        seconds = [0.0]
-        store = MemoryStore(now=lambda: seconds[0], thread=False)
-        policy = Policy()
-        key, _ = store.add("Luca", 10, policy)
-        session = store.get(key)
-        seconds[0] = 9.5
-        store.run_due()
-        session._deadline = 30.0
-        put, gone = store.clock._put, []
-
-        def logged_out_on_another_thread(countdown):
-            logout = threading.Thread(target=store.remove, args=(key,))
-            logout.start()
-            while key in store.sessions:
-                time.sleep(0.001)
-            gone.append(logout)
-            put(countdown)
-
-        store.clock._put = logged_out_on_another_thread
-        seconds[0] = 10.0
-        assert store.run_due() == 0
-        gone[0].join(30)
-        assert not any(store.clock._far.values())
-        assert session._place is None
+    """What the memory store promises beyond what every store does."""
 
     def test_the_timer_of_a_session_that_runs_out_is_alive_until_its_end_has_been_announced(self):
         store, seen = MemoryStore(), []
@@ -806,6 +618,17 @@ class TestMemoryStore:
         assert store.restart(Odd(), 10) is None
         assert store.set_data(Odd(), 1) is False
         assert store.remove(Odd()) is None
+
+    def test_a_store_that_lacks_a_method_fails_at_once_and_says_which(self):
+        class Half(Store):
+            @property
+            def sessions(self):
+                return {}
+
+        with pytest.raises(TypeError, match=r"abstract.*add.*remove"):
+            Half()
+        with pytest.raises(TypeError, match="a Store, got"):
+            SessionManager(store=object())
 
     def test_it_can_be_opened_once(self):
         store = MemoryStore(thread=False)
@@ -882,34 +705,43 @@ class TestMemoryStore:
         store.set_data(key, None)
         assert [session.key for session in seen] == [key]
 
-    def test_a_key_whose_overlap_is_over_takes_no_memory(self):
+    def test_what_has_ended_leaves_nothing_behind(self):
+        """No former key, no entry of its user, no alarm."""
         store = MemoryStore(now=lambda: seconds, thread=False)
+        store.open(lambda session, reason: None, lambda session, left: None)
         seconds = 0.0
-        key, _ = store.add("Luca", 3000)
-        second = store.renew_key(key, 5)[1]
-        store.renew_key(second, 2)
-        assert len(store._former) == 2
-        seconds = 2.0
-        store.clock.run_due()
-        assert len(store._former) == 0
+
+        def ten_thousand_sessions():
+            nonlocal seconds
+            for number in range(10_000):
+                key = store.add(f"user {number}", 10, Policy(warning=3, max_sessions=2))[0]
+                for overlap in (5, 1000, 2):
+                    key = store.renew_key(key, overlap)[1]
+                if number % 2:
+                    store.remove(key)
+            seconds += 10
+            store.run_due()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        try:
+            first = ten_thousand_sessions()
+            assert ten_thousand_sessions() < first + 100_000
+        finally:
+            tracemalloc.stop()
 
     def test_nothing_is_evicted_for_a_session_that_cannot_be(self, monkeypatch):
         """No thread to be had is the failure that a login can meet."""
         store = MemoryStore()
-        key, _ = store.add("Luca", 3000)
 
         def no_thread(*args):
             raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr(store.clock, "schedule", no_thread)
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
         with pytest.raises(RuntimeError):
             store.add("Luca", 3000, Policy(max_sessions=1))
+        assert list(store.sessions) == []
         monkeypatch.undo()
-        assert list(store.sessions) == [key]
+        key, _ = store.add("Luca", 3000, Policy(max_sessions=1))
         assert [session.key for session, _ in store.of_user("Luca")] == [key]
         store.close()
-
-    @pytest.mark.parametrize("method", [ByUser.add, ByUser.remove])
-    def test_the_chain_of_a_users_sessions_is_changed_without_a_call(self, method):
-        """Between two calls a signal handler may come, and find a chain that is half changed."""
-        assert [step.opname for step in dis.get_instructions(method) if "CALL" in step.opname] == []

@@ -91,14 +91,16 @@ class Rooms(Members):
             self._leave_room(sid, key)
             return True
 
+    # These are called with `LOCK` held. The server's own `enter_room` and `leave_room` would write to its log and, for a
+    # client that has just left, to the message queue: a log handler holds a lock that a listener may need.
+
     def _enter_room(self, sid: str, key: str) -> None:
         if self._may_enter(sid, key):
             with suppress(KeyError, ValueError):  # it is leaving at this moment
-                again(self._io.enter_room, sid, key, namespace=self._namespace)
+                again(self._io.manager.basic_enter_room, sid, self._namespace, key)
 
     def _leave_room(self, sid: str, key: str) -> None:
-        if self._is_connected(sid):  # else it is in none, and other processes would be asked for it
-            again(self._io.leave_room, sid, key, namespace=self._namespace)
+        again(self._io.manager.basic_leave_room, sid, self._namespace, key)
 
     def _tell_live(self, keys: Sequence[str], event: str, data: Any = None) -> None:
         with LOCK:

@@ -296,7 +296,7 @@ class ExpiryWorker:
                 call()
             except BaseException:  # noqa: BLE001, PERF203  # the others are to be announced, whatever a listener raises
                 report(threading.current_thread())
-        self.poll_within(0)
+            self.poll_within(0)
 
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:
