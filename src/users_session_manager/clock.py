@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from math import inf
@@ -36,18 +35,28 @@ held while a listener runs, while a store waits for a server, or while a lock of
 """
 
 
-class Worker(ABC):
-    """A daemon thread that calls `run_due`, sleeps for `pause()` seconds or until `wake()`, and begins again.
+class Worker:
+    """A daemon thread that calls `run_due()`, sleeps for `pause()` seconds or until `wake()`, and begins again.
+
+    Args:
+        name: The name of the thread.
+        run_due: Does what is due now. Called without `LOCK`.
+        pause: Returns the seconds until something is due: 0 or less for now, infinity for never. Called with `LOCK`.
+        thread: Whether there is a thread.
 
     With `thread=False` there is no thread: tests that turn the time by hand call `run_due` themselves. A forked child
     whose parent had the thread gets its own if there is anything to wait for. The interpreter's exit stops it.
 
     Threads: `start` and `stop` are called without `LOCK`, since a new thread may collect garbage, and so need it,
-    before `Thread.start` returns. `pause` and `wake` are called with it.
+    before `Thread.start` returns. `wake` is called with it.
     """
 
-    def __init__(self, name: str, *, thread: bool = True) -> None:
+    def __init__(
+        self, name: str, run_due: Callable[[], object], pause: Callable[[], float], *, thread: bool = True
+    ) -> None:
         self.stopped = False
+        self._run_due = run_due
+        self._pause = pause
         self._name = name
         self._threaded = thread
         self._thread: threading.Thread | None = None
@@ -56,14 +65,6 @@ class Worker(ABC):
         with LOCK:
             _workers.add(self)
         call_after_fork_in_child(self)
-
-    @abstractmethod
-    def run_due(self) -> object:
-        """Do what is due now, on the calling thread and without `LOCK`."""
-
-    @abstractmethod
-    def pause(self) -> float:
-        """Return the seconds until something is due: 0 or less for now, infinity for never."""
 
     def start(self) -> None:
         """Start the thread if it does not run; does nothing once stopped."""
@@ -101,11 +102,11 @@ class Worker(ABC):
     def _run(self) -> None:
         while not self.stopped:
             try:
-                self.run_due()
+                self._run_due()
             except BaseException:  # noqa: BLE001  # the thread must go on
                 report(threading.current_thread())
             with LOCK:
-                seconds = self.pause()
+                seconds = self._pause()
                 if seconds > 0 and not self.stopped:
                     self._is_asleep = True
                     self._condition.wait(min(seconds, MAX_TIMEOUT))
@@ -144,7 +145,7 @@ class Clock(Worker):
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic, *, thread: bool = True) -> None:
-        super().__init__("users-session-manager clock", thread=thread)
+        super().__init__("users-session-manager clock", self.run_due, self.pause, thread=thread)
         self.now = now
         self._heap: list[tuple[float, int]] = []
         self._alarms: dict[int, Alarm] = {}  # by the serial of their entries; an entry without one is dead
@@ -202,6 +203,7 @@ class Clock(Worker):
             self._ringing = None
 
     def pause(self) -> float:
+        """Return the seconds until the next alarm."""
         return self._heap[0][0] - self.now() if self._heap else inf
 
     def stop(self) -> None:
@@ -256,7 +258,7 @@ def call_after_fork_in_child(forkable: _Forkable) -> None:
 def _after_fork_in_child() -> None:
     for forkable in list(_forkables):
         forkable._after_fork_in_child()
-    workers = [worker for worker in _to_start if worker.pause() < inf]
+    workers = [worker for worker in _to_start if worker._pause() < inf]
     _to_start.clear()
     LOCK.release()
     for worker in workers:

@@ -1,19 +1,22 @@
-"""ExpiryWorker: in stores shared by processes, ends are claimed under a lease, announced, and acknowledged."""
+"""What stores shared by processes have in common: ends are claimed under a lease, announced, and acknowledged."""
 
 from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from ..clock import LOCK, Worker, call_after_fork_in_child, report
-from ..errors import StoreUnavailable
+from ..clock import LOCK, Clock, Worker, call_after_fork_in_child, report
+from ..errors import SessionError, StoreUnavailable
+from ..policy import Policy, require_seconds
 from ..session import Reason, Session
 from ..timers import SessionTimer
+from .base import Store
 
 # How often a process polls for expired sessions, in seconds. MIN_SESSION_TIMEOUT is twice that: so no session expires
 # before the poll that follows its start, and what that poll finds it waits for to the instant.
@@ -75,53 +78,76 @@ class Claim(NamedTuple):
     """The seconds until there is something again."""
 
 
-class ExpiryQueue(ABC):
-    """What a shared store answers to an `ExpiryWorker`. Each method may raise `StoreUnavailable`, and be repeated."""
+class SharedStore(Store):
+    """A store that processes share: its ends are claimed under a lease by one of them.
+
+    The private methods are for an `ExpiryWorker`; each may raise `StoreUnavailable`, and be repeated.
+    """
+
+    def __init__(self, lease: float, now: Callable[[], float] | None, *, thread: bool) -> None:
+        require_seconds("the lease", lease)
+        if lease < 1:
+            raise ValueError(f"the lease must be at least 1 second, got {lease!r}")
+        self._clock = Clock(time.monotonic if now is None else now, thread=thread)
+        self._expiry = ExpiryWorker(self, lease, self._clock.now, thread=thread)
+        self._closed = False
+
+    @property
+    def blocking(self) -> bool:
+        return True
+
+    def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
+        if not self._expiry.open(on_ended, on_expiring):
+            raise SessionError(f"this {type(self).__name__} has been opened by a SessionManager before; make a new one")
+
+    def start(self) -> None:
+        self._expiry.start()
+
+    def run_due(self) -> None:
+        """Let all that has expired end and be announced, on the calling thread: for a store without threads."""
+        self._clock.run_due()
+        self._expiry.run_due()
+
+    def acknowledge(self, ended: Iterable[Session]) -> None:
+        self._expiry.acknowledge(ended)
+
+    def close(self) -> None:
+        self._closed = True
+        self._clock.stop()
+        self._expiry.close()
+
+    def _start_timer(self, seconds: float) -> SessionTimer:
+        """Return a timer, started, that polls when it expires."""
+        timer = SessionTimer(max(0.0, seconds), self._expiry.poll_within, (0,), clock=self._clock)
+        timer.start()
+        return timer
+
+    def _poll_in_time(self, left: float, policy: Policy) -> None:
+        """Poll in time for what is due before the next regular poll."""
+        seconds = left - (policy.warning or 0)
+        if seconds < POLL_INTERVAL:
+            self._expiry.poll_within(max(0.0, seconds))
 
     @property
     @abstractmethod
-    def is_unreachable(self) -> bool:
+    def _is_unreachable(self) -> bool:
         """Whether the store did not answer when it was asked last."""
 
     @abstractmethod
-    def claim(self, lease: float) -> Iterator[Claim]:
+    def _claim(self, lease: float) -> Iterator[Claim]:
         """Claim ends for `lease` seconds, batch by batch; each batch is claimed when it is asked for."""
 
     @abstractmethod
-    def acknowledge(self, ids: Sequence[Any]) -> None:
+    def _acknowledge(self, ids: Sequence[Any]) -> None:
         """Forget sessions whose ends have been announced; one that is not known is ignored."""
 
     @abstractmethod
-    def extend(self, ids: Sequence[Any], lease: float) -> None:
+    def _extend(self, ids: Sequence[Any], lease: float) -> None:
         """Prolong the lease of claimed ends; with 0 seconds, give them to another process."""
 
     @abstractmethod
-    def check_setup(self) -> None:
+    def _check_setup(self) -> None:
         """Log a warning about a server that is set up to lose sessions. Called once, by the first poll."""
-
-
-class _Poller(Worker):
-    def __init__(self, expiry: ExpiryWorker, *, thread: bool) -> None:
-        super().__init__("users-session-manager poller", thread=thread)
-        self._expiry = expiry
-
-    def run_due(self) -> None:
-        self._expiry.poll()
-
-    def pause(self) -> float:
-        return self._expiry.poll_at - self._expiry.now()
-
-
-class _Announcer(Worker):
-    def __init__(self, expiry: ExpiryWorker, *, thread: bool) -> None:
-        super().__init__("users-session-manager announcer", thread=thread)
-        self._expiry = expiry
-
-    def run_due(self) -> None:
-        self._expiry.announce()
-
-    def pause(self) -> float:
-        return 0 if self._expiry.is_announcing else inf
 
 
 class ExpiryWorker:
@@ -135,16 +161,18 @@ class ExpiryWorker:
     while a listener runs.
     """
 
-    def __init__(
-        self, queue: ExpiryQueue, lease: float, now: Callable[[], float] | None = None, *, thread: bool = True
-    ) -> None:
-        self.now = time.monotonic if now is None else now
-        self._queue = queue
+    def __init__(self, store: SharedStore, lease: float, now: Callable[[], float], *, thread: bool) -> None:
+        self._store = store
         self._lease = lease
-        self._poller = _Poller(self, thread=thread)
-        self._announcer = _Announcer(self, thread=thread)
+        self._now = now
+        self._poller = Worker(
+            "users-session-manager poller", self._poll, lambda: self._poll_at - self._now(), thread=thread
+        )
+        self._announcer = Worker(
+            "users-session-manager announcer", self._announce, lambda: 0 if self._is_announcing else inf, thread=thread
+        )
         self._on_ended: Callable[[Session, Reason], object] | None = None
-        self._on_expiring: Callable[[Session, float], object] = _ignore
+        self._on_expiring: Callable[[Session, float], object] | None = None
         self._closed = False
         self._is_checked = False
         self._reset()
@@ -152,13 +180,13 @@ class ExpiryWorker:
 
     def _reset(self) -> None:
         """Have nothing claimed: at the beginning, and in a forked child, whose parent announces what it has claimed."""
-        self.poll_at = inf
-        self.is_announcing = False
+        self._poll_at = inf
+        self._is_announcing = False
         self._claimed: set[Any] = set()  # taken out by this process, and not acknowledged
         self._to_acknowledge: list[Any] = []
         self._ended: deque[SharedSession] = deque()  # to announce
         self._expiring: deque[SharedSession] = deque()
-        self._extend_at = self.now() + self._lease / 3
+        self._extend_at = self._now() + self._lease / 3
 
     def _after_fork_in_child(self) -> None:
         self._reset()
@@ -181,9 +209,9 @@ class ExpiryWorker:
     def poll_within(self, seconds: float) -> None:
         """Poll in that many seconds, or earlier."""
         with LOCK:
-            at = self.now() + seconds
-            if at < self.poll_at and self._on_ended is not None and not self._closed:
-                self.poll_at = at
+            at = self._now() + seconds
+            if at < self._poll_at and self._on_ended is not None and not self._closed:
+                self._poll_at = at
                 self._poller.wake()
 
     def claimed(self, sessions: Iterable[SharedSession]) -> list[SharedSession]:
@@ -207,10 +235,10 @@ class ExpiryWorker:
 
     def run_due(self) -> None:
         """Announce all that has expired, on the calling thread: for a store without threads."""
-        self.poll_at = self.now()
-        while self.poll_at <= self.now():
-            self.poll()
-            self.announce()
+        self._poll_at = self._now()
+        while self._poll_at <= self._now():
+            self._poll()
+            self._announce()
 
     def close(self) -> None:
         """Stop both threads, acknowledge what has been announced, and release the leases of all other claims."""
@@ -227,19 +255,19 @@ class ExpiryWorker:
         self._release_leases(ids)
 
     def _release_leases(self, ids: Sequence[Any]) -> None:
-        if not self._queue.is_unreachable:
+        if not self._store._is_unreachable:
             try:
                 self._acknowledge_announced()
-                self._queue.extend(ids, 0)
+                self._store._extend(ids, 0)
             except StoreUnavailable:
                 pass  # then another process has to wait for the end of the lease
 
     # On the poller's thread
 
-    def poll(self) -> None:
+    def _poll(self) -> None:
         """Do all that is to be done in the store, and note when there is something again."""
         with LOCK:
-            self.poll_at = inf
+            self._poll_at = inf
         pause = RETRY_INTERVAL
         try:
             pause = self._poll_once()
@@ -250,21 +278,21 @@ class ExpiryWorker:
 
     def _poll_once(self) -> float:
         self._acknowledge_announced()
-        if self._extend_at <= self.now():
+        if self._extend_at <= self._now():
             with LOCK:
                 claimed = list(self._claimed)
-            self._queue.extend(claimed, self._lease)
-            self._extend_at = self.now() + self._lease / 3
+            self._store._extend(claimed, self._lease)
+            self._extend_at = self._now() + self._lease / 3
         if not self._is_checked:
-            self._queue.check_setup()
+            self._store._check_setup()
             self._is_checked = True
         pause = POLL_INTERVAL
-        if not self.is_announcing:
-            for claim in self._queue.claim(self._lease):
+        if not self._is_announcing:
+            for claim in self._store._claim(self._lease):
                 pause = min(pause, claim.next_in)
                 if claim.ended or claim.expiring:
                     self._announce_soon(claim)
-                if self.is_announcing:
+                if self._is_announcing:
                     break  # the rest is claimed once these have been announced
         return max(MIN_PAUSE, pause)
 
@@ -273,7 +301,7 @@ class ExpiryWorker:
         with LOCK:
             self._ended += sessions
             self._expiring += claim.expiring
-            self.is_announcing = True
+            self._is_announcing = True
             self._announcer.wake()
         self._announcer.start()
 
@@ -281,7 +309,7 @@ class ExpiryWorker:
         with LOCK:
             ids, self._to_acknowledge = self._to_acknowledge, []
         try:
-            self._queue.acknowledge(ids)
+            self._store._acknowledge(ids)
         except StoreUnavailable:
             with LOCK:
                 self._to_acknowledge += ids  # twice does no harm
@@ -289,25 +317,27 @@ class ExpiryWorker:
 
     # On the announcer's thread
 
-    def announce(self) -> None:
+    def _announce(self) -> None:
         """Run the listeners for all that waits to be announced."""
         while (call := self._next_call()) is not None:
             try:
                 call()
-            except BaseException:  # noqa: BLE001, PERF203  # the others are to be announced, whatever a listener raises
+            except BaseException:  # noqa: BLE001  # the others are to be announced, whatever a listener raises
                 report(threading.current_thread())
             self.poll_within(0)
 
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:
             if self._expiring:
-                session = self._expiring.popleft()
-                return lambda: self._on_expiring(session, session._left)
+                return partial(self._announce_expiring, self._expiring.popleft())
             if self._ended:
-                session = self._ended.popleft()
-                return lambda: self._announce_end(session)
-            self.is_announcing = False
+                return partial(self._announce_end, self._ended.popleft())
+            self._is_announcing = False
             return None
+
+    def _announce_expiring(self, session: SharedSession) -> None:
+        if self._on_expiring is not None:
+            self._on_expiring(session, session._left)
 
     def _announce_end(self, session: SharedSession) -> None:
         try:
@@ -315,7 +345,3 @@ class ExpiryWorker:
                 self._on_ended(session, session._reason)
         finally:
             self.acknowledge((session,))
-
-
-def _ignore(session: Session, left: float) -> None:
-    """What is called until the store is opened; before that nothing is claimed."""

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import atexit
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from ...clock import Clock
 from ...errors import MissingDependency, SessionError, TooManySessions
 from ...keys import GROUPS, group_of, new_key
 from ...policy import Policy, require_seconds
-from ...session import Reason, Session
-from ...timers import SessionTimer
-from ..base import NO_LIMITS, Store
-from ..expiry import POLL_INTERVAL, Claim, ExpiryQueue, ExpiryWorker, SharedSession
+from ...session import Session
+from ..base import NO_LIMITS
+from ..expiry import Claim, SharedSession, SharedStore
 from .records import as_any_text, as_bytes, encode, encode_number, ended_session, live_session
 from .script import ALL_GROUPS, Script
 
@@ -67,47 +64,7 @@ class RedisSessions(Mapping[str, Session]):
         return f"<sessions of {self._store!r}>"
 
 
-class _Queue(ExpiryQueue):
-    """What an `ExpiryWorker` asks of Redis."""
-
-    def __init__(self, script: Script, start_timer: Callable[[float], SessionTimer]) -> None:
-        self._script = script
-        self._start_timer = start_timer
-
-    @property
-    def is_unreachable(self) -> bool:
-        return self._script.is_unreachable
-
-    def claim(self, lease: float) -> Iterator[Claim]:
-        for groups in self._script.batches:
-            ended, warned, next_in = self._script.call("claim", groups, BATCH_SIZE, lease)
-            expiring = [live_session(self._start_timer, record) for record in warned]
-            yield Claim(
-                [ended_session(self._start_timer, record) for record in ended],
-                [session for session in expiring if session is not None],
-                float(next_in),
-            )
-
-    def acknowledge(self, ids: Sequence[bytes]) -> None:
-        self._call_by_group("acknowledge", ids)
-
-    def extend(self, ids: Sequence[bytes], lease: float) -> None:
-        self._call_by_group("extend", ids, lease)
-
-    def check_setup(self) -> None:
-        self._script.warn_of_eviction()
-
-    def _call_by_group(self, operation: str, ids: Sequence[bytes], *args: Any) -> None:
-        by_group: dict[int, list[bytes]] = {}
-        for each in ids:
-            group = group_of(each.decode("ascii", "replace"))
-            by_group.setdefault(ALL_GROUPS[0] if group is None else group, []).append(each)
-        for group, members in by_group.items():
-            for first in range(0, len(members), BATCH_SIZE):
-                self._script.call(operation, [group], *args, *members[first : first + BATCH_SIZE])
-
-
-class RedisStore(Store):
+class RedisStore(SharedStore):
     """Keeps sessions in Redis or Valkey, for any number of processes and machines.
 
     Args:
@@ -149,16 +106,11 @@ class RedisStore(Store):
             raise TypeError(f"prefix must be a str, got {type(prefix).__name__}")
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"prefix must be without braces, got {prefix!r}")
-        require_seconds("the lease", lease)
-        if lease < 1:
-            raise ValueError(f"the lease must be at least 1 second, got {lease!r}")
+        super().__init__(lease, now, thread=thread)
         self._prefix = prefix
-        self._clock = Clock(time.monotonic if now is None else now, thread=thread)
         self._script = Script(client, prefix, now)
-        self._expiry = ExpiryWorker(_Queue(self._script, self._start_timer), lease, now, thread=thread)
         self._lease = encode_number(lease)
         self._own_client: Redis | None = None
-        self._closed = False
         self._sessions = RedisSessions(self)
         _stores.add(self)
 
@@ -192,22 +144,6 @@ class RedisStore(Store):
     @property
     def sessions(self) -> RedisSessions:
         return self._sessions
-
-    @property
-    def blocking(self) -> bool:
-        return True
-
-    def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
-        if not self._expiry.open(on_ended, on_expiring):
-            raise SessionError("this RedisStore has been opened by a SessionManager before; make a new one")
-
-    def start(self) -> None:
-        self._expiry.start()
-
-    def run_due(self) -> None:
-        """Let all that has expired end and be announced, on the calling thread: for a store without threads."""
-        self._clock.run_due()
-        self._expiry.run_due()
 
     # One session
 
@@ -293,13 +229,8 @@ class RedisStore(Store):
     def usernames(self) -> list[str]:
         return [entry.username for entry in self._list()]
 
-    def acknowledge(self, ended: Iterable[Session]) -> None:
-        self._expiry.acknowledge(ended)
-
     def close(self) -> None:
-        self._closed = True
-        self._clock.stop()
-        self._expiry.close()
+        super().close()
         if self._own_client is not None:
             self._own_client.close()
 
@@ -308,12 +239,6 @@ class RedisStore(Store):
 
     def _claimed(self, records: Iterable[bytes]) -> list[SharedSession]:
         return self._expiry.claimed(ended_session(self._start_timer, record) for record in records)
-
-    def _start_timer(self, seconds: float) -> SessionTimer:
-        """Return a timer, started, that polls when it expires."""
-        timer = SessionTimer(max(0.0, seconds), self._expiry.poll_within, (0,), clock=self._clock)
-        timer.start()
-        return timer
 
     def _ask(self, operation: str, key: object, *args: Any) -> Any:
         """Return the answer for a key, `None` for what is no key: Redis is not asked about that."""
@@ -333,11 +258,35 @@ class RedisStore(Store):
     def _count(self) -> int:
         return sum(self._script.call("count", groups) for groups in ([] if self._closed else self._script.batches))
 
-    def _poll_in_time(self, left: float, policy: Policy) -> None:
-        """Poll in time for what is due before the next regular poll."""
-        seconds = left - (policy.warning or 0)
-        if seconds < POLL_INTERVAL:
-            self._expiry.poll_within(max(0.0, seconds))
+    # For the ExpiryWorker
+
+    @property
+    def _is_unreachable(self) -> bool:
+        return self._script.is_unreachable
+
+    def _claim(self, lease: float) -> Iterator[Claim]:
+        for groups in self._script.batches:
+            ended, warned, next_in = self._script.call("claim", groups, BATCH_SIZE, lease)
+            expiring = [session for session in map(self._live, warned) if session is not None]
+            yield Claim([ended_session(self._start_timer, record) for record in ended], expiring, float(next_in))
+
+    def _acknowledge(self, ids: Sequence[bytes]) -> None:
+        self._call_by_group("acknowledge", ids)
+
+    def _extend(self, ids: Sequence[bytes], lease: float) -> None:
+        self._call_by_group("extend", ids, lease)
+
+    def _check_setup(self) -> None:
+        self._script.warn_of_eviction()
+
+    def _call_by_group(self, operation: str, ids: Sequence[bytes], *args: Any) -> None:
+        by_group: dict[int, list[bytes]] = {}
+        for each in ids:
+            group = group_of(each.decode("ascii", "replace"))
+            by_group.setdefault(ALL_GROUPS[0] if group is None else group, []).append(each)
+        for group, members in by_group.items():
+            for first in range(0, len(members), BATCH_SIZE):
+                self._script.call(operation, [group], *args, *members[first : first + BATCH_SIZE])
 
 
 def _user(username: str) -> tuple[bytes, int]:
