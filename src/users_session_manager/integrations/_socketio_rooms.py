@@ -91,8 +91,8 @@ class Rooms(Members):
             self._leave_room(sid, key)
             return True
 
-    # Called with `LOCK` held. The server's own `enter_room` and `leave_room` write to its log, whose handlers have a lock
-    # each, and to the message queue for a client that has just left.
+    # Called with `LOCK` held. The server's `enter_room` and `leave_room` write to its log, whose handlers have locks,
+    # and to the message queue for a client that has just left.
 
     def _enter_room(self, sid: str, key: str) -> None:
         if self._may_enter(sid, key):

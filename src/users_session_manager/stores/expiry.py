@@ -27,6 +27,16 @@ MIN_PAUSE: Final = 0.1
 RETRY_INTERVAL: Final = 0.5
 
 
+class Snapshot(NamedTuple):
+    """What a store knows of a session beside its public values, at the moment when it was asked."""
+
+    id: Any
+    age: float  # the seconds since its user authenticated
+    left: float  # the seconds until it expires
+    reason: Reason
+    started_at: int  # its place in the order of creation
+
+
 class SharedSession(Session):
     """A `Session` as it was when the store was asked; what is set here is not stored.
 
@@ -34,48 +44,31 @@ class SharedSession(Session):
     keeps nobody logged in.
     """
 
-    __slots__ = ("_age", "_id", "_left", "_reason", "_start_timer", "_started_at", "_timer")
+    __slots__ = ("_snapshot", "_start_timer", "_timer")
 
-    def __init__(
-        self,
-        start_timer: Callable[[float], SessionTimer],
-        values: Sequence[Any],
-        *,
-        id: Any,  # noqa: A002  # its word in the contract
-        age: float,
-        left: float,
-        reason: Reason,
-        started_at: int,
-    ) -> None:
+    def __init__(self, start_timer: Callable[[float], SessionTimer], snapshot: Snapshot, *values: Any) -> None:
         super().__init__(*values)
-        self._id = id
-        self._age = age
-        self._left = left
-        self._reason: Reason = reason
-        self._started_at = started_at
+        self._snapshot = snapshot
         self._start_timer = start_timer
         self._timer: SessionTimer | None = None
 
     @property
     def authenticationAge(self) -> float:
-        return self._age
+        return self._snapshot.age
 
     @property
     def timer(self) -> threading.Timer:
         if self._timer is None:
-            self._timer = self._start_timer(self._left)
+            self._timer = self._start_timer(self._snapshot.left)
         return self._timer
 
 
 class Claim(NamedTuple):
-    """What a poll found."""
+    """What a poll found: sessions to announce, sessions whose warning is due, and the seconds until there is more."""
 
     ended: Sequence[SharedSession]
-    """The sessions that this process has to announce, since they have expired or another process did not announce."""
     expiring: Sequence[SharedSession]
-    """The sessions whose warning is due."""
     next_in: float
-    """The seconds until there is something again."""
 
 
 class SharedStore(Store):
@@ -145,10 +138,6 @@ class SharedStore(Store):
     def _extend(self, ids: Sequence[Any], lease: float) -> None:
         """Prolong the lease of claimed ends; with 0 seconds, give them to another process."""
 
-    @abstractmethod
-    def _check_setup(self) -> None:
-        """Log a warning about a server that is set up to lose sessions. Called once, by the first poll."""
-
 
 class ExpiryWorker:
     """Claims the sessions that have expired, announces their ends, and acknowledges them.
@@ -174,7 +163,6 @@ class ExpiryWorker:
         self._on_ended: Callable[[Session, Reason], object] | None = None
         self._on_expiring: Callable[[Session, float], object] | None = None
         self._closed = False
-        self._is_checked = False
         self._reset()
         call_after_fork_in_child(self)
 
@@ -218,13 +206,13 @@ class ExpiryWorker:
         """Note and return the sessions that a call of this process has taken out: it has to announce their ends."""
         found = list(sessions)
         with LOCK:
-            self._claimed.update(session._id for session in found)
+            self._claimed.update(session._snapshot.id for session in found)
         return found
 
     def acknowledge(self, sessions: Iterable[Session]) -> None:
         """Note that these have been announced; the store learns it at once, or when it is reachable again."""
         with LOCK:
-            ids = [session._id for session in sessions if isinstance(session, SharedSession)]
+            ids = [one._snapshot.id for one in sessions if isinstance(one, SharedSession)]
             ids = [each for each in ids if each in self._claimed]
             self._claimed.difference_update(ids)
             self._to_acknowledge += ids
@@ -248,7 +236,7 @@ class ExpiryWorker:
             self._closed = True
         self._poller.stop()
         with LOCK:
-            ids = [session._id for session in self._ended]
+            ids = [session._snapshot.id for session in self._ended]
             self._ended.clear()
             self._expiring.clear()
         self._announcer.stop()
@@ -283,9 +271,6 @@ class ExpiryWorker:
                 claimed = list(self._claimed)
             self._store._extend(claimed, self._lease)
             self._extend_at = self._now() + self._lease / 3
-        if not self._is_checked:
-            self._store._check_setup()
-            self._is_checked = True
         pause = POLL_INTERVAL
         if not self._is_announcing:
             for claim in self._store._claim(self._lease):
@@ -297,7 +282,7 @@ class ExpiryWorker:
         return max(MIN_PAUSE, pause)
 
     def _announce_soon(self, claim: Claim) -> None:
-        sessions = sorted(self.claimed(claim.ended), key=lambda session: session._left)
+        sessions = sorted(self.claimed(claim.ended), key=lambda session: session._snapshot.left)
         with LOCK:
             self._ended += sessions
             self._expiring += claim.expiring
@@ -337,11 +322,11 @@ class ExpiryWorker:
 
     def _announce_expiring(self, session: SharedSession) -> None:
         if self._on_expiring is not None:
-            self._on_expiring(session, session._left)
+            self._on_expiring(session, session._snapshot.left)
 
     def _announce_end(self, session: SharedSession) -> None:
         try:
             if self._on_ended is not None:
-                self._on_ended(session, session._reason)
+                self._on_ended(session, session._snapshot.reason)
         finally:
             self.acknowledge((session,))

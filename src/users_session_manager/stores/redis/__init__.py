@@ -181,7 +181,7 @@ class RedisStore(SharedStore):
         settings = map(encode_number, (timeout, policy.lifetime, policy.warning))
         session = self._live(self._ask("restart", key, *settings))
         if session is not None:
-            self._poll_in_time(session._left, policy)
+            self._poll_in_time(session._snapshot.left, policy)
         elif policy.lifetime is not None:
             self._expiry.poll_within(0)  # it may have outlived that
         return session
@@ -197,7 +197,7 @@ class RedisStore(SharedStore):
 
     def time_left(self, key: object) -> float | None:
         session = self.get(key)
-        return None if session is None else session._left
+        return None if session is None else session._snapshot.left
 
     def set_data(self, key: object, data: Any) -> bool:
         return bool(self._ask("set_data", key, encode(data)))
@@ -211,7 +211,7 @@ class RedisStore(SharedStore):
     def of_user(self, username: str) -> list[tuple[Session, float]]:
         user, group = _user(username)
         records = [] if self._closed else self._script.call("of_user", [group], user)
-        return [(session, session._left) for session in map(self._live, records) if session is not None]
+        return [(session, session._snapshot.left) for session in map(self._live, records) if session is not None]
 
     def remove_user(self, username: str, except_key: object = None) -> list[Session]:
         user, group = _user(username)
@@ -224,7 +224,7 @@ class RedisStore(SharedStore):
         for groups in [] if self._closed else self._script.batches:
             for (records,) in self._script.pages("clear", groups, self._lease, BATCH_SIZE):
                 ended += self._claimed(records)
-        return [*sorted(ended, key=lambda session: session._started_at)]
+        return [*sorted(ended, key=lambda session: session._snapshot.started_at)]
 
     def usernames(self) -> list[str]:
         return [entry.username for entry in self._list()]
@@ -265,6 +265,7 @@ class RedisStore(SharedStore):
         return self._script.is_unreachable
 
     def _claim(self, lease: float) -> Iterator[Claim]:
+        self._script.warn_of_eviction()
         for groups in self._script.batches:
             ended, warned, next_in = self._script.call("claim", groups, BATCH_SIZE, lease)
             expiring = [session for session in map(self._live, warned) if session is not None]
@@ -275,9 +276,6 @@ class RedisStore(SharedStore):
 
     def _extend(self, ids: Sequence[bytes], lease: float) -> None:
         self._call_by_group("extend", ids, lease)
-
-    def _check_setup(self) -> None:
-        self._script.warn_of_eviction()
 
     def _call_by_group(self, operation: str, ids: Sequence[bytes], *args: Any) -> None:
         by_group: dict[int, list[bytes]] = {}

@@ -10,7 +10,7 @@ from ...keys import label
 from ...log import log
 from ...session import Reason
 from ...timers import SessionTimer
-from ..expiry import SharedSession
+from ..expiry import SharedSession, Snapshot
 
 _REASONS: Final[dict[bytes, Reason]] = {reason.encode(): reason for reason in get_args(Reason)}
 
@@ -31,17 +31,12 @@ class _Record(NamedTuple):
 
     def session(self, start_timer: Callable[[float], SessionTimer], user: str, data: Any) -> SharedSession:
         created, authenticated = float(self.created), float(self.authenticated)
+        age, reason = float(self.now) - authenticated, _REASONS.get(self.reason, "expired")
+        snapshot = Snapshot(self.id, age, float(self.left), reason, int(self.started_at))
         timeout = float(self.own) if self.own else None
         former = tuple(self.former.decode("ascii").split(",")) if self.former else ()
-        return SharedSession(
-            start_timer,
-            (user, self.key.decode("ascii"), created, authenticated, data, timeout, former),
-            id=self.id,
-            age=float(self.now) - authenticated,
-            left=float(self.left),
-            reason=_REASONS.get(self.reason, "expired"),
-            started_at=int(self.started_at),
-        )
+        key = self.key.decode("ascii")
+        return SharedSession(start_timer, snapshot, user, key, created, authenticated, data, timeout, former)
 
 
 def live_session(start_timer: Callable[[float], SessionTimer], text: bytes | None) -> SharedSession | None:

@@ -46,6 +46,7 @@ class Script:
         self.batches = [[group] for group in ALL_GROUPS] if self._is_cluster else [list(ALL_GROUPS)]
         # The operation that Redis has refused, empty if it did not answer at all, None without a failure.
         self._failed_operation: str | None = None
+        self._policy_is_known = False
 
     @property
     def is_unreachable(self) -> bool:
@@ -83,7 +84,10 @@ class Script:
             groups, cursors = [group for group, _ in left], [cursor for _, cursor in left]
 
     def warn_of_eviction(self) -> None:
-        """Log a warning if Redis is set to drop sessions when its memory is full; nothing where it does not say."""
+        """Log a warning, once, if Redis is set to drop sessions when its memory is full; nothing if it does not say."""
+        if self._policy_is_known:
+            return
+        self._policy_is_known = True
         nodes = {"target_nodes": RedisCluster.PRIMARIES} if self._is_cluster else {}
         try:
             answer = self.client.info("memory", **nodes)
