@@ -989,6 +989,23 @@ def test_reading_the_session_on_a_loop_says_what_to_do_instead(slow):
         client.get("/hasty")
 
 
+def test_async_listeners_run_on_the_loop_of_the_application(manager):
+    heard: list[tuple[str, Any]] = []
+
+    @manager.on("sessionCreated")  # as the project is loaded: there is no loop yet
+    async def listener(key: str) -> None:
+        heard.append((key, asyncio.get_running_loop()))
+
+    async def application() -> None:
+        client = AsyncClient()
+        answer = await client.post("/sync/login", {"username": "luca", "password": "lasagne"})  # on a thread
+        while not heard:
+            await asyncio.sleep(0.01)
+        assert heard == [(answer.json()["key"], asyncio.get_running_loop())]
+
+    asyncio.run(asyncio.wait_for(application(), 30))
+
+
 # Settings
 
 

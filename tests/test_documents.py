@@ -9,6 +9,7 @@ import importlib
 import inspect
 import os
 import re
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^ *```(.*)\n(?:.*\n)*?^ *```$", re.MULTILINE)
 COMMAND = re.compile(r"^<!-- command: (\w+) -->\n```bash\n(.+)\n```$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+SECTION = re.compile(r"^(Args|Returns|Raises):\n((?: +.*(?:\n|\Z))+)", re.MULTILINE)
 
 ELSEWHERE = {
     "web": ["RequestSession"],
@@ -174,10 +176,10 @@ def _shown(annotation: Any) -> Any:
 
 
 def _signature(function: Any) -> str:
-    signature = inspect.signature(function)
+    signature = inspect.signature(getattr(function, "__func__", function))  # of a class method, what it wraps
     parameters = []
     for parameter in signature.parameters.values():
-        if parameter.name != "self":
+        if parameter.name not in ("self", "cls"):
             value = parameter.default
             shown = _Plain(f"{value.__module__}.{value.__name__}") if inspect.isbuiltin(value) else value
             if " object at 0x" in repr(value):
@@ -190,17 +192,37 @@ def _signature(function: Any) -> str:
 
 
 def _members(cls: type) -> Iterator[tuple[str, Any]]:
-    """The public methods and properties of a class that say what they are for, in the order of its source."""
-    ours = [base for base in cls.__mro__ if base.__module__.startswith("users_session_manager")]
+    """The public methods and properties of a class that say what they are for, in the order of its source.
+
+    Those that it has from another class of the page are described there.
+    """
+    bases = (base for base in cls.__mro__ if base.__module__.startswith("users_session_manager"))
+    ours = [base for base in bases if base is cls or base.__name__ not in users_session_manager.__all__]
     for name, member in (found for base in ours for found in vars(base).items()):
-        is_method = callable(member) and inspect.isfunction(inspect.unwrap(member))  # in front of one may stand C
+        is_method = inspect.isfunction(member) or isinstance(member, classmethod)
         is_public = not name.startswith("_") and (is_method or isinstance(member, property))
-        if is_public and inspect.getdoc(member) and not hasattr(EventEmitter, name):
+        if is_public and member.__doc__ and not hasattr(EventEmitter, name):
             yield name, member
 
 
 def _text(thing: Any) -> str:
-    return re.sub(r"(?<=\S) {2,}", " ", inspect.getdoc(thing) or "")  # a line of a table that the source continues
+    text = re.sub(r"(?<=\S) {2,}", " ", inspect.getdoc(thing) or "")  # a line of a table that the source continues
+    return SECTION.sub(_section, text).rstrip()
+
+
+def _section(found: re.Match[str]) -> str:
+    """The arguments, results or exceptions of a docstring, as a list or a paragraph."""
+    title, lines = found[1], textwrap.dedent(found[2]).splitlines()
+    if title == "Returns":
+        return "\n".join([f"**Returns:** {lines[0]}", *lines[1:], ""])
+    items = []
+    for line in lines:
+        names, _, text = line.partition(": ")
+        if line.startswith(" "):
+            items.append(f"  {line.lstrip()}")
+        else:
+            items.append(f"- {', '.join(f'`{name}`' for name in names.split(', '))}: {text}")
+    return "\n".join([f"**{title}:**", "", *items, ""])
 
 
 def _render(name: str, thing: Any) -> Iterator[str]:
@@ -211,6 +233,8 @@ def _render(name: str, thing: Any) -> Iterator[str]:
     made_by_hand = "__init__" in vars(thing) and Protocol not in thing.__bases__
     yield f"## `{name}{_signature(thing.__init__) if made_by_hand else ''}`"
     yield _text(thing)
+    if any(base is users_session_manager.Store for base in thing.__mro__[1:]):
+        yield "It has the methods of [`Store`](#store)."
     members = list(_members(thing))
     for index, (title, member) in enumerate(members):
         if any(member is earlier for _, earlier in members[:index]):
@@ -225,8 +249,8 @@ def _render(name: str, thing: Any) -> Iterator[str]:
 def _api() -> str:
     things = {name: getattr(users_session_manager, name) for name in ["SessionManager", "Session"]}
     things |= {name: getattr(users_session_manager, name) for name in users_session_manager.__all__}
-    parts = ["# API", "This page is made from the docstrings. The [guide](guide.md) says how it goes together."]
-    parts.append("What stands here without a module is imported from `users_session_manager`.")
+    parts = ["# API", "This page is made from the docstrings. The [guide](guide.md) says how things work together."]
+    parts.append("Names without a module are imported from `users_session_manager`.")
     for name, thing in things.items():
         parts += _render(name, thing)
     for module, names in ELSEWHERE.items():

@@ -468,6 +468,26 @@ class TestAsyncListeners:
         asyncio.run(application(loop_is_given=False))
         asyncio.run(application(loop_is_given=True))
 
+    def test_bound_by_hand_it_stays_where_a_listener_is_added_on_another_loop(self, manager):
+        heard: list[object] = []
+
+        async def listener(key):
+            heard.append(asyncio.get_running_loop())
+
+        async def elsewhere():
+            manager.on("sessionCreated", listener)
+
+        async def application():
+            loop = asyncio.get_running_loop()
+            manager.bindLoop()
+            await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+            manager.loadNewSession("Luca")
+            while not heard:
+                await asyncio.sleep(0)
+            assert heard == [loop]
+
+        asyncio.run(application())
+
     def test_what_is_no_loop_cannot_be_bound(self, manager):
         with pytest.raises(SessionError, match="no event loop is running"):
             manager.bindLoop()

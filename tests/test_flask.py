@@ -608,14 +608,13 @@ class TestRejection:
 
 class TestStoreAway:
     @pytest.fixture
-    def away(self, manager, clock, monkeypatch):
+    def away(self, clock, monkeypatch):
         def go() -> None:
             def ask(*_: Any, **__: Any) -> Any:
                 raise StoreUnavailable("no answer")
 
             for name in ("add", "get", "restart", "remove", "renew_key", "set_data", "remove_user"):
                 monkeypatch.setattr(clock.store, name, ask)
-            monkeypatch.setattr(manager, "_at_hand", None)
 
         return go
 

@@ -54,16 +54,34 @@ def port(request, redis):
         )
         try:
             wait_until_listening(server, port, said)
+            if "gunicorn" in command:
+                wait_until_all_answer(port, said)
+            up_to_now = os.fstat(said.fileno()).st_size
             yield port
         finally:
             server.terminate()
             server.wait(PATIENCE)
-        said.seek(0)
-        output = said.read()
-    assert "Traceback" not in output, output
-    if "gunicorn" in command:
-        workers = {line for line in output.splitlines() if line.startswith("worker=")}
-        assert len(workers) > 1, "all requests went to one worker"
+        assert "Traceback" not in read(said), read(said)
+        if "gunicorn" in command:
+            assert len(workers_in(read(said, up_to_now))) > 1, "all requests went to one worker"
+
+
+def read(said, start=0) -> str:
+    """Return what the server has said; without a `seek`, which would move the place where it writes."""
+    return os.pread(said.fileno(), 10**7, start).decode()
+
+
+def workers_in(output) -> set[str]:
+    return {line for line in output.splitlines() if line.startswith("worker=")}
+
+
+def wait_until_all_answer(port, said) -> None:
+    """Else the first worker may have answered everything before the others have started."""
+    deadline = time.monotonic() + PATIENCE
+    with ThreadPoolExecutor(5) as several:
+        while len(workers_in(read(said))) < 3:
+            assert time.monotonic() < deadline, read(said)
+            assert {status for status, _ in several.map(lambda _: ask(port, "GET", "/guarded"), range(5))} == {401}
 
 
 def test_a_login_is_one_on_every_worker_and_a_store_that_is_away_lets_nobody_in(port, redis):

@@ -370,13 +370,12 @@ class TestWarning:
 
 
 def steps(work):
-    """Count the instructions of Python that `work` executes."""
+    """Count the lines of Python that `work` executes; a line that is executed again counts again."""
     count = 0
 
     def trace(frame, event, arg):
         nonlocal count
-        frame.f_trace_opcodes = True
-        count += event == "opcode"
+        count += event == "line"
         return trace
 
     before = sys.gettrace()
@@ -410,5 +409,5 @@ def test_one_users_sessions_cost_what_that_users_sessions_cost(manager):
         return found
 
     few, many = cost(10), cost(1000)
-    assert few > 100, "they were to be counted"
+    assert few > 50, "they were to be counted"
     assert many < few * 1.2

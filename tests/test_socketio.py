@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import queue
 import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,7 +20,13 @@ socketio = pytest.importorskip("socketio")
 serving = pytest.importorskip("werkzeug.serving")
 pytest.importorskip("simple_websocket")
 
-from users_session_manager import SessionError, SessionManager, StoreUnavailable  # noqa: E402
+from users_session_manager import (  # noqa: E402
+    MemoryStore,
+    SessionError,
+    SessionManager,
+    SessionRejected,
+    StoreUnavailable,
+)
 from users_session_manager.integrations._socketio_members import again  # noqa: E402
 from users_session_manager.integrations.socketio import attach  # noqa: E402
 from users_session_manager.keys import is_key  # noqa: E402
@@ -396,7 +404,7 @@ class TestTheEnd:
     def test_a_client_that_cannot_be_told_keeps_nobody_else_from_it(self, manager, server, connect, monkeypatch, gone):
         """A connection may close between python-socketio's look at it and the sending."""
         key, errors = manager.loadNewSession("Luca"), []
-        manager.on("error", lambda error, details: errors.append(error))
+        manager.on("listenerFailed", lambda error, event, listener: errors.append(error))
         tabs = [connect() for _ in range(3)]
         assert [tab.present(key) for tab in tabs] == [True, True, True]
         send, unlucky = server.io._send_eio_packet, server.io.manager.eio_sid_from_sid(tabs[1].sid, "/")
@@ -431,9 +439,10 @@ class TestTheEnd:
 
             return stumble
 
-        monkeypatch.setattr(server.io.manager, "is_connected", stumbling(server.io.manager.is_connected))
-        for name in ("enter_room", "leave_room", "emit"):
-            monkeypatch.setattr(server.io, name, stumbling(getattr(server.io, name)))
+        rooms = server.io.manager
+        for name in ("is_connected", "basic_enter_room", "basic_leave_room"):
+            monkeypatch.setattr(rooms, name, stumbling(getattr(rooms, name)))
+        monkeypatch.setattr(server.io, "emit", stumbling(server.io.emit))
         assert [tab.present(key) for tab in tabs] == [True] * 4
         key = manager.renewSessionKey(key)
         assert len(list(server.io.manager.get_participants("/", key))) == 4
@@ -492,6 +501,63 @@ class TestTheEnd:
         manager.once("error", listener)
         assert stranger.present("unknown") is False
         assert answers == [True]
+
+
+class TestLog:
+    """A log handler holds a lock of its own while it writes, and may ask the manager then, or a finalizer may."""
+
+    @pytest.fixture
+    def handler(self, manager):
+        class Handler(logging.Handler):
+            """Adds to each line how many are logged in, and takes its time for one that says so."""
+
+            def __init__(self):
+                super().__init__()
+                self.is_busy, self.may_go_on = threading.Event(), threading.Event()
+
+            def emit(self, record):
+                if record.getMessage() == "slow":
+                    self.is_busy.set()
+                    assert self.may_go_on.wait(30)
+                manager.getLoggedUsers()
+
+        return Handler()
+
+    @pytest.fixture
+    def logger(self, handler):
+        logger = logging.Logger("of the server", logging.INFO)
+        logger.addHandler(handler)
+        return logger
+
+    @pytest.fixture
+    def server(self, logger):
+        server = Server(logger=logger)
+        yield server
+        server.stop()
+
+    def test_no_lock_of_ours_is_held_while_the_server_writes_to_its_log(
+        self, manager, server, attached, handler, logger, monkeypatch
+    ):
+        monkeypatch.setattr(server.io.manager, "is_connected", lambda sid, namespace: True)
+        rooms = server.io.handlers["/"]["session_key"].__self__
+        server.io.manager.basic_enter_room("a client", "/", None, eio_sid="its connection")
+        key = manager.loadNewSession("Luca")
+
+        def join_and_leave():
+            rooms.join("a client", key)
+            manager.renewSessionKey(key)
+            attached()
+
+        writing = threading.Thread(target=logger.info, args=("slow",), daemon=True)
+        joining = threading.Thread(target=join_and_leave, daemon=True)
+        writing.start()
+        assert handler.is_busy.wait(30)
+        joining.start()
+        joining.join(0.5)  # it may have to wait for the log, and must then hold no lock that the handler needs
+        handler.may_go_on.set()
+        for thread in (writing, joining):
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 class TestRenewal:
@@ -604,14 +670,14 @@ class TestRenewal:
     ):
         client, key = connect(), manager.loadNewSession("Luca")
         assert client.present(key) is True
-        enter, ending = server.io.enter_room, threading.Thread(target=manager.deleteAllSessions)
+        enter, ending = server.io.manager.basic_enter_room, threading.Thread(target=manager.deleteAllSessions)
 
         def enter_late(*args, **options):
             ending.start()
             ending.join(0.2)  # it has to wait, so there is no other way to see that it does
             enter(*args, **options)
 
-        monkeypatch.setattr(server.io, "enter_room", enter_late)
+        monkeypatch.setattr(server.io.manager, "basic_enter_room", enter_late)
         manager.renewSessionKey(key)
         ending.join(30)
         assert client.heard(server) == ["logout"]
@@ -662,6 +728,11 @@ class TestRenewal:
 
     def test_joins_and_renewals_that_race_the_end(self, manager, server, connect):
         """Everybody gets one logout, be it for the refusal or for the end, and nobody stays in a room."""
+
+        def renew(key, overlap):
+            with suppress(SessionRejected):  # the end may come first
+                manager.renewSessionKey(key, overlap)
+
         clients = [connect() for _ in range(3)]
         with ThreadPoolExecutor(len(clients) + 2) as threads:
             for number in range(75):
@@ -674,7 +745,7 @@ class TestRenewal:
                     return action(*args)
 
                 acts = [threads.submit(act, client.present, key) for client in clients[1:]]
-                acts.append(threads.submit(act, manager.renewSessionKey, key, 10 * (number % 2)))
+                acts.append(threads.submit(act, renew, key, 10 * (number % 2)))
                 acts.append(threads.submit(act, manager.deleteUserSessions, "Luca"))
                 assert [act.result(60) for act in acts][-1] == 1
                 assert [client.heard(server) for client in clients] == [["logout"]] * 3
@@ -877,7 +948,7 @@ class TestLoop:
         self, manager, clock, server, connect, monkeypatch
     ):
         """As it does with a store that may have to be waited for."""
-        monkeypatch.setattr(clock.store, "blocking", True)
+        monkeypatch.setattr(type(clock.store), "blocking", True)
         key, find_out = manager.loadNewSession("Luca"), manager.findSession
 
         def second_look(key):
@@ -1010,13 +1081,13 @@ class TestAttaching:
         assert manager.getSocketReference() is None
 
     def test_its_timer_runs_on_the_real_clock_too(self, server):
-        manager = SessionManager()
+        store = MemoryStore()
+        manager = SessionManager(store=store)
         detach = attach(manager, server.io)
         client = Client(server.address, "websocket")
         key = manager.loadNewSession("Luca")
         assert client.present(key) is True
-        with manager._store.clock.lock:
-            manager._store.clock.schedule(manager.sessions[key], 0.01)
+        store.restart(key, 0.01)
         assert client.told.get(timeout=30) == "logout"
         client.leave()
         detach()
@@ -1024,7 +1095,7 @@ class TestAttaching:
     def test_a_loop_that_has_closed_is_no_crash(self, manager, caplog):
         """The server has gone with its loop, and so have its clients."""
         errors = []
-        manager.on("error", lambda error, details: errors.append(error))
+        manager.on("listenerFailed", lambda error, event, listener: errors.append(error))
 
         async def application():
             return attach(manager, socketio.AsyncServer(async_mode="asgi"))
@@ -1038,7 +1109,7 @@ class TestAttaching:
 
     def test_without_a_client_an_async_server_has_nobody_to_tell(self, manager):
         errors = []
-        manager.on("error", lambda error, details: errors.append(error))
+        manager.on("listenerFailed", lambda error, event, listener: errors.append(error))
         detach = attach(manager, socketio.AsyncServer(async_mode="asgi"))
         manager.deleteSession(manager.loadNewSession("Luca"))
         assert errors == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,6 @@ from users_session_manager.web import (
     dismiss_elsewhere,
     find,
     renew_key,
-    show_loop,
     sign_in,
 )
 
@@ -317,21 +315,3 @@ class TestDismiss:
         with pytest.raises(SessionRejected):
             dismiss_elsewhere(either, key)
         assert either.getLoggedUsers() == ["Luca"]
-
-
-def test_a_loop_that_was_shown_is_where_async_listeners_run(manager):
-    told = []
-
-    async def listener(key):
-        told[0].set_result(asyncio.get_running_loop())
-
-    manager.on("sessionCreated", listener)  # before there is a loop
-
-    async def application():
-        loop = asyncio.get_running_loop()
-        told.append(loop.create_future())
-        show_loop(manager)
-        await asyncio.to_thread(manager.loadNewSession, "Luca")
-        assert await asyncio.wait_for(told[0], 30) is loop
-
-    asyncio.run(application())

@@ -59,11 +59,6 @@ def create_app(database: Database, *, timeout: float = 60, client_script: Path |
     def on_ended(session: Session, reason: str) -> None:
         print(f"session {session.key.partition('_')[0]} of {session.username} has ended: {reason}", flush=True)
 
-    @manager.on("error")
-    def on_error(error: Exception, details: dict[str, Any]) -> None:
-        if not isinstance(error, SessionRejected):  # a rejection is the day's work; this is a fault of ours
-            app.logger.error("A listener failed: %r", details, exc_info=error)
-
     # The actions of the API
 
     def try_login() -> Any:

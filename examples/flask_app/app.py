@@ -20,7 +20,7 @@ from ua_parser import parse_os, parse_user_agent
 from werkzeug.security import check_password_hash, generate_password_hash
 from werkzeug.serving import make_server
 
-from users_session_manager import Session, SessionManager, SessionRejected
+from users_session_manager import Session, SessionManager
 from users_session_manager.integrations.flask import UserSessions, current_session, session_required
 from users_session_manager.integrations.socketio import attach
 
@@ -70,15 +70,10 @@ def create_app(
         print(f"session {label(session.key)} of {session.username} has ended: {reason}", flush=True)
         presence.push()
 
-    def on_error(error: Exception, details: dict[str, Any]) -> None:
-        if not isinstance(error, SessionRejected):  # a rejection is the day's work; this is a fault of ours
-            app.logger.error("A listener failed: %r", details, exc_info=error)
-
     manager.on("sessionCreated", on_created)
     manager.on("sessionRenewed", lambda _old, _new: presence.push())  # its label is another one
     manager.on("sessionExpiring", lambda _key, _left: presence.push())  # so that no older list comes after the warning
     manager.on("sessionEnded", on_ended)
-    manager.on("error", on_error)  # with a listener a rejection is `False`; without one it would be raised
 
     @app.before_request
     def refuse_forms() -> None:

@@ -40,7 +40,10 @@ class Presence:
     def end(self, username: str, name: object) -> bool:
         """End the session of `username` that the pages know as `name`; tell whether there was one."""
         keys = [session["key"] for session in self._manager.getUserSessions(username)]
-        return any(self._manager.deleteSession(key) for key in keys if name_of(key) == name)
+        try:
+            return any(self._manager.deleteSession(key) for key in keys if name_of(key) == name)
+        except SessionRejected:
+            return False  # it has ended meanwhile
 
     def push(self) -> None:
         """Tell every page."""

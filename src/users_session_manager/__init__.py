@@ -3,12 +3,12 @@
 #   integrations/   what each framework needs, imported by name: they call the manager and listen
 #   web.py          what the web frameworks share: where a key travels, and the session of a request
 #   manager.py      SessionManager: the npm API, the policy methods and the events; keeps nothing, reads no clock
-#   policy.py       its settings: how long a session may last, how many a user may have
 #   events.py       the emitter that isolates listeners
 #   stores/         base.py says what a store must do; a store owns time
 #                   memory.py keeps sessions in a dictionary
 #                   redis/ keeps them in Redis: script.lua runs there, script.py calls it, records.py reads the answers
 #                   expiry.py claims, announces and acknowledges the ends that processes share
+#   policy.py       how long a session may last, how many a user may have
 #   timers.py       SessionTimer, the threading.Timer of a session
 #   clock.py        the one lock, the thread that rings alarms, and all about forks and exit
 #   session.py      one record        keys.py   how a key is made and shown

@@ -34,9 +34,9 @@ class TooManySessions(SessionError):
 
 
 class StoreUnavailable(SessionError):
-    """The store could not be reached, so whether the session is alive is not known.
+    """The store could not be reached, so the answer is not known, nor is whether the change was made.
 
-    That is never taken for "logged in" (OWASP ASVS 5.0, 16.5.3: nothing fails open). Nothing was changed.
+    That is never taken for "logged in" (OWASP ASVS 5.0, 16.5.3: nothing fails open).
     """
 
 

@@ -30,9 +30,9 @@ class IsolatedEmitter(EventEmitter):
     - A listener that raises stops no other listener, and its exception does not reach the caller: it is emitted as
       `listenerFailed(exception, event, listener)`, or, without a listener for that, logged. What is no `Exception`
       (`KeyboardInterrupt`, gevent's timeouts) passes through.
-    - An `async def` listener is scheduled on the application's event loop: that of `bindLoop`, or the last one on which
-      such a listener was added, or else the first one on which an event was emitted; until that loop is closed. Without
-      an event loop the listener fails with a `SessionError`.
+    - An `async def` listener is scheduled on the application's event loop: that of `bindLoop`, else the last one on
+      which such a listener was added, else the first one on which an event was emitted; until that loop is closed.
+      Without an event loop the listener fails with a `SessionError`.
     - As in Node, `error` without a listener raises its exception.
 
     Threads: any thread may emit, add and remove. `LOCK` guards pyee's table of listeners; it is not held while they
@@ -43,6 +43,7 @@ class IsolatedEmitter(EventEmitter):
         super().__init__()
         self._lock: Any = LOCK  # in place of pyee's own, which is not re-entrant
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_bound = False  # whether by hand
         self._has_async = False  # whether an `async def` listener was ever added
         self._has_error_listener = False  # whether one was ever added
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
@@ -65,7 +66,7 @@ class IsolatedEmitter(EventEmitter):
         loop = loop or _running_loop()
         if loop is None:
             raise SessionError("no event loop is running here: call bindLoop() in a coroutine, or pass the loop")
-        self._loop = loop
+        self._loop, self._is_bound = loop, True
         return True
 
     def emit(self, event: str, *args: Any, **kwargs: Any) -> bool:
@@ -106,7 +107,8 @@ class IsolatedEmitter(EventEmitter):
             raise TypeError(f"a listener must be callable, got {type(listener).__name__}")
         if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(type(listener).__call__):
             self._has_async = True
-            self._loop = _running_loop() or self._loop
+            if not self._is_bound:
+                self._loop = _running_loop() or self._loop
         if event == "error" and not self._has_error_listener:
             self._has_error_listener = True
             log.warning(
@@ -120,7 +122,7 @@ class IsolatedEmitter(EventEmitter):
 
     def _find_loop(self) -> asyncio.AbstractEventLoop | None:
         if self._loop is None or self._loop.is_closed():
-            self._loop = _running_loop()
+            self._loop, self._is_bound = _running_loop(), False
         return self._loop
 
     def _schedule(self, event: str, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> None:

@@ -30,6 +30,8 @@ class _Singleton(type):
         if args or options:
             got = ", ".join([*(type(arg).__name__ for arg in args), *options])
             raise TypeError(f"SessionManager() takes only store=..., got {got}; call setSessionTimeOut() and the like")
+        if isinstance(store, str):
+            _store_class(store)  # imported without LOCK, since the import system has locks of its own
         with LOCK:
             is_first = _instance is None
             if is_first:
@@ -54,7 +56,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     A key that is unknown or expired, or no key at all, is rejected: `sessionRejected` and `error` are emitted. Then the
     npm package's methods return `False`, or, if nobody listens to `error`, raise `SessionRejected`. All other methods
-    raise it in any case, so that a listener that only logs cannot open a guard.
+    but `findSession` raise it in any case, so that a listener that only logs cannot open a guard.
 
     | event | when |
     |---|---|
@@ -413,13 +415,17 @@ def _open_store(store: str | Store | None) -> Store:
     if store is None:
         return MemoryStore()
     if isinstance(store, str):
-        scheme = store.partition(":")[0]
-        if scheme not in ("redis", "rediss", "unix"):
-            # The rest of an address may hold a password.
-            raise ValueError(f"store must be a Store or the address of a Redis, got one of {scheme[:20]!r}")
-        from .stores.redis import RedisStore  # an extra, only for those who name it
-
-        return RedisStore.from_url(store)
+        return _store_class(store).from_url(store)  # type: ignore[no-any-return]
     if not isinstance(store, Store):
         raise TypeError(f"store must be None, an address or a Store, got {type(store).__name__}")
     return store
+
+
+def _store_class(address: str) -> Any:
+    scheme = address.partition(":")[0]
+    if scheme not in ("redis", "rediss", "unix"):
+        # The rest of an address may hold a password.
+        raise ValueError(f"store must be a Store or the address of a Redis, got one of {scheme[:20]!r}")
+    from .stores.redis import RedisStore  # an extra, only for those who name it
+
+    return RedisStore

@@ -14,6 +14,7 @@ import random
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import redis
 
@@ -35,7 +36,8 @@ class Worker:
         self.shared = redis.Redis.from_url(url, decode_responses=True)
         self.manager = SessionManager(store=RedisStore.from_url(url, timeout=10, prefix=prefix, lease=LEASE))
         self.manager.on("sessionEnded", self._ended)
-        self.manager.on("error", self._failed)
+        self.manager.on("error", lambda error, details: None)  # a rejection is `False`
+        self.manager.on("listenerFailed", self._failed)
 
     def note(self, what, **details):
         line = json.dumps({"what": what, "at": time.time(), **details}) + "\n"
@@ -47,9 +49,8 @@ class Worker:
         self.note("ended", id=keys[0], keys=keys, reason=reason, by=session.data["by"])
         time.sleep(self.work)
 
-    def _failed(self, exception, details):
-        if not isinstance(exception, SessionRejected):
-            self.note("failed", text=repr(exception))
+    def _failed(self, exception, event, listener):
+        self.note("failed", text=repr(exception))
 
     def log_in(self, user, timeout):
         began = time.time()
@@ -102,8 +103,8 @@ class Worker:
 
     def _renew(self, known, chance):
         key, timeout = json.loads(known)
-        new = self.manager.renewSessionKey(key, overlap=chance.choice((0, 1)))
-        if new:
+        with suppress(SessionRejected):
+            new = self.manager.renewSessionKey(key, overlap=chance.choice((0, 1)))
             self.shared.sadd("keys", json.dumps([new, timeout]))
 
     def _check(self, known, chance):

@@ -215,7 +215,7 @@ def an_async_server_without_clients(house):
 def an_async_server_without_a_loop(house):
     """Other processes may have clients of the session, so saying nothing would lose their logout."""
     errors = []
-    house.manager.on("error", lambda error, details: errors.append(error))
+    house.manager.on("listenerFailed", lambda error, event, listener: errors.append(error))
     queue_manager = socketio.AsyncRedisManager(house.redis_url)
     detach = attach(house.manager, socketio.AsyncServer(client_manager=queue_manager))
     key = house.manager.renewSessionKey(house.manager.loadNewSession("Luca"))

@@ -22,19 +22,18 @@ import json
 
 import socketio
 
-from users_session_manager import SessionManager
+from users_session_manager import MemoryStore, SessionManager
 from users_session_manager.integrations.socketio import attach
 
 OPTIONS = {"ping_interval": 3}  # a client that polls leaves no sooner than its poll is answered
 
-manager = SessionManager()
+store = MemoryStore()
+manager = SessionManager(store=store)
 manager.on("error", lambda error, details: None)
 
 
 def run_out(key):
-    clock = manager._store.clock
-    with clock.lock:
-        clock.schedule(manager.sessions[key], 0.01)
+    store.restart(key, 0.01)
 
 
 def evict():

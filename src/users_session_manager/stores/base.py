@@ -30,7 +30,8 @@ class Store(ABC):
     acknowledges it: a shared store gives a session whose end is not acknowledged in time to another process.
 
     Each method is atomic and may be called from any thread. A store never emits, and calls nothing while it holds a
-    lock. A store that cannot be reached raises `StoreUnavailable` from any method, and has then changed nothing.
+    lock. A store that cannot be reached raises `StoreUnavailable` from any method: then the answer is not known, nor is
+    whether the change was made.
     """
 
     @property

@@ -104,7 +104,6 @@ class MemoryStore(Store):
     def __init__(self, *, now: Callable[[], float] = time.monotonic, thread: bool = True) -> None:
         self.now = now
         self.clock = Clock(now, thread=thread)
-        self.run_due = self.clock.run_due
         self._sessions = Sessions()
         self._by_user: dict[str, dict[MemorySession, None]] | None = None  # built when first needed
         self._former: dict[str, tuple[MemorySession, float]] = {}  # each former key, and until when it is good
@@ -125,6 +124,10 @@ class MemoryStore(Store):
         if self._on_ended is not None:
             raise SessionError("this MemoryStore has been opened by a SessionManager before; make a new one")
         self._on_ended, self._on_expiring = on_ended, on_expiring
+
+    def run_due(self) -> int:
+        """Let all that has expired end, on the calling thread; return for how many sessions something was due."""
+        return self.clock.run_due()
 
     # One session
 
