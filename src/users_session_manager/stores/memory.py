@@ -183,16 +183,15 @@ class MemoryStore(Store):
     def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> SessionTimer:
         with LOCK:
             session = self.restart(key, timeout, policy)
-            old = None
             if session is not None:
                 old, session._timer = session._timer, None
-                timer = self._make_timer(session)
-        if old is not None:
-            old.end()
         if session is None:
             timer = SessionTimer(timeout, _do_nothing, clock=self.clock)
             timer.start()
-        return timer
+            return timer
+        if old is not None:
+            old.end()
+        return self._make_timer(session)
 
     def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
         new, authenticated_at = new_key(), time.time()
@@ -375,7 +374,9 @@ class MemoryStore(Store):
         if is_due:
             session._warn_at = inf
         self._set_alarm(session)
-        return partial(self._warn, session, session._deadline - now) if is_due else None
+        if not is_due or self._on_expiring is None:
+            return None
+        return partial(self._on_expiring, session, session._deadline - now)
 
     def _expire(self, session: MemorySession) -> None:
         with LOCK:
@@ -383,10 +384,6 @@ class MemoryStore(Store):
                 return
         if self._on_ended is not None:
             self._on_ended(session, "expired")
-
-    def _warn(self, session: MemorySession, left: float) -> None:
-        if self._on_expiring is not None:
-            self._on_expiring(session, left)
 
     def _pop(self, session: MemorySession) -> bool:
         """Take a session out; return whether it was in: the one call that finds it announces the end."""

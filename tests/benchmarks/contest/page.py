@@ -65,8 +65,6 @@ were to each other round by round; on Redis it is Flask-Session in its place.
 - `loadNewSession` and `deleteSession` are measured in one go, so that there are as many sessions after it as before.
   `getLoggedUsers` and `deleteAllSessions` are shown for each session that is there.
 - Each contestant is asked whether it does what it is to do: a wrong answer ends the run, a slow one does not.
-- This library is measured as it is where its compiled module has been built, if the list above says so, and once more
-  in Python alone.
 - The npm package is `{NPM_PACKAGE}`. A first round that does not count is for V8 to compile it in,
   which also leaves the simplest of its methods out where it can. Without a listener is with the one for `error` that
   the package cannot do without; this library has it too.
