@@ -6,6 +6,7 @@ behind it, such as `redis://127.0.0.1:6379/0`, the manager keeps its sessions th
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from dataclasses import dataclass, field
@@ -353,6 +354,7 @@ def test_a_manager_that_does_otherwise_is_found(monkeypatch):
 
 
 if __name__ == "__main__":
+    logging.getLogger("users_session_manager").setLevel(logging.ERROR)
     ends, made = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else 60), 0
     new_store: Any = MemoryStore
     if len(sys.argv) > 2:

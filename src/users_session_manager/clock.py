@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from math import inf
 from typing import Final, Protocol
 
@@ -217,13 +217,14 @@ class Clock(Worker):
             alarm.clock_stopped()
 
     def _prune(self) -> None:
-        """Drop the dead entries. What a finalizer sets meanwhile goes to the new heap, and is added at the end."""
-        entries, self._heap = self._heap, []
-        entries = [entry for entry in entries if entry[1] in self._alarms]
-        heapify(entries)
+        """Make the heap anew, without the dead entries. What a finalizer sets meanwhile is added at the end."""
+        self._heap = []
+        entries = [alarm._entry for alarm in list(self._alarms.values()) if alarm._entry is not None]
+        entries.sort()  # a sorted list is a heap, and these are nearly sorted: by serial, so mostly by time
         while self._heap:
             heappush(entries, self._heap.pop())
         self._heap = entries
+        self._alarms = {**self._alarms}  # a dictionary does not shrink; no call, so that no finalizer comes in between
 
     def _after_fork_in_child(self) -> None:
         ringing, self._ringing = self._ringing, None
