@@ -38,19 +38,34 @@ left = min(map(manager.getSessionTimeLeft, manager.sessions))
 print(full, emptied, left)
 """
 
-# All but each hundredth go. Those that stay hold on to most pages, since CPython does not move objects: the memory
+# 99% go in random order. Those that stay hold on to most pages, since CPython does not move objects: the memory
 # is free, and goes to the logins that follow.
 SCATTERED = """
+import random, time
 tracemalloc.start()
 before = allocated()
 keys = login(COUNT)
 full = allocated() - before
-for number, key in enumerate(keys):
-    if number % 100:
-        manager.deleteSession(key)
+tracemalloc.stop()
+random.Random(7).shuffle(keys)
+gone, pauses = keys[:-COUNT // 100], []
+for key in gone:
+    began = time.perf_counter()
+    manager.deleteSession(key)
+    pauses.append(time.perf_counter() - began)
+print(f"the longest pauses, in s: {[round(pause, 3) for pause in sorted(pauses)[-6:]]}", file=sys.stderr)
+left = min(map(manager.getSessionTimeLeft, manager.sessions))
+manager.close()
+del manager, keys, gone, key, pauses
+manager = SessionManager()
+tracemalloc.start()
+before = allocated()
+keys = login(COUNT)
+random.Random(7).shuffle(keys)
+for key in keys[:-COUNT // 100]:
+    manager.deleteSession(key)
 del keys, key
 emptied = allocated() - before
-left = min(map(manager.getSessionTimeLeft, manager.sessions))
 print(full, emptied, left)
 """
 
@@ -63,7 +78,8 @@ def test_deleting_99_percent_of_a_million_sessions_gives_their_memory_back(scena
         [sys.executable, "-c", PROGRAM + scenario], capture_output=True, text=True, timeout=600, check=True
     )
     full, emptied, left = map(float, done.stdout.split())
+    print(done.stderr)
     print(f"{full / 1e6:.0f} bytes a session with a million, {emptied / full:.0%} of it kept after deleting 99%")
     assert left > 45 * 60, "the deadlines were to be far away"
     assert full / 1_000_000 < 1024
-    assert emptied < full / 2
+    assert emptied < full * 0.15

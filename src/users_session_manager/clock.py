@@ -12,7 +12,8 @@ import weakref
 from collections.abc import Callable
 from heapq import heappop, heappush
 from math import inf
-from typing import Final, Protocol
+from operator import attrgetter
+from typing import Any, Final, Protocol
 
 from .log import log
 
@@ -25,6 +26,10 @@ STOP_TIMEOUT: Final = 0.5
 
 # Below this many dead entries a heap is not pruned.
 _MIN_DEAD: Final = 100
+# Above this many bytes for each alarm, four times what is usual, the dictionary of alarms is copied.
+_MAX_BYTES: Final = 400
+
+_ENTRY: Final = attrgetter("_entry")
 
 LOCK: Final = threading.RLock()
 """The one lock of this library, so that no two are ever taken in two orders.
@@ -175,7 +180,7 @@ class Clock(Worker):
         if entry is None:
             return False
         alarm._entry = None
-        del self._alarms[entry[1]]
+        self._alarms.pop(entry[1], None)
         if len(self._heap) > 2 * len(self._alarms) + _MIN_DEAD:
             self._prune()
         return True
@@ -211,20 +216,20 @@ class Clock(Worker):
         super().stop()
         with LOCK:
             alarms, self._alarms, self._heap = self._alarms, {}, []
-            for alarm in alarms.values():
-                alarm._entry = None
         for alarm in alarms.values():
+            alarm._entry = None
             alarm.clock_stopped()
 
     def _prune(self) -> None:
         """Make the heap anew, without the dead entries. What a finalizer sets meanwhile is added at the end."""
         self._heap = []
-        entries = [alarm._entry for alarm in list(self._alarms.values()) if alarm._entry is not None]
+        entries = list(map(_ENTRY, self._alarms.values()))
         entries.sort()  # a sorted list is a heap, and these are nearly sorted: by serial, so mostly by time
         while self._heap:
             heappush(entries, self._heap.pop())
         self._heap = entries
-        self._alarms = {**self._alarms}  # a dictionary does not shrink; no call, so that no finalizer comes in between
+        if sys.getsizeof(self._alarms) > _MAX_BYTES * len(self._alarms):
+            self._alarms = {**self._alarms}  # a dictionary does not shrink; no call, so no finalizer comes in between
 
     def _after_fork_in_child(self) -> None:
         ringing, self._ringing = self._ringing, None
@@ -241,16 +246,12 @@ def report(thread: threading.Thread) -> None:
         log.error("threading.excepthook failed", exc_info=True)
 
 
-class _Forkable(Protocol):
-    def _after_fork_in_child(self) -> None: ...
-
-
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
-_forkables: weakref.WeakSet[_Forkable] = weakref.WeakSet()
+_forkables: weakref.WeakSet[Any] = weakref.WeakSet()
 _to_start: list[Worker] = []
 
 
-def call_after_fork_in_child(forkable: _Forkable) -> None:
+def call_after_fork_in_child(forkable: Any) -> None:
     """Let `forkable._after_fork_in_child()` be called in each forked child, with `LOCK` held and before any thread."""
     with LOCK:
         _forkables.add(forkable)

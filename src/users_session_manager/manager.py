@@ -141,8 +141,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         )
         if evicted:
             self._announce_all(evicted, "evicted")
-        if _is_logged(DEBUG):
-            _debug("Session created", key)
+        _debug("Session created", key)
         self.emit("sessionCreated", key)
         return key
 

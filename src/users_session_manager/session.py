@@ -32,7 +32,8 @@ class Session:
     `SessionError`.
     """
 
-    __slots__ = ("authenticatedAt", "createdAt", "data", "formerKeys", "key", "timeout", "username")
+    # In the order of the arguments below.
+    __slots__ = ("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys")
 
     def __init__(
         self,
@@ -61,8 +62,7 @@ class Session:
         raise SessionError("a copy of a session has no timer")
 
     def __reduce__(self) -> tuple[type[Session], tuple[Any, ...]]:
-        values = (self.createdAt, self.authenticatedAt, self.data, self.timeout, self.formerKeys)
-        return Session, (self.username, self.key, *values)
+        return Session, tuple(getattr(self, name) for name in Session.__slots__)
 
     def __repr__(self) -> str:
         return f"<Session {label(self.key)} of {self.username!r}>"

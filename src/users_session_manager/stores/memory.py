@@ -67,8 +67,6 @@ class MemorySession(Session):
 class Sessions(dict[str, MemorySession]):
     """A dictionary of sessions whose `repr` does not show their keys."""
 
-    __slots__ = ()
-
     def __repr__(self) -> str:
         return f"<Sessions {[label(key) for key in self]}>"
 
@@ -186,7 +184,7 @@ class MemoryStore(Store):
             if session is not None:
                 old, session._timer = session._timer, None
         if session is None:
-            timer = SessionTimer(timeout, _do_nothing, clock=self.clock)
+            timer = SessionTimer(timeout, lambda: None, clock=self.clock)
             timer.start()
             return timer
         if old is not None:
@@ -330,16 +328,16 @@ class MemoryStore(Store):
         session._deadline, session._interval = deadline, interval
         if session._timer is not None:
             session._timer.interval = interval
-        self._set_alarm(session)
+        if session._entry is None or deadline < session._entry[0] or session._warn_at is not None:
+            self._set_alarm(session)
         # It may have outlived its lifetime, or a finalizer may have ended it.
         return deadline > now and session._entry is not None
 
     def _set_alarm(self, session: MemorySession) -> None:
-        due = session._deadline if session._warn_at is None else min(session._deadline, session._warn_at)
-        if session._entry is None or due < session._entry[0]:
-            self.clock.set(session, due)
-            if session.key not in self._sessions:
-                self.clock.cancel(session)  # a finalizer has ended it meanwhile
+        warn_at = session._warn_at
+        self.clock.set(session, session._deadline if warn_at is None else min(session._deadline, warn_at))
+        if session.key not in self._sessions:
+            self.clock.cancel(session)  # a finalizer has ended it meanwhile
 
     def _cancel_countdown(self, session: MemorySession) -> bool:
         """Let a session not expire until it is restarted; return whether it was live."""
@@ -423,7 +421,3 @@ def _end_timers(ended: Iterable[MemorySession]) -> list[MemorySession]:
         if session._timer is not None:
             session._timer.end()
     return sessions
-
-
-def _do_nothing() -> None:
-    """What a timer does that belongs to no session."""

@@ -13,17 +13,17 @@ from .tables import Table, spread
 # The ratio to the npm package at 100,000 sessions, at most.
 OF_NPM = {
     "loadNewSession": 1.0,
-    "checkSessionStatus": 1.0,
-    "getUsernameFromSessionKey": 1.5,
-    "restartSessionTimer": 0.35,
-    "setSessionData": 1.0,
-    "getSessionDetails": 1.0,
-    "deleteSession": 1.0,
+    "checkSessionStatus": 1.3,
+    "getUsernameFromSessionKey": 3.0,
+    "restartSessionTimer": 1.1,
+    "setSessionData": 1.3,
+    "getSessionDetails": 1.6,
+    "deleteSession": 2.5,
 }
-MEMORY_OF_NPM, LATENESS_OF_NPM = 0.7, 1.0
+MEMORY_OF_NPM, LATENESS_OF_NPM = 0.75, 1.0
 # How many times a plain port with a thread a session takes, at least.
-OF_THE_PORT = {"loadNewSession": 40, "restartSessionTimer": 300}
-MEMORY_OF_THE_PORT = 0.1
+OF_THE_PORT = {"loadNewSession": 20, "restartSessionTimer": 100}
+MEMORY_OF_THE_PORT = 0.05
 # The cost of an operation among the most sessions, in parts of that among the fewest, but for what the processor's
 # caches explain: a bare dict is shown beside it.
 GROWTH = 1.3
