@@ -63,7 +63,7 @@ class IsolatedEmitter(EventEmitter):
 
         if loop is not None and not isinstance(loop, asyncio.AbstractEventLoop):
             raise TypeError(f"loop must be an event loop, got {type(loop).__name__}")
-        loop = loop or _running_loop()
+        loop = loop or running_loop()
         if loop is None:
             raise SessionError("no event loop is running here: call bindLoop() in a coroutine, or pass the loop")
         self._loop, self._is_bound = loop, True
@@ -108,7 +108,7 @@ class IsolatedEmitter(EventEmitter):
         if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(type(listener).__call__):
             self._has_async = True
             if not self._is_bound:
-                self._loop = _running_loop() or self._loop
+                self._loop = running_loop() or self._loop
         if event == "error" and not self._has_error_listener:
             self._has_error_listener = True
             log.warning(
@@ -122,7 +122,7 @@ class IsolatedEmitter(EventEmitter):
 
     def _find_loop(self) -> asyncio.AbstractEventLoop | None:
         if self._loop is None or self._loop.is_closed():
-            self._loop, self._is_bound = _running_loop(), False
+            self._loop, self._is_bound = running_loop(), False
         return self._loop
 
     def _schedule(self, event: str, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -133,7 +133,7 @@ class IsolatedEmitter(EventEmitter):
                 self._listener_failed(failure, event, listener)
 
         loop = self._find_loop()
-        if loop is not None and loop is _running_loop():
+        if loop is not None and loop is running_loop():
             task = loop.create_task(coroutine)
             self._tasks.add(task)
             task.add_done_callback(done)
@@ -172,7 +172,8 @@ def _variants(name: str) -> set[str]:
     return {name} | {name[:index] + name[index + 1 :] for index in range(len(name))}
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs on this thread, or `None`."""
     import asyncio
 
     try:

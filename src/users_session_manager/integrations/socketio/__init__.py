@@ -1,0 +1,94 @@
+"""The Socket.IO hook: the clients of a session join a room named by its key, and get `logout` when it ends.
+
+`notifier.py` answers and notifies the clients, on both kinds of server; `registry.py` keeps which of them belong to
+which session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pkgutil import resolve_name
+from typing import Any
+
+from ...errors import MissingDependency, SessionError
+from ...manager import SessionManager
+
+try:
+    import socketio
+except ImportError as missing:
+    raise MissingDependency("python-socketio", "socketio") from missing
+
+from .notifier import JOIN, LoopNotifier, Notifier
+
+
+def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: str | None = None) -> Callable[[], None]:
+    """Send the Socket.IO clients of a session a `logout` when it ends; return a callable that detaches.
+
+    Args:
+        manager: The manager of the sessions.
+        io: The server, which becomes the manager's socket reference: a `socketio.Server`, where gevent and eventlet
+            modes need a monkey-patched standard library; a `socketio.AsyncServer`, whose event loop is found by itself;
+            a `flask_socketio.SocketIO` that has its application; or, in a process without a server, a
+            `socketio.PubSubManager` such as a write-only `RedisManager`.
+        namespace: The namespace of the clients.
+        cookie: The name of a cookie of the handshake that holds the key, for clients that send `session_key` without
+            one: a page whose key is in an HttpOnly cookie cannot read it (OWASP ASVS 5.0, 3.3.4).
+
+    Raises:
+        TypeError: `io` is anything else.
+        SessionError: The server is attached already, or would lose what is sent from another thread.
+
+    A client that sends `session_key` with `{"session_key": key}`, or with the key itself, leaves the session it
+    belonged to before. If the session of the key is alive, the client joins the room named by that key and is
+    acknowledged with `True`; else it is acknowledged with `False` and gets `logout` at once. While the store is
+    unavailable, it is acknowledged with `False` alone.
+
+    Each client of a session gets one `logout` when the session ends, however it ends, and one for each
+    `sendLogoutMessage`; with every `sessionExpiring` it gets `session_expiring` and the seconds left. When the key of
+    the session is renewed, its clients move to the room of the new key.
+    """
+    server = _server_of(io)
+    has_clients = not isinstance(server, socketio.PubSubManager)
+    if has_clients and JOIN in server.handlers.get(namespace, {}):
+        raise SessionError(f"this server has a handler of {JOIN!r} in namespace {namespace!r} already")
+    kind = LoopNotifier if isinstance(server, socketio.AsyncServer) else Notifier
+    notifier = kind(manager, server, namespace, cookie)
+    undo = ExitStack()  # it calls the last one first, and nothing the second time
+    undo.callback(lambda: manager.getSocketReference() is io and manager.initSocketReference(None))
+    undo.callback(notifier.detach)
+    undo.enter_context(suppress(KeyError))  # the application may have removed all listeners
+    events = ("notifyClientToLogout", "sessionExpiring", "sessionRenewed", "sessionEnded")
+    listeners: tuple[Callable[..., None], ...] = (notifier.notify, notifier.warn, notifier.renew, notifier.close)
+    for event, listener in zip(events, listeners, strict=True):
+        manager.on(event, listener)
+        undo.callback(manager.remove_listener, event, listener)
+    if has_clients:
+        server.on(JOIN, notifier.join, namespace=namespace)
+        undo.callback(server.handlers[namespace].pop, JOIN)
+    manager.initSocketReference(io)
+    return undo.close
+
+
+# The modes whose queues lose what a thread of the system puts into them, without an exception; the function that
+# returns whether a module of the standard library is patched, that module, and what to do if not.
+_PATCHES = (
+    ("gevent", "gevent.monkey:is_module_patched", "threading", "call gevent.monkey.patch_all()"),
+    ("eventlet", "eventlet.patcher:is_monkey_patched", "thread", "call eventlet.monkey_patch()"),
+)
+
+
+def _server_of(io: Any) -> Any:
+    """Return the server or message queue behind `io`, if what other threads send reaches its clients."""
+    kinds = (socketio.Server, socketio.AsyncServer, socketio.PubSubManager)
+    server = io if isinstance(io, kinds) else getattr(io, "server", None)
+    if not isinstance(server, kinds):
+        raise TypeError(
+            "io must be a socketio.Server, a socketio.AsyncServer, a flask_socketio.SocketIO that has its application, "
+            f"or a socketio.PubSubManager; got {type(io).__name__}"
+        )
+    mode = getattr(server, "async_mode", "")
+    for prefix, is_patched, module, cure in _PATCHES:
+        if mode.startswith(prefix) and not resolve_name(is_patched)(module):
+            raise SessionError(f"a server in {mode} mode loses the logouts of other threads: {cure} before all else")
+    return server
