@@ -12,7 +12,6 @@ from users_session_manager.web import (
     admit,
     dismiss,
     dismiss_elsewhere,
-    find,
     renew_key,
     sign_in,
 )
@@ -270,11 +269,11 @@ class TestFind:
     def test_a_live_session_is_found_by_each_of_its_keys(self, either):
         old = either.loadNewSession("Luca")
         new = either.renewSessionKey(old, overlap=60)
-        assert find(either, old) is find(either, new) is either.sessions[new]
+        assert either.findSession(old) is either.findSession(new) is either.sessions[new]
 
     @pytest.mark.parametrize("key", [None, "", "unknown"])
     def test_any_other_key_is_no_event(self, manager, heard, key):
-        assert find(manager, key) is None
+        assert manager.findSession(key) is None
         assert heard.events == []
 
 

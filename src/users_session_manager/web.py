@@ -193,11 +193,6 @@ def renew_key(manager: SessionManager, key: str | None, *, overlap: float = 0) -
     return admit(manager, manager.renewSessionKey(key, overlap), prolong=False)
 
 
-def find(manager: SessionManager, key: str | None) -> Session | None:
-    """Return the live session of `key`, or `None`. One that has ended is no event."""
-    return None if key is None else manager.findSession(key)
-
-
 def dismiss(manager: SessionManager, key: str | None) -> bool:
     """End the session of a request that carries `key`; tell whether there was one. One that has ended is no event."""
     if key is None or manager.getUsernameFromSessionKey(key) is False:

@@ -9,22 +9,11 @@ from functools import wraps
 from typing import Any, Final, NamedTuple, TypeVar, cast, overload
 from urllib.parse import urlencode
 
+from .. import web
 from ..errors import AuthenticationTooOld, MissingDependency, SessionError, SessionRejected, StoreUnavailable
 from ..manager import SessionManager
 from ..policy import require_seconds
-from ..web import (
-    LOGGED_OUT,
-    RETRY_AFTER,
-    TOO_OLD,
-    UNAVAILABLE,
-    KeyCarrier,
-    RequestSession,
-    admit,
-    dismiss,
-    dismiss_elsewhere,
-    renew_key,
-    sign_in,
-)
+from ..web import KeyCarrier, RequestSession
 
 try:
     from flask import Flask, Response, after_this_request, current_app, jsonify, redirect, request, url_for
@@ -81,7 +70,7 @@ class UserSessions:
         app.extensions[EXTENSION] = _Installed(self, carrier, variable, login_url)
         app.register_error_handler(SessionRejected, _answer_rejection)
         app.register_error_handler(StoreUnavailable, _answer_unavailable)
-        app.register_error_handler(AuthenticationTooOld, lambda _: (jsonify(TOO_OLD), 403))
+        app.register_error_handler(AuthenticationTooOld, lambda _: (jsonify(web.TOO_OLD), 403))
         app.context_processor(lambda: {"current_session": current_session})
 
     def sign_in(self, username: str, *, data: Any = None, timeout: float | None = None) -> str:
@@ -93,7 +82,7 @@ class UserSessions:
         `loadNewSession` raises.
         """
         visit = _visit()
-        return visit.enter(sign_in(visit.manager, visit.shown(), username, data=data, timeout=timeout)).key
+        return visit.enter(web.sign_in(visit.manager, visit.shown(), username, data=data, timeout=timeout)).key
 
     def renew_key(self, *, overlap: float = 0) -> str:
         """Give the session of this request a new key, set its cookie, and return the key; see `renewSessionKey`.
@@ -102,7 +91,7 @@ class UserSessions:
         session.
         """
         visit = _visit()
-        return visit.enter(renew_key(visit.manager, visit.key, overlap=overlap)).key
+        return visit.enter(web.renew_key(visit.manager, visit.key, overlap=overlap)).key
 
     def sign_out_elsewhere(self) -> int:
         """End all other sessions of this request's user, and return how many (OWASP ASVS 5.0, 7.4.3).
@@ -110,12 +99,12 @@ class UserSessions:
         For a button, and for after a password was changed. Raises `SessionRejected` without a session.
         """
         visit = _visit()
-        return dismiss_elsewhere(visit.manager, visit.key)
+        return web.dismiss_elsewhere(visit.manager, visit.key)
 
     def sign_out(self) -> bool:
         """End the session of this request, take its cookie back, and tell whether there was a session."""
         visit = _visit()
-        ended = [dismiss(visit.manager, key) for key in visit.shown()]
+        ended = [web.dismiss(visit.manager, key) for key in visit.shown()]
         visit.leave()
         return any(ended)
 
@@ -160,7 +149,7 @@ def _guard(view: View, passive: bool, max_age: float | None) -> View:
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         visit = _visit()
-        visit.session = admit(visit.manager, visit.key, prolong=not passive, max_age=max_age)
+        visit.session = web.admit(visit.manager, visit.key, prolong=not passive, max_age=max_age)
         return current_app.ensure_sync(view)(*args, **kwargs) if is_async else view(*args, **kwargs)
 
     return cast(View, guarded)
@@ -211,7 +200,7 @@ class _Visit:
         """Return the session, if there is one; asks once."""
         if self.session is _UNASKED:
             try:
-                self.session = admit(self.manager, self.key, prolong=False)
+                self.session = web.admit(self.manager, self.key, prolong=False)
             except SessionRejected:
                 self.session = None
         return self.session
@@ -287,7 +276,7 @@ def _answer_rejection(_: SessionRejected) -> Any:
     visit.drop_dead_cookie()
     login, accepted = visit.installed.login_url, request.accept_mimetypes
     if login is None or accepted.quality("text/html") <= accepted.quality("application/json"):
-        return jsonify(LOGGED_OUT), 401
+        return jsonify(web.LOGGED_OUT), 401
     here = request.script_root + request.full_path.removesuffix("?")
     back = {"next": here} if request.method == "GET" and _OWN_PATH.fullmatch(here) else {}
     url = login if "/" in login else url_for(login)
@@ -297,4 +286,4 @@ def _answer_rejection(_: SessionRejected) -> Any:
 
 
 def _answer_unavailable(_: StoreUnavailable) -> Any:
-    return jsonify(UNAVAILABLE), 503, {"Retry-After": str(RETRY_AFTER), "Cache-Control": "no-store"}
+    return jsonify(web.UNAVAILABLE), 503, {"Retry-After": str(web.RETRY_AFTER), "Cache-Control": "no-store"}

@@ -72,54 +72,96 @@ class Claim(NamedTuple):
 
 
 class SharedStore(Store):
-    """A store that processes share: its ends are claimed under a lease by one of them.
+    """A store that processes share: one of them claims an end under a lease, announces it, and acknowledges that.
 
-    The private methods are for an `ExpiryWorker`; each may raise `StoreUnavailable`, and be repeated.
+    Two threads: the poller asks the store and never waits for a listener; the announcer runs the listeners. So leases
+    are kept while a listener takes its time. A third one, for timers, starts with the first timer that is asked for. A
+    forked child has its own threads, and none of what its parent has claimed.
+
+    A store of this kind has four methods beside those of `Store`: `_claim`, `_acknowledge`, `_extend` and
+    `_is_unreachable`. Each may raise `StoreUnavailable`, and be repeated.
+
+    Threads: any thread may call any method. `LOCK` guards what is claimed, to be announced and to be acknowledged; it
+    is not held while the store is asked or while a listener runs.
     """
 
     def __init__(self, lease: float, now: Callable[[], float] | None, *, thread: bool) -> None:
         require_seconds("the lease", lease)
         if lease < 1:
             raise ValueError(f"the lease must be at least 1 second, got {lease!r}")
+        self._lease = lease
         self._clock = Clock(time.monotonic if now is None else now, thread=thread)
-        self._expiry = ExpiryWorker(self, lease, self._clock.now, thread=thread)
+        self._now = self._clock.now
+        self._poller = Worker("users-session-manager poller", self._poll, self._poll_pause, thread=thread)
+        self._announcer = Worker("users-session-manager announcer", self._announce, self._announce_pause, thread=thread)
+        self._on_ended: Callable[[Session, Reason], object] | None = None
+        self._on_expiring: Callable[[Session, float], object] | None = None
         self._closed = False
+        self._reset()
+        call_after_fork_in_child(self)
+
+    def _reset(self) -> None:
+        """Have nothing claimed: at the beginning, and in a forked child, whose parent announces what it has claimed."""
+        self._poll_at = inf
+        self._is_announcing = False
+        self._unacknowledged: set[Any] = set()  # the ids of all that this process has taken out
+        self._to_acknowledge: list[Any] = []  # those of them whose ends have been announced
+        self._ended: deque[SharedSession] = deque()  # to announce
+        self._expiring: deque[SharedSession] = deque()
+        self._extend_at = self._now() + self._lease / 3
+
+    def _after_fork_in_child(self) -> None:
+        self._reset()
+        self._poll_within(0)
 
     @property
     def blocking(self) -> bool:
         return True
 
     def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
-        if not self._expiry.open(on_ended, on_expiring):
+        if self._on_ended is not None:
             raise SessionError(f"this {type(self).__name__} has been opened by a SessionManager before; make a new one")
+        self._on_ended, self._on_expiring = on_ended, on_expiring
+        self._poll_within(0)
 
     def start(self) -> None:
-        self._expiry.start()
+        self._poller.start()
 
     def run_due(self) -> None:
         """Let all that has expired end and be announced, on the calling thread: for a store without threads."""
         self._clock.run_due()
-        self._expiry.run_due()
+        self._poll_at = self._now()
+        while self._poll_at <= self._now():
+            self._poll()
+            self._announce()
 
     def acknowledge(self, ended: Iterable[Session]) -> None:
-        self._expiry.acknowledge(ended)
+        with LOCK:
+            ids = [session._snapshot.id for session in ended if isinstance(session, SharedSession)]
+            ids = [each for each in ids if each in self._unacknowledged]
+            self._unacknowledged.difference_update(ids)
+            self._to_acknowledge += ids
+        if ids and self._closed:
+            self._release_leases([])  # there is no further poll
+        elif ids:
+            self._poll_within(0)
 
     def close(self) -> None:
-        self._closed = True
+        """Stop the threads, acknowledge what has been announced, and release the leases of all other claims."""
+        with LOCK:
+            if self._closed:
+                return
+            self._closed = True
         self._clock.stop()
-        self._expiry.close()
+        self._poller.stop()
+        with LOCK:
+            ids = [session._snapshot.id for session in self._ended]
+            self._ended.clear()
+            self._expiring.clear()
+        self._announcer.stop()
+        self._release_leases(ids)
 
-    def _start_timer(self, seconds: float) -> SessionTimer:
-        """Return a timer, started, that polls when it expires."""
-        timer = SessionTimer(max(0.0, seconds), self._expiry.poll_within, (0,), clock=self._clock)
-        timer.start()
-        return timer
-
-    def _poll_in_time(self, left: float, policy: Policy) -> None:
-        """Poll in time for what is due before the next regular poll."""
-        seconds = left - (policy.warning or 0)
-        if seconds < POLL_INTERVAL:
-            self._expiry.poll_within(max(0.0, seconds))
+    # What a store of this kind has beside the methods of `Store`
 
     @property
     @abstractmethod
@@ -138,63 +180,16 @@ class SharedStore(Store):
     def _extend(self, ids: Sequence[Any], lease: float) -> None:
         """Prolong the lease of claimed ends; with 0 seconds, give them to another process."""
 
+    # What it calls
 
-class ExpiryWorker:
-    """Claims the sessions that have expired, announces their ends, and acknowledges them.
+    def _claimed(self, sessions: Iterable[SharedSession]) -> list[SharedSession]:
+        """Note and return the sessions that a call of this process has taken out: it has to announce their ends."""
+        found = list(sessions)
+        with LOCK:
+            self._unacknowledged.update(session._snapshot.id for session in found)
+        return found
 
-    Two threads: the poller asks the store and never waits for a listener; the announcer runs the listeners. So leases
-    are kept while a listener takes its time. A forked child has its own threads, and none of what its parent has
-    claimed.
-
-    Threads: `LOCK` guards what is claimed, announced and to be acknowledged; it is not held while the store is asked or
-    while a listener runs.
-    """
-
-    def __init__(self, store: SharedStore, lease: float, now: Callable[[], float], *, thread: bool) -> None:
-        self._store = store
-        self._lease = lease
-        self._now = now
-        self._poller = Worker(
-            "users-session-manager poller", self._poll, lambda: self._poll_at - self._now(), thread=thread
-        )
-        self._announcer = Worker(
-            "users-session-manager announcer", self._announce, lambda: 0 if self._is_announcing else inf, thread=thread
-        )
-        self._on_ended: Callable[[Session, Reason], object] | None = None
-        self._on_expiring: Callable[[Session, float], object] | None = None
-        self._closed = False
-        self._reset()
-        call_after_fork_in_child(self)
-
-    def _reset(self) -> None:
-        """Have nothing claimed: at the beginning, and in a forked child, whose parent announces what it has claimed."""
-        self._poll_at = inf
-        self._is_announcing = False
-        self._claimed: set[Any] = set()  # taken out by this process, and not acknowledged
-        self._to_acknowledge: list[Any] = []
-        self._ended: deque[SharedSession] = deque()  # to announce
-        self._expiring: deque[SharedSession] = deque()
-        self._extend_at = self._now() + self._lease / 3
-
-    def _after_fork_in_child(self) -> None:
-        self._reset()
-        self.poll_within(0)
-
-    def open(
-        self, on_ended: Callable[[Session, Reason], object], on_expiring: Callable[[Session, float], object]
-    ) -> bool:
-        """Begin to poll; return `False` if it has begun before."""
-        if self._on_ended is not None:
-            return False
-        self._on_ended, self._on_expiring = on_ended, on_expiring
-        self.poll_within(0)
-        return True
-
-    def start(self) -> None:
-        """Start the poller's thread."""
-        self._poller.start()
-
-    def poll_within(self, seconds: float) -> None:
+    def _poll_within(self, seconds: float) -> None:
         """Poll in that many seconds, or earlier."""
         with LOCK:
             at = self._now() + seconds
@@ -202,55 +197,22 @@ class ExpiryWorker:
                 self._poll_at = at
                 self._poller.wake()
 
-    def claimed(self, sessions: Iterable[SharedSession]) -> list[SharedSession]:
-        """Note and return the sessions that a call of this process has taken out: it has to announce their ends."""
-        found = list(sessions)
-        with LOCK:
-            self._claimed.update(session._snapshot.id for session in found)
-        return found
+    def _poll_in_time(self, left: float, policy: Policy) -> None:
+        """Poll in time for what is due before the next regular poll, of a session that expires in `left` seconds."""
+        seconds = left - (policy.warning or 0)
+        if seconds < POLL_INTERVAL:
+            self._poll_within(max(0.0, seconds))
 
-    def acknowledge(self, sessions: Iterable[Session]) -> None:
-        """Note that these have been announced; the store learns it at once, or when it is reachable again."""
-        with LOCK:
-            ids = [one._snapshot.id for one in sessions if isinstance(one, SharedSession)]
-            ids = [each for each in ids if each in self._claimed]
-            self._claimed.difference_update(ids)
-            self._to_acknowledge += ids
-        if ids and self._closed:
-            self._release_leases([])  # there is no further poll
-        elif ids:
-            self.poll_within(0)
-
-    def run_due(self) -> None:
-        """Announce all that has expired, on the calling thread: for a store without threads."""
-        self._poll_at = self._now()
-        while self._poll_at <= self._now():
-            self._poll()
-            self._announce()
-
-    def close(self) -> None:
-        """Stop both threads, acknowledge what has been announced, and release the leases of all other claims."""
-        with LOCK:
-            if self._closed:
-                return
-            self._closed = True
-        self._poller.stop()
-        with LOCK:
-            ids = [session._snapshot.id for session in self._ended]
-            self._ended.clear()
-            self._expiring.clear()
-        self._announcer.stop()
-        self._release_leases(ids)
-
-    def _release_leases(self, ids: Sequence[Any]) -> None:
-        if not self._store._is_unreachable:
-            try:
-                self._acknowledge_announced()
-                self._store._extend(ids, 0)
-            except StoreUnavailable:
-                pass  # then another process has to wait for the end of the lease
+    def _start_timer(self, seconds: float) -> SessionTimer:
+        """Return a timer, started, that polls when it expires."""
+        timer = SessionTimer(max(0.0, seconds), self._poll_within, (0,), clock=self._clock)
+        timer.start()
+        return timer
 
     # On the poller's thread
+
+    def _poll_pause(self) -> float:
+        return self._poll_at - self._now()
 
     def _poll(self) -> None:
         """Do all that is to be done in the store, and note when there is something again."""
@@ -262,18 +224,18 @@ class ExpiryWorker:
         except StoreUnavailable:
             pass  # it is in the log, once
         finally:
-            self.poll_within(pause)
+            self._poll_within(pause)
 
     def _poll_once(self) -> float:
         self._acknowledge_announced()
         if self._extend_at <= self._now():
             with LOCK:
-                claimed = list(self._claimed)
-            self._store._extend(claimed, self._lease)
+                ids = list(self._unacknowledged)
+            self._extend(ids, self._lease)
             self._extend_at = self._now() + self._lease / 3
         pause = POLL_INTERVAL
         if not self._is_announcing:
-            for claim in self._store._claim(self._lease):
+            for claim in self._claim(self._lease):
                 pause = min(pause, claim.next_in)
                 if claim.ended or claim.expiring:
                     self._announce_soon(claim)
@@ -282,7 +244,7 @@ class ExpiryWorker:
         return max(MIN_PAUSE, pause)
 
     def _announce_soon(self, claim: Claim) -> None:
-        sessions = sorted(self.claimed(claim.ended), key=lambda session: session._snapshot.left)
+        sessions = sorted(self._claimed(claim.ended), key=lambda session: session._snapshot.left)
         with LOCK:
             self._ended += sessions
             self._expiring += claim.expiring
@@ -294,13 +256,24 @@ class ExpiryWorker:
         with LOCK:
             ids, self._to_acknowledge = self._to_acknowledge, []
         try:
-            self._store._acknowledge(ids)
+            self._acknowledge(ids)
         except StoreUnavailable:
             with LOCK:
                 self._to_acknowledge += ids  # twice does no harm
             raise
 
+    def _release_leases(self, ids: Sequence[Any]) -> None:
+        if not self._is_unreachable:
+            try:
+                self._acknowledge_announced()
+                self._extend(ids, 0)
+            except StoreUnavailable:
+                pass  # then another process has to wait for the end of the lease
+
     # On the announcer's thread
+
+    def _announce_pause(self) -> float:
+        return 0 if self._is_announcing else inf
 
     def _announce(self) -> None:
         """Run the listeners for all that waits to be announced."""
@@ -309,7 +282,7 @@ class ExpiryWorker:
                 call()
             except BaseException:  # noqa: BLE001  # the others are to be announced, whatever a listener raises
                 report(threading.current_thread())
-            self.poll_within(0)
+            self._poll_within(0)
 
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:

@@ -52,7 +52,6 @@ class UserSessionMiddleware:
         header = self._carrier.header
         self._header = None if header is None else f"HTTP_{header.upper().replace('-', '_')}"
         self._is_async = iscoroutinefunction(get_response)
-        self._loop_is_known = False
         if self._is_async:
             markcoroutinefunction(self)
         if (timeout := conf.read()["TIMEOUT"]) is not None:
@@ -74,9 +73,7 @@ class UserSessionMiddleware:
             current.reset(before)
 
     async def _answer(self, request: Any, visit: Visit) -> Any:
-        if not self._loop_is_known:  # `async def` listeners are to run on it, and a login comes from a thread
-            SessionManager().bindLoop()
-            self._loop_is_known = True
+        SessionManager().bindLoop()  # `async def` listeners are to run on it, and a login comes from a thread
         before = current.set(visit)
         try:
             return visit.leave(await self.get_response(request))

@@ -18,7 +18,7 @@ from django.utils.http import escape_leading_slashes
 
 from ...errors import AuthenticationTooOld, SessionRejected, StoreUnavailable
 from ...manager import SessionManager
-from ...web import LOGGED_OUT, RETRY_AFTER, TOO_OLD, UNAVAILABLE, KeyCarrier, RequestSession, admit, dismiss, find
+from ...web import LOGGED_OUT, RETRY_AFTER, TOO_OLD, UNAVAILABLE, KeyCarrier, RequestSession, admit, dismiss
 
 Refusal = SessionRejected | AuthenticationTooOld | StoreUnavailable
 REFUSALS = (SessionRejected, AuthenticationTooOld, StoreUnavailable)
@@ -40,17 +40,7 @@ class Visit:
     Threads: those of the request, one at a time; `ask` keeps what may wait off an event loop.
     """
 
-    __slots__ = (
-        "_auser",
-        "_carrier",
-        "_drop",
-        "_given",
-        "_looked",
-        "_request",
-        "_user",
-        "options",
-        "shown",
-    )
+    __slots__ = ("_auser", "_carrier", "_drop", "_given", "_looked", "_request", "_user", "options", "shown")
 
     def __init__(self, request: Any, carrier: KeyCarrier, header: str | None) -> None:
         # As the server has it, which `request.headers` would first make a table of. One that stands twice is joined.
@@ -167,7 +157,7 @@ class Visit:
         Not always the one that Django's session has: a request that was under way during a renewal may have given the
         client back the session of Django's with the former key.
         """
-        session = find(SessionManager(), self.key)
+        session = SessionManager().findSession(self.key)
         login = self._request.session.get(KEY_IN_SESSION)
         return session is not None and login in (session.key, *session.formerKeys)
 

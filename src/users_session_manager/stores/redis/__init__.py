@@ -109,7 +109,6 @@ class RedisStore(SharedStore):
         super().__init__(lease, now, thread=thread)
         self._prefix = prefix
         self._script = Script(client, prefix, now)
-        self._lease = encode_number(lease)
         self._own_client: Redis | None = None
         self._sessions = RedisSessions(self)
         _stores.add(self)
@@ -172,7 +171,7 @@ class RedisStore(SharedStore):
         if outcome == b"full":
             raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
         self._poll_in_time(timeout, policy)
-        return key, self._claimed(answer)
+        return key, self._taken_out(answer)
 
     def get(self, key: object) -> SharedSession | None:
         return self._live(self._ask("get", key))
@@ -183,7 +182,7 @@ class RedisStore(SharedStore):
         if session is not None:
             self._poll_in_time(session._snapshot.left, policy)
         elif policy.lifetime is not None:
-            self._expiry.poll_within(0)  # it may have outlived that
+            self._poll_within(0)  # it may have outlived that
         return session
 
     def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> threading.Timer:
@@ -204,7 +203,7 @@ class RedisStore(SharedStore):
 
     def remove(self, key: object) -> Session | None:
         record = self._ask("remove", key, self._lease)
-        return None if record is None else self._claimed([record])[0]
+        return None if record is None else self._taken_out([record])[0]
 
     # Several
 
@@ -217,13 +216,13 @@ class RedisStore(SharedStore):
         user, group = _user(username)
         kept = except_key if group_of(except_key) == group else b""
         records = [] if self._closed else self._script.call("remove_user", [group], user, kept, self._lease)
-        return [*self._claimed(records)]
+        return [*self._taken_out(records)]
 
     def clear(self) -> list[Session]:
         ended: list[SharedSession] = []
         for groups in [] if self._closed else self._script.batches:
             for (records,) in self._script.pages("clear", groups, self._lease, BATCH_SIZE):
-                ended += self._claimed(records)
+                ended += self._taken_out(records)
         return [*sorted(ended, key=lambda session: session._snapshot.started_at)]
 
     def usernames(self) -> list[str]:
@@ -237,8 +236,8 @@ class RedisStore(SharedStore):
     def _live(self, record: bytes | None) -> SharedSession | None:
         return live_session(self._start_timer, record)
 
-    def _claimed(self, records: Iterable[bytes]) -> list[SharedSession]:
-        return self._expiry.claimed(ended_session(self._start_timer, record) for record in records)
+    def _taken_out(self, records: Iterable[bytes]) -> list[SharedSession]:
+        return self._claimed(ended_session(self._start_timer, record) for record in records)
 
     def _ask(self, operation: str, key: object, *args: Any) -> Any:
         """Return the answer for a key, `None` for what is no key: Redis is not asked about that."""
@@ -258,7 +257,7 @@ class RedisStore(SharedStore):
     def _count(self) -> int:
         return sum(self._script.call("count", groups) for groups in ([] if self._closed else self._script.batches))
 
-    # For the ExpiryWorker
+    # For SharedStore
 
     @property
     def _is_unreachable(self) -> bool:
