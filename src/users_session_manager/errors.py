@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-REJECTED: Final = "[Session Manager]: ⚠ !Session rejected! ⚠"
+from typing import Any
 
 
 class SessionError(Exception):
@@ -18,7 +16,7 @@ class SessionRejected(SessionError, LookupError):
     given with it.
     """
 
-    def __init__(self, text: str = REJECTED) -> None:
+    def __init__(self, text: str = "[Session Manager]: ⚠ !Session rejected! ⚠") -> None:
         super().__init__(text)
 
 

@@ -381,9 +381,11 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def _announce_end(self, session: Session, reason: Reason) -> None:
         if _is_logged(DEBUG):
             _debug(f"Session {reason}", session.key)
-        self.emit("sessionDeleted", session.key)
-        self.emit("activeUserDeleted", session.key)
-        self.emit("sessionEnded", session, reason)
+        for event in ("sessionDeleted", "activeUserDeleted"):
+            if event in self._events:
+                self.emit(event, session.key)
+        if "sessionEnded" in self._events:
+            self.emit("sessionEnded", session, reason)
 
     def _rejection(self, key: object) -> SessionRejected:
         """Emit a rejection; return its exception, which an `error` that nobody listens to raises here already."""
