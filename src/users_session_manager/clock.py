@@ -187,19 +187,21 @@ class Clock(Worker):
 
     def run_due(self) -> int:
         """Ring what is due, on the calling thread; return how many alarms had something to do."""
-        count = 0
+        count, thread, now = 0, threading.get_ident(), -inf
         while True:
             with LOCK:
-                if self.stopped or not self._heap or self._heap[0][0] > self.now():
+                if self._heap and self._heap[0][0] > now:
+                    now = self.now()
+                if self.stopped or not self._heap or self._heap[0][0] > now:
                     return count
                 alarm = self._alarms.pop(heappop(self._heap)[1], None)
                 if alarm is None:
                     continue
                 alarm._entry = None
-                call = alarm.ring(self.now())
+                call = alarm.ring(now)
                 if call is None:
                     continue
-                self._ringing = alarm, threading.get_ident()
+                self._ringing = alarm, thread
             count += 1
             try:
                 call()

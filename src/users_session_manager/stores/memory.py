@@ -58,7 +58,20 @@ class MemorySession(Session):
         return self._timer or self._store._make_timer(self)
 
     def ring(self, now: float) -> Callable[[], object] | None:
-        return self._store._alarm_rang(self, now)
+        store, timer, warn_at = self._store, self._timer, self._warn_at
+        if timer is not None and timer.finished.is_set():
+            self._deadline, self._warn_at = inf, None  # the application has cancelled it by hand
+        if self._deadline <= now:
+            return partial(store._expire, self) if timer is None else timer.run
+        if self._deadline == inf:
+            return None
+        is_due = warn_at is not None and warn_at <= now
+        if is_due:
+            self._warn_at = inf
+        store._set_alarm(self)
+        if not is_due or store._on_expiring is None:
+            return None
+        return partial(store._on_expiring, self, self._deadline - now)
 
     def clock_stopped(self) -> None:
         """Do nothing: closing the store ends the timers."""
@@ -358,23 +371,6 @@ class MemoryStore(Store):
         if has_ended:
             timer.end()
         return timer
-
-    def _alarm_rang(self, session: MemorySession, now: float) -> Callable[[], object] | None:
-        """Return what is due for a session: its end, its warning, or nothing; see `Alarm.ring`."""
-        timer = session._timer
-        if timer is not None and timer.finished.is_set():
-            session._deadline, session._warn_at = inf, None  # the application has cancelled it by hand
-        if session._deadline <= now:
-            return partial(self._expire, session) if timer is None else timer.run
-        if session._deadline == inf:
-            return None
-        is_due = session._warn_at is not None and session._warn_at <= now
-        if is_due:
-            session._warn_at = inf
-        self._set_alarm(session)
-        if not is_due or self._on_expiring is None:
-            return None
-        return partial(self._on_expiring, session, session._deadline - now)
 
     def _expire(self, session: MemorySession) -> None:
         with LOCK:
