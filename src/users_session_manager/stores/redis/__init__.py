@@ -250,8 +250,8 @@ class RedisStore(SharedStore):
         found: dict[bytes, _Entry] = {}
         for groups in [] if self._closed else self._script.batches:
             for (entries,) in self._script.pages("list", groups, LIST_PAGE_SIZE):
-                for name, started_at, user, key in entries:
-                    found[name] = _Entry(int(started_at), as_any_text(user), key.decode("ascii", "replace"))
+                for session_id, started_at, user, key in entries:
+                    found[session_id] = _Entry(int(started_at), as_any_text(user), key.decode("ascii", "replace"))
         return sorted(found.values())
 
     def _count(self) -> int:

@@ -6,7 +6,11 @@
 --   due            sorted set: id of a session -> the time at which it expires
 --   warn           sorted set: id -> the time at which its warning is due
 --   ended          sorted set: id -> until when the process that took it out has the lease to announce its end
---   s:<id>         hash: the session; its id is the first key it had, and outlives renewals
+--   s:<id>         hash: the session; its id is the first key it had, and outlives renewals. Fields: key, user, data;
+--                  created and authenticated (Unix time), born (the time that deadlines are measured in) and began (the
+--                  order of creation); deadline, own (a timeout of its own), limit (the end of its lifetime) and fixed
+--                  (set if that is its own); former (its former keys, and until when they are good), warned (the
+--                  deadline whose warning is set), reason (why it has ended)
 --   k:<key>        string: the id of the session that a renewal has given this key
 --   u:<username>   sorted set: id -> when it started; the sessions of a user
 --
@@ -145,14 +149,14 @@ local function live_of(prefix, user)
   return sessions
 end
 
--- Hands each session of these groups to `visit`, `some` of them a call; returns for each where to go on, '' at its end.
+-- Calls `visit` with the sessions of these groups, about a page of them; returns each group's next cursor, '' at its end.
 -- A scan misses none that is there all the while, and may show one twice.
-local function scan(some, cursors, visit)
+local function scan(page_size, cursors, visit)
   local next_cursors, seen = {}, 0
   for index, due in ipairs(KEYS) do
     local cursor, prefix = cursors[index], prefix_of(due)
-    while cursor ~= '' and seen < some do
-      local found = redis.call('ZSCAN', due, cursor, 'COUNT', some)
+    while cursor ~= '' and seen < page_size do
+      local found = redis.call('ZSCAN', due, cursor, 'COUNT', page_size)
       cursor = found[1] == '0' and '' or found[1]
       for entry = 1, #found[2], 2 do
         seen = seen + 1
