@@ -197,6 +197,27 @@ class TestIsolation:
         assert heard == keys
         assert manager.getLoggedUsers() == []
 
+    def test_nor_do_several_and_all_are_acknowledged(self, manager, monkeypatch):
+        acknowledged = []
+        acknowledge = manager._store.acknowledge
+        monkeypatch.setattr(
+            manager._store, "acknowledge", lambda ended: acknowledged.extend(ended) or acknowledge(ended)
+        )
+        heard = []
+
+        def interrupted(key):
+            heard.append(key)
+            raise KeyboardInterrupt
+
+        keys = [manager.loadNewSession(name) for name in ("Luca", "Fabio", "Gino", "Anna")]
+        manager.on("sessionDeleted", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            manager.deleteSession(keys[0])
+        with pytest.raises(KeyboardInterrupt):
+            manager.deleteAllSessions()
+        assert heard == keys
+        assert [session.key for session in acknowledged] == keys
+
     def test_a_finalizer_or_a_signal_in_the_middle_of_an_emit_does_not_wait_for_its_own_thread(self, manager):
         class Name(str):
             def __hash__(self):

@@ -141,6 +141,56 @@ class TestFork:
         assert (done.returncode, done.stdout, done.stderr) == (0, "[0]\n", "")
 
     @needs_fork
+    def test_what_was_called_on_the_clocks_thread_at_the_fork_is_called_in_the_child(self):
+        done = run("""
+    import os, threading
+    from users_session_manager.clock import Clock
+    from users_session_manager.timers import SessionTimer
+
+    parent, begun, go_on, in_child = os.getpid(), threading.Event(), threading.Event(), threading.Event()
+
+    def function():
+        if os.getpid() != parent:
+            in_child.set()
+            return
+        begun.set()
+        go_on.wait(30)
+
+    timer = SessionTimer(0, function, clock=Clock())
+    timer.start()
+    assert begun.wait(30)
+    child = os.fork()
+    if not child:
+        os._exit(0 if in_child.wait(30) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.set()
+    timer.join(30)
+    """)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @needs_fork
+    def test_the_events_of_a_timer_are_usable_in_the_child(self):
+        done = run("""
+    import os, threading
+    from users_session_manager import MemoryStore
+
+    store = MemoryStore()
+    keys = [store.add("Luca", 3000)[0] for _ in range(50)]
+    timers = [store.get(key).timer for key in keys]
+    for timer in timers:  # as a thread does that is in the middle of `set` or `wait`
+        timer.finished._cond.acquire()
+        timer._ended._cond.acquire()
+    child = os.fork()
+    if not child:
+        ended = threading.Thread(target=lambda: [store.remove(key) for key in keys], daemon=True)
+        ended.start()
+        ended.join(30)
+        os._exit(0 if not ended.is_alive() and all(timer.finished.is_set() for timer in timers) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    """)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @needs_fork
     def test_what_has_to_be_put_right_in_a_child_comes_before_anything_expires(self):
         done = run("""
     import os, sys, threading, time

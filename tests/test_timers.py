@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import threading
 import tracemalloc
 import weakref
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from users_session_manager import MemoryStore, SessionManager
-from users_session_manager.clock import LOCK, Clock
+from users_session_manager.clock import LOCK, Clock, Worker
 from users_session_manager.policy import Policy
 from users_session_manager.timers import SessionTimer
 
@@ -220,10 +221,16 @@ class Interrupted:
         if session is not None:
             self.removed.append(session.key)
 
+    def crowd(self) -> None:
+        """Let the next logout prune the heap."""
+        for key in [self.store.add("Fabio", 10.5)[0] for _ in range(200)][:110]:
+            self.remove(key)
+
     def check(self) -> None:
         """Whatever happened, each session ends once, and nothing is left."""
         live = list(self.store.sessions)
-        assert sorted(session.key for session, _ in self.store.of_user("Luca")) == sorted(live)
+        indexed = [*self.store.of_user("Luca"), *self.store.of_user("Fabio")]
+        assert sorted(session.key for session, _ in indexed) == sorted(live)
         self.seconds += 1000
         self.store.run_due()
         assert sorted(self.ended + self.removed) == sorted({*self.ended, *self.removed})
@@ -243,6 +250,7 @@ WORK = {
     "a restart that is shorter": lambda case: case.store.restart(case.keys[3], 1),
     "a renewal": lambda case: case.store.renew_key(case.keys[3], 5),
     "a logout": lambda case: case.remove(case.keys[3]),
+    "logouts in a crowd": lambda case: [case.remove(key) for key in list(case.store.sessions)[-60:]],
     "everybody's logout": lambda case: case.removed.extend(session.key for session in case.store.clear()),
     "the clock, as they expire": lambda case: case.turn_to(1010.5),
     "the clock, as it looks too early": lambda case: case.turn_to(1010.6, restarted_at=1009.5),
@@ -265,6 +273,8 @@ def test_a_finalizer_may_come_at_each_allocation(work, act):
     try:
         for allocations in range(1, 60):
             case = Interrupted()
+            if "crowd" in work:
+                case.crowd()
             came.add(case.call(WORK[work], ACTS[act], allocations))
             case.check()
     finally:
@@ -272,7 +282,102 @@ def test_a_finalizer_may_come_at_each_allocation(work, act):
     assert True in came, "it was to come in the middle"
 
 
+class TestTheTimerOfASession:
+    """The application may do with it what it likes; a session that is rejected stays so, one that is live expires."""
+
+    @pytest.fixture
+    def case(self):
+        return Interrupted()
+
+    @pytest.mark.parametrize(
+        "again", [lambda store, key: store.restart(key, 10), lambda store, key: store.renew_timer(key, 10)]
+    )
+    def test_cancelled_once_more_after_its_session_has_another_one_it_does_nothing(self, case, again):
+        key = case.keys[0]
+        timer = case.store.get(key).timer
+        timer.cancel()
+        assert case.store.time_left(key) == inf
+        again(case.store, key)
+        timer.cancel()
+        assert case.store.time_left(key) == 10
+        assert case.store.get(key).timer is not timer
+
+    @pytest.mark.parametrize("stop", [lambda timer: timer.cancel(), lambda timer: timer.finished.set()])
+    def test_stopped_after_the_deadline_it_keeps_no_session_alive(self, case, stop):
+        key = case.keys[0]
+        timer = case.store.get(key).timer
+        case.seconds += 10.5  # and the clock is late
+        stop(timer)
+        assert case.store.get(key) is None
+        case.store.run_due()
+        assert case.store.get(key) is None
+        assert sorted(case.ended) == sorted(case.keys)
+        assert not timer.is_alive()
+
+    def test_asked_for_after_the_end_it_is_over(self, case):
+        session = case.store.remove(case.keys[0])
+        assert not session.timer.is_alive()
+        assert session.timer.finished.is_set()
+
+
 class TestClock:
+    def test_a_wake_before_the_sleep_is_not_lost(self):
+        """As a finalizer makes it that comes when the thread is about to sleep."""
+        looks = []
+        pauses = [3600, 3600, 3600]
+
+        def pause():
+            looks.append(len(looks))
+            with LOCK:
+                if len(looks) == 1:
+                    worker.wake()
+            if len(looks) == 2:
+                looked_again.set()
+            return pauses[0]
+
+        looked_again = threading.Event()
+        worker = Worker("a worker", lambda: None, pause)
+        worker.start()
+        assert looked_again.wait(30)
+        worker.stop()
+
+    def test_what_raises_in_the_middle_of_a_prune_loses_no_alarm(self):
+        """A signal handler may raise anywhere."""
+        case = Interrupted()
+        for _ in range(300):
+            case.keys.append(case.store.add("Luca", 10.5)[0])
+
+        def interrupt(frame, event, arg):
+            if frame.f_code.co_name == "_prune":
+                frame.f_trace_lines = True
+
+                def at_line(frame, event, arg):
+                    lines.append(frame.f_lineno)
+                    if len(lines) == at:
+                        raise KeyboardInterrupt
+                    return at_line
+
+                return at_line
+            return None
+
+        interrupted = 0
+        for at in range(1, 8):
+            lines: list[int] = []
+            before = sys.gettrace()
+            sys.settrace(interrupt)
+            try:
+                for key in case.keys[at * 40 - 40 : at * 40]:
+                    case.remove(key)
+            except KeyboardInterrupt:
+                interrupted += 1
+            finally:
+                sys.settrace(before)
+        assert interrupted
+        left = len(case.store.sessions)
+        case.seconds += 1000
+        case.store.run_due()
+        assert len(case.ended) == left
+
     def test_timers_run_out_in_the_order_of_their_deadlines_then_of_their_start(self):
         seconds = [0.0]
         clock = Clock(lambda: seconds[0], thread=False)

@@ -65,8 +65,7 @@ class Worker:
         self._name = name
         self._threaded = thread
         self._thread: threading.Thread | None = None
-        self._condition = threading.Condition(LOCK)
-        self._is_asleep = False
+        self._wakeup = _closed_lock()
         with LOCK:
             _workers.add(self)
         call_after_fork_in_child(self)
@@ -95,10 +94,11 @@ class Worker:
             thread.join(STOP_TIMEOUT)
 
     def wake(self) -> None:
-        """Let the thread ask `pause` again."""
-        if self._is_asleep:
-            self._is_asleep = False  # first, since a finalizer may call this inside `notify`
-            self._condition.notify()
+        """Let the thread ask `pause` again, also if it is only about to sleep."""
+        try:
+            self._wakeup.release()
+        except RuntimeError:
+            pass  # it has been woken already
 
     def is_this_thread(self) -> bool:
         """Return whether the caller runs on the worker's thread."""
@@ -111,15 +111,12 @@ class Worker:
             except BaseException:  # noqa: BLE001  # the thread must go on
                 report(threading.current_thread())
             with LOCK:
-                seconds = self._pause()
-                if seconds > 0 and not self.stopped:
-                    self._is_asleep = True
-                    self._condition.wait(min(seconds, MAX_TIMEOUT))
-                    self._is_asleep = False
+                seconds = 0 if self.stopped else self._pause()
+            if seconds > 0:
+                self._wakeup.acquire(timeout=min(seconds, MAX_TIMEOUT))
 
     def _after_fork_in_child(self) -> None:
-        self._condition = threading.Condition(LOCK)
-        self._is_asleep = False
+        self._wakeup = _closed_lock()
         if self._thread is not None:
             self._thread = None
             _to_start.append(self)
@@ -154,6 +151,7 @@ class Clock(Worker):
         self.now = now
         self._heap: list[tuple[float, int]] = []
         self._alarms: dict[int, Alarm] = {}  # by the serial of their entries; an entry without one is dead
+        self._latest: tuple[float, int] | None = None  # the entry that was set last
         self._serials = itertools.count()  # alarms for one instant ring in the order in which they were set
         self._ringing: tuple[Alarm, int] | None = None  # what is called now, and on which thread
 
@@ -163,16 +161,16 @@ class Clock(Worker):
         if old is not None and old[0] <= when:
             return
         new = (when, next(self._serials))
+        if not self._heap or when < self._heap[0][0]:
+            self.wake()
         old = alarm._entry  # again: a finalizer may have come in; from here on none can until the entry is in the heap
         if (old is not None and old[0] <= when) or self.stopped:
             return
         if old is not None:
             del self._alarms[old[1]]
         self._alarms[new[1]] = alarm
-        alarm._entry = new
+        alarm._entry = self._latest = new
         heappush(self._heap, new)
-        if self._heap[0] is new:
-            self.wake()
 
     def cancel(self, alarm: Alarm) -> bool:
         """Let `alarm` not ring; return whether it was set."""
@@ -223,13 +221,15 @@ class Clock(Worker):
             alarm.clock_stopped()
 
     def _prune(self) -> None:
-        """Make the heap anew, without the dead entries. What a finalizer sets meanwhile is added at the end."""
-        self._heap = []
-        entries = list(map(_ENTRY, self._alarms.values()))
-        entries.sort()  # a sorted list is a heap, and these are nearly sorted: by serial, so mostly by time
-        while self._heap:
-            heappush(entries, self._heap.pop())
-        self._heap = entries
+        """Make the heap anew, without the dead entries; if a finalizer comes in between, the next call does it."""
+        latest = self._latest
+        try:
+            # A sorted list is a heap. By serial they are nearly sorted.
+            entries = sorted(filter(None, map(_ENTRY, self._alarms.values())))
+        except RuntimeError:  # a finalizer has changed the dictionary
+            return
+        if self._latest is latest:
+            self._heap = entries
         if sys.getsizeof(self._alarms) > _MAX_BYTES * len(self._alarms):
             self._alarms = {**self._alarms}  # a dictionary does not shrink; no call, so no finalizer comes in between
 
@@ -238,6 +238,16 @@ class Clock(Worker):
         if ringing is not None and ringing[1] != threading.get_ident():
             self.set(ringing[0], self.now())  # it was about to run on a thread that the child does not have
         super()._after_fork_in_child()
+
+
+def _closed_lock() -> threading.Lock:
+    """Return a lock that is held: who acquires it sleeps until it is released, be that before or after.
+
+    A `Condition` or an `Event` would lose a `wake` that a finalizer makes inside their own `wait`.
+    """
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 def report(thread: threading.Thread) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from logging import DEBUG
 from typing import Any, Final, Literal
 
@@ -14,8 +14,8 @@ from .keys import label
 from .log import log
 from .policy import PolicySettings, require_seconds, require_timeout
 from .session import Reason, Session
+from .stores import open_store, store_class
 from .stores.base import Store
-from .stores.memory import MemoryStore
 
 _is_logged: Final = log.isEnabledFor
 
@@ -31,18 +31,16 @@ class _Singleton(type):
             got = ", ".join([*(type(arg).__name__ for arg in args), *options])
             raise TypeError(f"SessionManager() takes only store=..., got {got}; call setSessionTimeOut() and the like")
         if isinstance(store, str):
-            _store_class(store)  # imported without LOCK, since the import system has locks of its own
+            store_class(store)  # imported without LOCK, since the import system has locks of its own
         with LOCK:
-            is_first = _instance is None
-            if is_first:
+            if _instance is None:
                 _instance = super().__call__(store=store)
             elif not isinstance(_instance, cls):
                 raise SessionError(f"the one SessionManager is a {type(_instance).__name__}: close() it first")
             elif store is not None and store != _instance._requested_store:
                 raise SessionError("the first SessionManager() has chosen the store; this one names another")
             instance = _instance
-        if is_first:
-            instance._store.start()
+        instance._store.start()
         return instance
 
 
@@ -82,7 +80,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         super().__init__()
         self._io: Any = None
         self._requested_store = store
-        self._store = _open_store(store)
+        self._store = open_store(store)
         self._store.open(self._session_expired, self._session_expires)
 
     def __repr__(self) -> str:
@@ -366,17 +364,16 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self.emit("sessionExpiring", session.key, left)
 
     def _announce_all(self, ended: Sequence[Session], reason: Reason) -> None:
-        rest = iter(ended)
-        try:
-            self._announce_each(rest, reason)
-        finally:  # what is no Exception passes through, and the rest have ended all the same
-            self._announce_each(rest, reason)
-            self._store.acknowledge(ended)
-
-    def _announce_each(self, ended: Iterator[Session], reason: Reason) -> None:
+        interrupt = None
         for session in ended:
-            self._announce_end(session, reason)
-            self.sendLogoutMessage(session.key)
+            try:
+                self._announce_end(session, reason)
+                self.sendLogoutMessage(session.key)
+            except BaseException as raised:  # noqa: BLE001, PERF203  # the rest have ended all the same
+                interrupt = interrupt or raised
+        self._store.acknowledge(ended)
+        if interrupt is not None:
+            raise interrupt
 
     def _announce_end(self, session: Session, reason: Reason) -> None:
         if _is_logged(DEBUG):
@@ -410,23 +407,3 @@ def _require_username(username: object) -> None:
         raise TypeError(f"username must be a non-empty str, got {type(username).__name__}")
     if not username:
         raise ValueError("username must be a non-empty str, got ''")
-
-
-def _open_store(store: str | Store | None) -> Store:
-    if store is None:
-        return MemoryStore()
-    if isinstance(store, str):
-        return _store_class(store).from_url(store)  # type: ignore[no-any-return]
-    if not isinstance(store, Store):
-        raise TypeError(f"store must be None, an address or a Store, got {type(store).__name__}")
-    return store
-
-
-def _store_class(address: str) -> Any:
-    scheme = address.partition(":")[0]
-    if scheme not in ("redis", "rediss", "unix"):
-        # The rest of an address may hold a password.
-        raise ValueError(f"store must be a Store or the address of a Redis, got one of {scheme[:20]!r}")
-    from .stores.redis import RedisStore  # an extra, only for those who name it
-
-    return RedisStore

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .clock import LOCK, MAX_TIMEOUT, Clock
+from .clock import LOCK, MAX_TIMEOUT, Clock, call_after_fork_in_child
 
 
 class SessionTimer(threading.Timer):
@@ -36,6 +36,7 @@ class SessionTimer(threading.Timer):
         self._clock = clock
         self._was_started = False
         self._ended = threading.Event()
+        call_after_fork_in_child(self)
 
     def start(self) -> None:
         """Begin the countdown.
@@ -114,6 +115,10 @@ class SessionTimer(threading.Timer):
                 self.function(*self.args, **self.kwargs)
         finally:
             self.end()
+
+    def _after_fork_in_child(self) -> None:
+        for event in (self.finished, self._ended):  # another thread of the parent may have held their locks
+            event._at_fork_reinit()  # type: ignore[attr-defined]  # as the threading module does with its own
 
     def _cancel_countdown(self) -> bool:
         """Cancel the alarm; return whether it was set, so that `function` will not be called."""

@@ -174,7 +174,7 @@ class TestKilledProcesses:
             def only_those_with_a_long_timeout():
                 live = [session for session in map(store.get, store.sessions) if session is not None]
                 settled = len(keys_under(client, processes.prefix, "s:")) == len(live)
-                return settled and all(session._left > 100 for session in live) and live
+                return settled and all(session._snapshot.left > 100 for session in live) and live
 
             alive = {session._id.decode() for session in eventually(only_those_with_a_long_timeout)}
         processes.end()
@@ -223,6 +223,25 @@ def check_ends(processes: Processes, alive: set[str]) -> None:
         f"{len(created)} sessions, {len(alive)} alive, {len(processes.killed)} processes killed, "
         f"{second} announced twice; {dict(reasons)}"
     )
+
+
+def test_an_announcer_that_could_not_be_started_is_started_later(redis_url, prefix, monkeypatch):
+    start, refused = threading.Thread.start, []
+
+    def no_thread(thread):
+        if thread.name == "users-session-manager announcer" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    monkeypatch.setattr(threading, "excepthook", lambda failure: None)
+    manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+    ended = []
+    manager.on("sessionDeleted", ended.append)
+    keys = [manager.loadNewSession("Luca", timeout=2) for _ in range(2)]
+    eventually(lambda: set(ended) == set(keys))
+    assert refused
 
 
 class TestRedisAway:

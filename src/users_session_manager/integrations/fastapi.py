@@ -7,22 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from .. import web
 from ..errors import AuthenticationTooOld, MissingDependency, SessionError, SessionRejected, StoreUnavailable
 from ..manager import SessionManager
 from ..policy import require_seconds
-from ..web import (
-    LOGGED_OUT,
-    RETRY_AFTER,
-    TOO_OLD,
-    UNAVAILABLE,
-    KeyCarrier,
-    RequestSession,
-    admit,
-    dismiss,
-    dismiss_elsewhere,
-    renew_key,
-    sign_in,
-)
+from ..web import KeyCarrier, RequestSession
 
 try:
     from fastapi import FastAPI
@@ -102,7 +91,7 @@ class UserSessions:
         """
         app.add_exception_handler(SessionRejected, self._answer_rejection)
         app.add_exception_handler(StoreUnavailable, _answer_unavailable)
-        app.add_exception_handler(AuthenticationTooOld, _answer_too_old)
+        app.add_exception_handler(AuthenticationTooOld, lambda *_: JSONResponse(web.TOO_OLD, 403))
         if self.carrier.header is not None and self.carrier.cookie is not None:
             _document_cookie(app, self.carrier.cookie)
         lifespan = app.router.lifespan_context
@@ -133,7 +122,7 @@ class UserSessions:
         `SessionError`: in an `async def` route say `await run_in_threadpool(sessions.sign_in, ...)`.
         """
         self._keep_off_the_loop()
-        session = sign_in(self.manager, self._shown(request), username, data=data, timeout=timeout)
+        session = web.sign_in(self.manager, self._shown(request), username, data=data, timeout=timeout)
         return self._enter(request, response, session)
 
     def renew_key(self, request: HTTPConnection, response: Response, *, overlap: float = 0) -> str:
@@ -143,7 +132,7 @@ class UserSessions:
         session. With a store that blocks it is as for `sign_in`.
         """
         self._keep_off_the_loop()
-        return self._enter(request, response, renew_key(self.manager, self._shown(request)[0], overlap=overlap))
+        return self._enter(request, response, web.renew_key(self.manager, self._shown(request)[0], overlap=overlap))
 
     def sign_out_elsewhere(self, request: HTTPConnection) -> int:
         """End all other sessions of the user of `request`, and return how many (OWASP ASVS 5.0, 7.4.3).
@@ -152,7 +141,7 @@ class UserSessions:
         that blocks it is as for `sign_in`.
         """
         self._keep_off_the_loop()
-        return dismiss_elsewhere(self.manager, self._shown(request)[0])
+        return web.dismiss_elsewhere(self.manager, self._shown(request)[0])
 
     def sign_out(self, request: HTTPConnection, response: Response) -> bool:
         """End the session of `request`, take the cookie back on `response`, and tell whether there was a session.
@@ -160,7 +149,7 @@ class UserSessions:
         With a store that blocks it is as for `sign_in`.
         """
         self._keep_off_the_loop()
-        ended = [dismiss(self.manager, key) for key in self._shown(request)]
+        ended = [web.dismiss(self.manager, key) for key in self._shown(request)]
         request.scope.pop(self._place, None)
         self._delete_cookie(response)
         return any(ended)
@@ -179,7 +168,7 @@ class UserSessions:
 
     # A plain function, so that Starlette calls it in a thread: it asks the store.
     def _answer_rejection(self, request: HTTPConnection, _: Exception) -> Response:
-        response = JSONResponse(LOGGED_OUT, 401)
+        response = JSONResponse(web.LOGGED_OUT, 401)
         cookie = None if self.carrier.cookie is None else request.cookies.get(self.carrier.cookie)
         # What was rejected may be another key than the client's own: that of a header, or one a route has looked up.
         try:
@@ -246,9 +235,9 @@ class _Guard(SecurityBase):
         manager, key = self._sessions.manager, self._sessions.key(connection)
         try:
             if manager.blocking:
-                session = await run_in_threadpool(admit, manager, key, prolong=self._prolong, max_age=self._max_age)
+                session = await run_in_threadpool(web.admit, manager, key, prolong=self._prolong, max_age=self._max_age)
             else:
-                session = admit(manager, key, prolong=self._prolong, max_age=self._max_age)
+                session = web.admit(manager, key, prolong=self._prolong, max_age=self._max_age)
         except SessionRejected:
             if self._optional:
                 return None
@@ -256,12 +245,8 @@ class _Guard(SecurityBase):
         return self._sessions._keep(connection, session)
 
 
-def _answer_too_old(_: HTTPConnection, __: Exception) -> Response:
-    return JSONResponse(TOO_OLD, 403)
-
-
 def _answer_unavailable(_: HTTPConnection, __: Exception) -> Response:
-    return JSONResponse(UNAVAILABLE, 503, headers={"Retry-After": str(RETRY_AFTER)})
+    return JSONResponse(web.UNAVAILABLE, 503, headers={"Retry-After": str(web.RETRY_AFTER)})
 
 
 def _document_cookie(app: FastAPI, cookie: str) -> None:

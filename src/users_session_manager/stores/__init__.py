@@ -1,1 +1,30 @@
-"""Where sessions are kept."""
+"""Where sessions are kept: one module or package for each kind of store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .base import Store
+from .memory import MemoryStore
+
+
+def open_store(store: str | Store | None) -> Store:
+    """Return the store that `SessionManager(store=...)` names; see there."""
+    if store is None:
+        return MemoryStore()
+    if isinstance(store, str):
+        return store_class(store).from_url(store)  # type: ignore[no-any-return]
+    if not isinstance(store, Store):
+        raise TypeError(f"store must be None, an address or a Store, got {type(store).__name__}")
+    return store
+
+
+def store_class(address: str) -> Any:
+    """Return the class of store that an address is for; `ValueError` if there is none."""
+    scheme = address.partition(":")[0]
+    if scheme not in ("redis", "rediss", "unix"):
+        # The rest of an address may hold a password.
+        raise ValueError(f"store must be a Store or the address of a Redis, got one of {scheme[:20]!r}")
+    from .redis import RedisStore  # an extra, only for those who name it
+
+    return RedisStore

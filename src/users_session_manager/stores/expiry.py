@@ -234,7 +234,9 @@ class SharedStore(Store):
             self._extend(ids, self._lease)
             self._extend_at = self._now() + self._lease / 3
         pause = POLL_INTERVAL
-        if not self._is_announcing:
+        if self._is_announcing:
+            self._announcer.start()  # it may have failed to start
+        else:
             for claim in self._claim(self._lease):
                 pause = min(pause, claim.next_in)
                 if claim.ended or claim.expiring:

@@ -59,10 +59,9 @@ class MemorySession(Session):
 
     def ring(self, now: float) -> Callable[[], object] | None:
         store, timer, warn_at = self._store, self._timer, self._warn_at
-        if timer is not None and timer.finished.is_set():
-            self._deadline, self._warn_at = inf, None  # the application has cancelled it by hand
         if self._deadline <= now:
-            return partial(store._expire, self) if timer is None else timer.run
+            # To set `finished` by hand keeps no session alive that is rejected already.
+            return partial(store._expire, self) if timer is None or timer.finished.is_set() else timer.run
         if self._deadline == inf:
             return None
         is_due = warn_at is not None and warn_at <= now
@@ -94,7 +93,7 @@ class _Countdown(SessionTimer):
 
     def _cancel_countdown(self) -> bool:
         args = self.args
-        return bool(args) and args[0]._store._cancel_countdown(*args)  # type: ignore[index]
+        return bool(args) and args[0]._store._cancel_countdown(*args, self)  # type: ignore[index]
 
 
 class MemoryStore(Store):
@@ -164,10 +163,7 @@ class MemoryStore(Store):
             session._serial = next(self._serials)
             if self._closed:
                 raise SessionError("this SessionManager is closed")
-            self._sessions[session.key] = session
-            self._start_countdown(session, timeout, policy)
-            if self._by_user is not None:
-                _add_to(self._by_user, session)
+            self._insert(session, timeout, policy)
             evicted = surplus and [other for other in surplus if self._pop(other)]
         return session.key, evicted and _end_timers(evicted)
 
@@ -292,7 +288,8 @@ class MemoryStore(Store):
                 if session.key not in self._sessions:
                     _remove_from(self._by_user, session)
         now = self.now()
-        return [session for session in list(self._by_user.get(username, ())) if session._deadline > now]
+        sessions = list(self._by_user.get(username, ()))
+        return [each for each in sessions if each._deadline > now and self._sessions.get(each.key) is each]
 
     def _surplus_sessions(self, username: str, policy: Policy) -> list[MemorySession]:
         """Return the sessions that one more of this user would evict."""
@@ -300,6 +297,16 @@ class MemoryStore(Store):
         if policy.overflow == "reject" and len(live) >= most:
             raise TooManySessions(f"{username!r} has {len(live)} sessions, and may have {most}")
         return live[: max(0, len(live) + 1 - most)]
+
+    def _insert(self, session: MemorySession, timeout: float, policy: Policy) -> None:
+        try:
+            self._sessions[session.key] = session
+            self._start_countdown(session, timeout, policy)
+            if self._by_user is not None:
+                _add_to(self._by_user, session)
+        except BaseException:  # a signal handler has raised it
+            self._pop(session)
+            raise
 
     # Former keys
 
@@ -352,10 +359,10 @@ class MemoryStore(Store):
         if session.key not in self._sessions:
             self.clock.cancel(session)  # a finalizer has ended it meanwhile
 
-    def _cancel_countdown(self, session: MemorySession) -> bool:
-        """Let a session not expire until it is restarted; return whether it was live."""
+    def _cancel_countdown(self, session: MemorySession, timer: SessionTimer) -> bool:
+        """Let a session not expire until it is restarted; return whether it was live and has this timer still."""
         with LOCK:
-            if session.key not in self._sessions:
+            if session._timer is not timer or self.get(session.key) is not session:
                 return False
             session._deadline, session._warn_at = inf, None
             self.clock.cancel(session)
@@ -365,8 +372,9 @@ class MemoryStore(Store):
         return max(0.0, session._deadline - self.now())
 
     def _make_timer(self, session: MemorySession) -> SessionTimer:
+        new = _Countdown(session)
         with LOCK:
-            timer = session._timer = session._timer or _Countdown(session)
+            timer = session._timer = session._timer or new
             has_ended = session.key not in self._sessions
         if has_ended:
             timer.end()
@@ -376,8 +384,11 @@ class MemoryStore(Store):
         with LOCK:
             if not self._pop(session):
                 return
-        if self._on_ended is not None:
-            self._on_ended(session, "expired")
+        try:
+            if self._on_ended is not None:
+                self._on_ended(session, "expired")
+        finally:
+            _end_timers((session,))
 
     def _pop(self, session: MemorySession) -> bool:
         """Take a session out; return whether it was in: the one call that finds it announces the end."""

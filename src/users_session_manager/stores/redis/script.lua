@@ -259,7 +259,6 @@ function operations.acknowledge(prefix, ...)
     redis.call('ZREM', prefix .. 'ended', id)
     redis.call('DEL', prefix .. 's:' .. id)
   end
-  return 1
 end
 
 -- Whoever is still announcing keeps the lease; with one of no seconds they hand it back.
@@ -268,7 +267,6 @@ function operations.extend(prefix, lease, ...)
     redis.call('ZADD', prefix .. 'ended', 'XX', text(now + lease), id)
     extend_ttl(prefix .. 's:' .. id, lease)
   end
-  return 1
 end
 
 local multi_group = {}
