@@ -61,7 +61,7 @@ def is_key(value: object) -> bool:
 def label(key: object) -> str:
     """Return the part of `key` that is safe to show, a `str` of one short line.
 
-    Anything that does not have the form of a key is described by its type alone: it may be somebody's password,
+    Anything that does not have the form of a key is described by its type alone: it may be a password,
     or a forged line of a log (OWASP ASVS 5.0, 16.2.5: tokens in logs only masked).
     """
     match = _KEY.fullmatch(key) if isinstance(key, str) else None

@@ -53,7 +53,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             construction decides; a later one that names another store is a `SessionError`.
 
     A key that is unknown or expired, or no key at all, is rejected: `sessionRejected` and `error` are emitted. Then the
-    npm package's methods return `False`, or, if nobody listens to `error`, raise `SessionRejected`. All other methods
+    npm package's methods return `False`, or, without an `error` listener, raise `SessionRejected`. All other methods
     but `findSession` raise it in any case, so that a listener that only logs cannot open a guard.
 
     | event | when |
@@ -385,7 +385,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             self.emit("sessionEnded", session, reason)
 
     def _rejection(self, key: object) -> SessionRejected:
-        """Emit a rejection; return its exception, which an `error` that nobody listens to raises here already."""
+        """Emit a rejection; return its exception, which an `error` without a listener raises here already."""
         _debug("Session rejected", key)
         self.emit("sessionRejected", key)
         rejection = SessionRejected()

@@ -25,8 +25,8 @@ class Store(ABC):
     session with a timeout or a lifetime of its own keeps to that. `policy` holds all other settings, as they are at the
     call.
 
-    **Ends.** Whoever takes a session out announces its end: `add`, `remove`, `remove_user` and `clear` return what they
-    took out, and what expires is passed to the callable given to `open`. After announcing an end, the caller
+    **Ends.** The caller that takes a session out announces its end: `add`, `remove`, `remove_user` and `clear` return
+    what they took out, and what expires is passed to the callable given to `open`. After announcing an end, the caller
     acknowledges it: a shared store gives a session whose end is not acknowledged in time to another process.
 
     Each method is atomic and may be called from any thread. A store never emits, and calls nothing while it holds a

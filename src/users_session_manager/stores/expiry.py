@@ -41,7 +41,7 @@ class SharedSession(Session):
     """A `Session` as it was when the store was asked; what is set here is not stored.
 
     Its `timer` is made when it is asked for. It expires when the session does, which the store decides: to cancel it
-    keeps nobody logged in.
+    prolongs no session.
     """
 
     __slots__ = ("_snapshot", "_start_timer", "_timer")

@@ -25,8 +25,10 @@ _SERIAL: Final = attrgetter("_serial")
 class MemorySession(Session):
     """A `Session` in memory, which is its own alarm. `LOCK` guards what is private here.
 
+    `_deadline` is when it expires: infinite while its timer is cancelled. `_interval` is the length of its countdown.
     `_warn_at` is when its warning is due: `None` without one in this countdown, infinite once it was given. `_limit` is
-    the end of its lifetime, `_lifetime` one of its own, `_serial` its place in the order of creation.
+    the end of its lifetime, `_lifetime` one of its own, `_serial` its place in the order of creation. `_entry` belongs
+    to the clock.
     """
 
     __slots__ = (
@@ -357,7 +359,7 @@ class MemoryStore(Store):
         warn_at = session._warn_at
         self.clock.set(session, session._deadline if warn_at is None else min(session._deadline, warn_at))
         if session.key not in self._sessions:
-            self.clock.cancel(session)  # a finalizer has ended it meanwhile
+            self.clock.cancel(session)  # a finalizer has ended it in between
 
     def _cancel_countdown(self, session: MemorySession, timer: SessionTimer) -> bool:
         """Let a session not expire until it is restarted; return whether it was live and has this timer still."""

@@ -261,7 +261,7 @@ function operations.acknowledge(prefix, ...)
   end
 end
 
--- Whoever is still announcing keeps the lease; with one of no seconds they hand it back.
+-- A process that is still announcing prolongs its lease; with one of no seconds it gives the end to another.
 function operations.extend(prefix, lease, ...)
   for _, id in ipairs({...}) do
     redis.call('ZADD', prefix .. 'ended', 'XX', text(now + lease), id)
@@ -293,7 +293,7 @@ function multi_group.clear(lease, some, ...)
   return {cursors, ended}
 end
 
--- Claims what has run out, and what others have taken out and not announced in time: `some` of all that a call.
+-- Claims what has expired, and what other processes have taken out and not announced in time; at most `some` of them.
 function multi_group.claim(some, lease)
   some = tonumber(some)
   local ended, warned, next_at = {}, {}, math.huge
