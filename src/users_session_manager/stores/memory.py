@@ -64,8 +64,6 @@ class MemorySession(Session):
         if self._deadline <= now:
             # To set `finished` by hand keeps no session alive that is rejected already.
             return partial(store._expire, self) if timer is None or timer.finished.is_set() else timer.run
-        if self._deadline == inf:
-            return None
         is_due = warn_at is not None and warn_at <= now
         if is_due:
             self._warn_at = inf
@@ -390,13 +388,15 @@ class MemoryStore(Store):
             if self._on_ended is not None:
                 self._on_ended(session, "expired")
         finally:
-            _end_timers((session,))
+            if session._timer is not None:
+                session._timer.end()
 
     def _pop(self, session: MemorySession) -> bool:
         """Take a session out; return whether it was in: the one call that finds it announces the end."""
         if self._sessions.pop(session.key, None) is None:
             return False
-        self.clock.cancel(session)
+        if session._entry is not None:
+            self.clock.cancel(session)
         if self._by_user is not None:
             _remove_from(self._by_user, session)
         if session.formerKeys:
