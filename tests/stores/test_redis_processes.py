@@ -174,7 +174,7 @@ class TestKilledProcesses:
             def only_those_with_a_long_timeout():
                 live = [session for session in map(store.get, store.sessions) if session is not None]
                 settled = len(keys_under(client, processes.prefix, "s:")) == len(live)
-                return settled and all(store.time_left(session.key) > 100 for session in live) and live
+                return settled and all((store.time_left(session.key) or 0) > 100 for session in live) and live
 
             alive = {(*session.formerKeys, session.key)[0] for session in eventually(only_those_with_a_long_timeout)}
         processes.end()
