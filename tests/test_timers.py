@@ -341,6 +341,24 @@ class TestClock:
         assert looked_again.wait(30)
         worker.stop()
 
+    def test_a_wake_makes_it_ask_again_and_does_not_make_it_run(self):
+        ran, asked = [], []
+        enough = threading.Event()
+
+        def pause():
+            asked.append(1)
+            if len(asked) == 100:
+                enough.set()
+            return 3600
+
+        worker = Worker("a worker", lambda: ran.append(1), pause)
+        worker.start()
+        while not enough.wait(0.001):
+            with LOCK:
+                worker.wake()
+        worker.stop()
+        assert ran == []
+
     def test_what_raises_in_the_middle_of_a_prune_loses_no_alarm(self):
         """A signal handler may raise anywhere."""
         case = Interrupted()

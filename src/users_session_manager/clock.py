@@ -29,8 +29,6 @@ _MIN_DEAD: Final = 100
 # Above this many bytes for each alarm, four times what is usual, the dictionary of alarms is copied.
 _MAX_BYTES: Final = 400
 
-_ENTRY: Final = attrgetter("_entry")
-
 LOCK: Final = threading.RLock()
 """The one lock of this library, so that no two are ever taken in two orders.
 
@@ -41,7 +39,7 @@ held while a listener runs, while a store waits for a server, or while a lock of
 
 
 class Worker:
-    """A daemon thread that calls `run_due()`, sleeps for `pause()` seconds or until `wake()`, and begins again.
+    """A daemon thread that calls `run_due()` whenever `pause()` says so, and sleeps until then or until `wake()`.
 
     Args:
         name: The name of the thread.
@@ -106,14 +104,15 @@ class Worker:
 
     def _run(self) -> None:
         while not self.stopped:
+            with LOCK:
+                seconds = self._pause()
+            if seconds > 0:
+                self._wakeup.acquire(timeout=min(seconds, MAX_TIMEOUT))
+                continue
             try:
                 self._run_due()
             except BaseException:  # noqa: BLE001  # the thread must go on
                 report(threading.current_thread())
-            with LOCK:
-                seconds = 0 if self.stopped else self._pause()
-            if seconds > 0:
-                self._wakeup.acquire(timeout=min(seconds, MAX_TIMEOUT))
 
     def _after_fork_in_child(self) -> None:
         self._wakeup = _closed_lock()
@@ -225,7 +224,7 @@ class Clock(Worker):
         latest = self._latest
         try:
             # A sorted list is a heap. By serial they are nearly sorted.
-            entries = sorted(filter(None, map(_ENTRY, self._alarms.values())))
+            entries = sorted(filter(None, map(attrgetter("_entry"), self._alarms.values())))
         except RuntimeError:  # a finalizer has changed the dictionary
             return
         if self._latest is latest:
