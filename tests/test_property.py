@@ -203,6 +203,8 @@ class ManagerMachine(RuleBasedStateMachine):
             for _ in range(4):
                 self.rejected(key)
             return
+        assert session is not None
+        assert details is not False
         assert (left, data, details["data"]) == (login.deadline - self.model.now, login.data, login.data)
         assert details["username"] == session.username == login.username
         assert (session.key, session.timeout, session.formerKeys) == (login.key, login.own, tuple(login.former))
