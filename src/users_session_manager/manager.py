@@ -30,7 +30,7 @@ class _Singleton(type):
         if args or options:
             got = ", ".join([*(type(arg).__name__ for arg in args), *options])
             raise TypeError(f"SessionManager() takes only store=..., got {got}; call setSessionTimeOut() and the like")
-        if isinstance(store, str):
+        if isinstance(store, str) and _instance is None:
             store_class(store)  # imported without LOCK, since the import system has locks of its own
         with LOCK:
             if _instance is None:
