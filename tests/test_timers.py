@@ -221,7 +221,7 @@ class Interrupted:
         if session is not None:
             self.removed.append(session.key)
 
-    def crowd(self) -> None:
+    def fill_up(self) -> None:
         """Let the next logout prune the heap."""
         for key in [self.store.add("Fabio", 10.5)[0] for _ in range(200)][:110]:
             self.remove(key)
@@ -250,7 +250,7 @@ WORK = {
     "a restart that is shorter": lambda case: case.store.restart(case.keys[3], 1),
     "a renewal": lambda case: case.store.renew_key(case.keys[3], 5),
     "a logout": lambda case: case.remove(case.keys[3]),
-    "logouts in a crowd": lambda case: [case.remove(key) for key in list(case.store.sessions)[-60:]],
+    "logouts that prune the heap": lambda case: [case.remove(key) for key in list(case.store.sessions)[-60:]],
     "everybody's logout": lambda case: case.removed.extend(session.key for session in case.store.clear()),
     "the clock, as they expire": lambda case: case.turn_to(1010.5),
     "the clock, as it looks too early": lambda case: case.turn_to(1010.6, restarted_at=1009.5),
@@ -273,8 +273,8 @@ def test_a_finalizer_may_come_at_each_allocation(work, act):
     try:
         for allocations in range(1, 60):
             case = Interrupted()
-            if "crowd" in work:
-                case.crowd()
+            if "prune" in work:
+                case.fill_up()
             came.add(case.call(WORK[work], ACTS[act], allocations))
             case.check()
     finally:
