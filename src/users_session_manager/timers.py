@@ -32,7 +32,7 @@ class SessionTimer(threading.Timer):
         clock: Clock,
     ) -> None:
         super().__init__(interval, function, args, kwargs)
-        self._entry: tuple[float, int] | None = None
+        self._entry: bytes | None = None
         self._clock = clock
         self._was_started = False
         self._ended = threading.Event()

@@ -52,7 +52,7 @@ class MemorySession(Session):
         self._interval = 0.0
         self._lifetime: float | None = None
         self._warn_at: float | None = None
-        self._entry: tuple[float, int] | None = None
+        self._entry: bytes | None = None
         self._timer: SessionTimer | None = None
 
     @property
@@ -100,7 +100,8 @@ class MemoryStore(Store):
     """Keeps sessions in this process; the default.
 
     Args:
-        now: The time that deadlines are measured in, seconds of a clock that never goes back; monotonic by default.
+        now: The time that deadlines are measured in, seconds of a clock that starts at 0 or later and never goes
+            back; monotonic by default.
             Tests pass one that they turn, with `thread=False`, and call `run_due()` to let sessions expire.
         thread: Whether a thread lets them expire.
 
@@ -345,10 +346,11 @@ class MemoryStore(Store):
             session._warn_at = None
         elif session._warn_at is None or deadline != session._deadline:
             session._warn_at = deadline - policy.warning
+        is_sooner = deadline < session._deadline
         session._deadline, session._interval = deadline, interval
         if session._timer is not None:
             session._timer.interval = interval
-        if session._entry is None or deadline < session._entry[0] or session._warn_at is not None:
+        if session._entry is None or is_sooner or session._warn_at is not None:
             self._set_alarm(session)
         # It may have outlived its lifetime, or a finalizer may have ended it.
         return deadline > now and session._entry is not None
