@@ -1,6 +1,6 @@
 """The whole manager against a model of a few lines: any calls in any order, time turned by hand, on every store.
 
-`python tests/test_property.py 3600` looks for an hour; without a number, for a minute. With the address of a Redis
+`python tests/unit/test_property.py 3600` looks for an hour; without a number, for a minute. With the address of a Redis
 behind it, such as `redis://127.0.0.1:6379/0`, the manager keeps its sessions there, under a prefix of its own.
 """
 

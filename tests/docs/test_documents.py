@@ -1,6 +1,6 @@
 """The documents: their Python blocks run, their links resolve, their commands can be pasted, `api.md` is up to date.
 
-`UPDATE_DOCS=1 python -m pytest tests/test_documents.py` writes `docs/api.md` anew.
+`UPDATE_DOCS=1 python -m pytest tests/docs/test_documents.py` writes `docs/api.md` anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ for package in ("socketio", "flask", "django", "fastapi", "prometheus_client", "
 # Django reads its settings once a process: the documents show it in the project that its own tests use.
 os.environ["DJANGO_SETTINGS_MODULE"] = "django_settings"
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 API = ROOT / "docs" / "api.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -150,7 +150,7 @@ def test_readme_has_every_public_method() -> None:
 def test_api_is_what_the_docstrings_say() -> None:
     if os.environ.get("UPDATE_DOCS"):
         API.write_text(_api())
-    assert API.read_text() == _api(), "out of date: UPDATE_DOCS=1 python -m pytest tests/test_documents.py"
+    assert API.read_text() == _api(), "out of date: UPDATE_DOCS=1 python -m pytest tests/docs/test_documents.py"
 
 
 def _anchors(path: Path) -> set[str]:

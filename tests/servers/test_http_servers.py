@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-APPLICATIONS = Path(__file__).parent / "servers"
+APPLICATIONS = Path(__file__).parent / "apps"
 PATIENCE = 60
 
 # What to run, in which {port} is a free one; the packages it needs; what it prints once it listens.

@@ -13,7 +13,7 @@ pytest.importorskip("simple_websocket")
 pytest.importorskip("redis")
 pytest.importorskip("uvicorn")
 
-SCENARIOS = Path(__file__).parent / "servers" / "socketio_queue.py"
+SCENARIOS = Path(__file__).parent / "apps" / "socketio_queue.py"
 
 
 @pytest.mark.parametrize(

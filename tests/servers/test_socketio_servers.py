@@ -31,11 +31,11 @@ SERVERS = {
 
 
 class Server:
-    """tests/servers/socketio_server.py in a process of its own."""
+    """apps/socketio_server.py in a process of its own."""
 
     def __init__(self, mode: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "servers" / "socketio_server.py"), mode],
+            [sys.executable, str(HERE / "apps" / "socketio_server.py"), mode],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,7 +61,7 @@ class Server:
 class JavaScriptClient:
     def __init__(self, modules: Path, address: str, transport: str) -> None:
         self._process = subprocess.Popen(
-            ["node", str(HERE / "servers" / "client.js"), str(modules), address, transport],
+            ["node", str(HERE / "apps" / "client.js"), str(modules), address, transport],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -153,7 +153,7 @@ def modules(tmp_path_factory):
     if shutil.which("node") is None or shutil.which("npm") is None:
         reason = "no node or npm on the PATH: apt-get install npm"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    sys.path.insert(0, str(next((HERE.parent / "examples").rglob("socket_io_client.py")).parent))
+    sys.path.insert(0, str(next((HERE.parents[1] / "examples").rglob("socket_io_client.py")).parent))
     try:
         from socket_io_client import fetch
     finally:
