@@ -23,10 +23,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from users_session_manager import Session, SessionManager
-from users_session_manager.integrations.fastapi import UserSessions
+from users_session_manager.integrations.fastapi import RequestSession, UserSessions
 from users_session_manager.integrations.prometheus import instrument
 from users_session_manager.integrations.socketio import attach
-from users_session_manager.web import RequestSession
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))  # for what the examples share

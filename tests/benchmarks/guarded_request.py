@@ -95,7 +95,7 @@ def fastapi_calls(key: str) -> dict[str, Call]:
     from fastapi import Depends, FastAPI
 
     from users_session_manager.integrations.fastapi import UserSessions
-    from users_session_manager.web import RequestSession
+    from users_session_manager.integrations.fastapi import RequestSession
 
     sessions = UserSessions(secure=False)
 

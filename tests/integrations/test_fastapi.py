@@ -25,7 +25,7 @@ with warnings.catch_warnings():
 
 from users_session_manager import MemoryStore, SessionError, SessionManager, StoreUnavailable, TooManySessions
 from users_session_manager.integrations.fastapi import UserSessions
-from users_session_manager.web import RequestSession
+from users_session_manager.integrations._web import RequestSession
 
 UNKNOWN = "Otter-candid-46_" + "0" * 32
 COOKIE = "__Host-session_key"

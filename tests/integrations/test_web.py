@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from users_session_manager import AuthenticationTooOld, SessionRejected, TooManySessions
-from users_session_manager.web import (
+from users_session_manager.integrations._web import (
     KeyCarrier,
     admit,
     dismiss,

@@ -17,7 +17,7 @@ from users_session_manager import (
 )
 from users_session_manager.integrations import django, fastapi, flask, prometheus
 from users_session_manager.integrations.socketio import attach
-from users_session_manager.web import RequestSession
+from users_session_manager.integrations._web import RequestSession
 
 manager = SessionManager()
 assert_type(manager, SessionManager)

@@ -1,17 +1,16 @@
-"""The FastAPI dependency: the session of a request, 401 without one, 503 when nobody knows."""
+"""The FastAPI dependency: the session of a request, 401 without one, 503 while the store is unavailable."""
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of a dependency.
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from .. import web
-from ..errors import AuthenticationTooOld, MissingDependency, SessionError, SessionRejected, StoreUnavailable
+from ..errors import MissingDependency, SessionError, SessionRejected
+from ..events import running_loop
 from ..manager import SessionManager
 from ..policy import require_seconds
-from ..web import KeyCarrier, RequestSession
+from ._web import REFUSED, KeyCarrier, RequestSession, RequestState
 
 try:
     from fastapi import FastAPI
@@ -28,10 +27,10 @@ COOKIE_SCHEME = "SessionKeyCookie"
 
 
 class UserSessions:
-    """The sessions of a FastAPI application: dependencies for its routes, a login and a logout.
+    """The sessions of a FastAPI application: dependencies for its routes, sign-in and sign-out.
 
-    `install(app)` comes first; then a route that has `session: CurrentSession` among its parameters is for those who
-    have logged in, and everyone else is answered 401 with `{"logout": true}`:
+    Call `install(app)` first. A route with a parameter `session: CurrentSession` then needs a live session; without one
+    the answer is 401 with `{"logout": true}`:
 
         sessions = UserSessions()
         sessions.install(app)
@@ -39,14 +38,17 @@ class UserSessions:
 
     | dependency | gives | |
     |---|---|---|
-    | `current` | a `RequestSession` | the session begins its timeout again |
-    | `passive` | a `RequestSession` | the session goes on as it was: for what a page asks for by itself |
-    | `optional` | a `RequestSession` or `None` | as `current`, and nobody is sent away |
-    | `recent(max_age)` | a `RequestSession` | as `current`; 403 with `{"reauthenticate": true}` for whoever proved \
-    longer ago than that many seconds who they are |
+    | `current` | a `RequestSession` | restarts the idle timeout |
+    | `passive` | a `RequestSession` | prolongs nothing: for what a page requests by itself |
+    | `optional` | a `RequestSession` or `None` | as `current`; `None` without a live session |
+    | `recent(max_age)` | a `RequestSession` | as `current`; 403 if the user authenticated earlier |
 
-    `manager` is `SessionManager()` as it is when it is needed, unless given; `header`, `cookie` and `secure` are
-    `KeyCarrier`'s, and so is the `ValueError` for what cannot work.
+    Args:
+        manager: The manager of the sessions; `SessionManager()`, at the moment when it is needed, by default.
+        header, cookie, secure: As for `KeyCarrier`.
+
+    Raises:
+        ValueError: A name cannot work.
 
     The manager is asked on the event loop if its store never waits, else in a thread. Threads: any thread may call any
     method.
@@ -62,36 +64,39 @@ class UserSessions:
     ) -> None:
         self._manager = manager
         self.carrier = KeyCarrier(header=header, cookie=cookie, secure=secure)
-        # Where the scope of a request keeps its session: several of these may serve one request.
+        # Where the scope of a request keeps its state: several of these may serve one request.
         self._place = f"users_session_manager.{id(self)}"
         self.current = _Guard(self)
         self.passive = _Guard(self, prolong=False)
         self.optional = _Guard(self, optional=True)
 
     def recent(self, max_age: float) -> Any:
-        """Return a dependency for what takes a login of at most `max_age` seconds ago (OWASP ASVS 5.0, 7.5.1).
+        """Return a dependency for routes that need a recent login (OWASP ASVS 5.0, 7.5.1).
 
-        `TypeError` or `ValueError` for anything but a number of seconds.
+        Args:
+            max_age: How many seconds ago the user may have authenticated at most; later the answer is 403 with
+                `{"reauthenticate": true}`.
+
+        Raises:
+            TypeError, ValueError: `max_age` is no number of seconds.
         """
         require_seconds("max_age", max_age)
         return _Guard(self, max_age=max_age)
 
     @property
     def manager(self) -> SessionManager:
-        """The manager that is asked."""
+        """The manager of the sessions."""
         return SessionManager() if self._manager is None else self._manager
 
     def install(self, app: FastAPI) -> None:
-        """Answer rejections of `app` with 401 and a store that is away with 503; say in its document how to log in.
+        """Add the answers to rejections to `app`, and the cookie to its OpenAPI schema.
 
-        A login that is too old for a route is 403.
-
-        From its start-up on, `async def` listeners run on its event loop, wherever events are emitted. An application
-        that is mounted on another one needs a call of its own, but has no start-up.
+        From now on `app` answers a rejection with 401, an unavailable store with 503, and an authentication that is too
+        old for a route with 403. From its start-up on, `async def` listeners run on its event loop, wherever events are
+        emitted. An application that is mounted on another one needs a call of its own, but has no start-up.
         """
-        app.add_exception_handler(SessionRejected, self._answer_rejection)
-        app.add_exception_handler(StoreUnavailable, _answer_unavailable)
-        app.add_exception_handler(AuthenticationTooOld, lambda *_: JSONResponse(web.TOO_OLD, 403))
+        for error in REFUSED:
+            app.add_exception_handler(error, self._refuse)
         if self.carrier.header is not None and self.carrier.cookie is not None:
             _document_cookie(app, self.carrier.cookie)
         lifespan = app.router.lifespan_context
@@ -113,99 +118,101 @@ class UserSessions:
         data: Any = None,
         timeout: float | None = None,
     ) -> str:
-        """Begin a session for `username`, set its cookie on `response`, and return its key.
+        """Sign a user in on the client of `request`: set the cookie on `response`, and return the session key.
 
-        Call it after a successful login. `data` and `timeout` are `loadNewSession`'s; with a `timeout` of its own the
-        browser keeps the cookie when it is closed. The key that the client had before is dead from now on (OWASP ASVS
-        5.0, 7.2.4): a session of the same user and timeout goes on under the new key, any other ends. Raises what
-        `loadNewSession` raises. With a store that blocks, on a thread with a running event loop, it is a
-        `SessionError`: in an `async def` route say `await run_in_threadpool(sessions.sign_in, ...)`.
+        Call it after the password was checked. The key that the client had before is rejected from now on (OWASP ASVS
+        5.0, 7.2.4): a session of the same user and timeout goes on under the new key, any other session of the client
+        ends. To start a fresh session, sign out first.
+
+        Args:
+            request: The request.
+            response: The response that carries the cookie.
+            username: Whose session it is.
+            data: What to store with the session; `None`, the default, keeps the data of one that goes on.
+            timeout: An idle timeout of this session alone, in seconds; the browser then keeps the cookie when it is
+                closed. `None`, the default, for that of the manager.
+
+        Raises:
+            TypeError, ValueError, TooManySessions, StoreUnavailable: As `loadNewSession`.
+            SessionError: The store may wait, and an event loop runs on this thread: in an `async def` route say
+                `await run_in_threadpool(sessions.sign_in, ...)`.
         """
-        self._keep_off_the_loop()
-        session = web.sign_in(self.manager, self._shown(request), username, data=data, timeout=timeout)
-        return self._enter(request, response, session)
+        state = self._sync_state(request)
+        key = state.sign_in(username, data=data, timeout=timeout).key
+        state.write_cookie(response.set_cookie)
+        return key
 
     def renew_key(self, request: HTTPConnection, response: Response, *, overlap: float = 0) -> str:
         """Give the session of `request` a new key, set its cookie on `response`, and return it; see `renewSessionKey`.
 
-        Call it when its user has proved again who they are, or has got other rights. Raises `SessionRejected` without a
-        session. With a store that blocks it is as for `sign_in`.
+        Call it after its user has authenticated again or has got other rights.
+
+        Args:
+            request: The request.
+            response: The response that carries the cookie.
+            overlap: For how many seconds the old key stays valid, 0 by default.
+
+        Raises:
+            SessionRejected: There is no live session.
+            SessionError: As for `sign_in`.
         """
-        self._keep_off_the_loop()
-        return self._enter(request, response, web.renew_key(self.manager, self._shown(request)[0], overlap=overlap))
+        state = self._sync_state(request)
+        key = state.renew_key(overlap).key
+        state.write_cookie(response.set_cookie)
+        return key
 
     def sign_out_elsewhere(self, request: HTTPConnection) -> int:
         """End all other sessions of the user of `request`, and return how many (OWASP ASVS 5.0, 7.4.3).
 
-        For a button, and for after a password was changed. Raises `SessionRejected` without a session. With a store
-        that blocks it is as for `sign_in`.
+        For a button, and for a changed password.
+
+        Raises:
+            SessionRejected: There is no live session.
+            SessionError: As for `sign_in`.
         """
-        self._keep_off_the_loop()
-        return web.dismiss_elsewhere(self.manager, self._shown(request)[0])
+        return self._sync_state(request).sign_out_others()
 
     def sign_out(self, request: HTTPConnection, response: Response) -> bool:
-        """End the session of `request`, take the cookie back on `response`, and tell whether there was a session.
+        """End the session of `request` and delete its cookie on `response`; return whether there was a session.
 
-        With a store that blocks it is as for `sign_in`.
+        Raises:
+            SessionError: As for `sign_in`.
         """
-        self._keep_off_the_loop()
-        ended = [web.dismiss(self.manager, key) for key in self._shown(request)]
-        request.scope.pop(self._place, None)
-        self._delete_cookie(response)
-        return any(ended)
+        state = self._sync_state(request)
+        ended = state.sign_out()
+        state.write_cookie(response.set_cookie)
+        return ended
 
     def key(self, request: HTTPConnection) -> str | None:
-        """Return the key that `request` carries, alive or not; `None` if it carries none."""
-        header, cookie = self.carrier.header, self.carrier.cookie
-        values = [] if header is None else request.headers.getlist(header)
-        return self.carrier.key(values, None if values or cookie is None else request.cookies.get(cookie))
+        """Return the key that `request` presents, live or not, or the one it was given since; `None` without one."""
+        return self._state(request).key
 
-    def _shown(self, request: HTTPConnection) -> list[str | None]:
-        """Return all keys that the client shows; first the one of its session by now."""
-        session, cookie = request.scope.get(self._place), self.carrier.cookie
-        key = self.key(request) if session is None else session.key
-        return [key, None if cookie is None else request.cookies.get(cookie)]
+    def _state(self, request: HTTPConnection) -> RequestState:
+        state: RequestState | None = request.scope.get(self._place)
+        if state is None:
+            header, cookie = self.carrier.header, self.carrier.cookie
+            values = [] if header is None else request.headers.getlist(header)
+            value = None if cookie is None else request.cookies.get(cookie)
+            state = RequestState(self.manager, self.carrier, ",".join(values) if values else None, value)
+            request.scope[self._place] = state
+        return state
+
+    def _sync_state(self, request: HTTPConnection) -> RequestState:
+        """Return the state of a request to a caller that may wait for the store."""
+        if self.manager.blocking and running_loop() is not None:
+            raise SessionError(
+                "this would hold up the event loop, since the store may wait: make the route a plain def, "
+                "or call it in a thread, as await run_in_threadpool(sessions.sign_in, request, response, username) does"
+            )
+        return self._state(request)
 
     # A plain function, so that Starlette calls it in a thread: it asks the store.
-    def _answer_rejection(self, request: HTTPConnection, _: Exception) -> Response:
-        response = JSONResponse(web.LOGGED_OUT, 401)
-        cookie = None if self.carrier.cookie is None else request.cookies.get(self.carrier.cookie)
-        # What was rejected may be another key than the client's own: that of a header, or one a route has looked up.
-        try:
-            if cookie is not None and self.manager.getUsernameFromSessionKey(cookie) is False:
-                self._delete_cookie(response)
-        except StoreUnavailable:
-            pass  # not known to be dead
+    def _refuse(self, request: HTTPConnection, error: Exception) -> Response:
+        state = self._state(request)
+        refusal = state.refuse(error)
+        response = JSONResponse(refusal.body, refusal.status, refusal.headers)
+        state.write_cookie(response.set_cookie)
         return response
-
-    def _enter(self, request: HTTPConnection, response: Response, session: RequestSession) -> str:
-        self._keep(request, session)
-        if self.carrier.cookie is not None:
-            response.set_cookie(self.carrier.cookie, session.key, **self.carrier.cookie_options(session))
-        return session.key
-
-    def _keep(self, request: HTTPConnection, session: RequestSession) -> RequestSession:
-        """Let `session` be that of the request, also in the hands of a route that has been given one before."""
-        kept: RequestSession = request.scope.setdefault(self._place, session)
-        if kept is not session:
-            kept.become(session)
-        return kept
-
-    def _delete_cookie(self, response: Response) -> None:
-        if self.carrier.cookie is not None:
-            response.delete_cookie(self.carrier.cookie, **self.carrier.cookie_options())
-
-    def _keep_off_the_loop(self) -> None:
-        if not self.manager.blocking:
-            return
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        raise SessionError(
-            "this would hold up the event loop, since the store may wait: make the route a plain def, "
-            "or hand it to a thread, as await run_in_threadpool(sessions.sign_in, request, response, username) does"
-        )
 
 
 class _Guard(SecurityBase):
@@ -218,8 +225,8 @@ class _Guard(SecurityBase):
         self._max_age = max_age
         self._prolong = prolong
         self._optional = optional
-        # FastAPI knows one scheme a dependency, and a second dependency would double what this one costs a request:
-        # where there are two ways to log in, `_document_cookie` adds the other one.
+        # FastAPI knows one scheme per dependency, and a second dependency would double the cost of this one: if the key
+        # may travel in two ways, `_document_cookie` adds the other one.
         place, name = APIKeyIn.header, sessions.carrier.header
         self.scheme_name = HEADER_SCHEME
         if name is None:
@@ -228,25 +235,18 @@ class _Guard(SecurityBase):
         self.model = APIKey.model_validate({"in": place, "name": name})
 
     async def __call__(self, connection: HTTPConnection) -> RequestSession | None:
-        # Looked at here, where it costs next to nothing, because a forgotten call would show only when somebody is
-        # rejected, as a 500: then no request gets through at all.
+        # A forgotten call would otherwise show only as a 500 at the first rejection.
         if SessionRejected not in connection.app.exception_handlers:
             raise SessionError("sessions.install(app) has not been called for the application of this route")
-        manager, key = self._sessions.manager, self._sessions.key(connection)
+        state = self._sessions._state(connection)
         try:
-            if manager.blocking:
-                session = await run_in_threadpool(web.admit, manager, key, prolong=self._prolong, max_age=self._max_age)
-            else:
-                session = web.admit(manager, key, prolong=self._prolong, max_age=self._max_age)
+            if state.manager.blocking:
+                return await run_in_threadpool(state.authenticate, prolong=self._prolong, max_age=self._max_age)
+            return state.authenticate(prolong=self._prolong, max_age=self._max_age)
         except SessionRejected:
             if self._optional:
                 return None
             raise
-        return self._sessions._keep(connection, session)
-
-
-def _answer_unavailable(_: HTTPConnection, __: Exception) -> Response:
-    return JSONResponse(web.UNAVAILABLE, 503, headers={"Retry-After": str(web.RETRY_AFTER)})
 
 
 def _document_cookie(app: FastAPI, cookie: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request, Response
 
 from users_session_manager.integrations.fastapi import UserSessions
-from users_session_manager.web import RequestSession
+from users_session_manager.integrations._web import RequestSession
 
 app = FastAPI()
 sessions = UserSessions(secure=False)

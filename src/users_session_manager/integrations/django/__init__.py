@@ -1,11 +1,11 @@
 # The Django integration, in the parts that Django asks for by name:
 #
 #   apps.py         the application for INSTALLED_APPS, and the system checks
-#   middleware.py   the middleware, `session_required`, what a view does with the session of its request
+#   middleware.py   the middleware, `session_required`, sign-in and sign-out for views
 #   signals.py      what Django's login and logout do to sessions
-#   visit.py        one request: the key it shows, the session it belongs to, what its answer has to say
+#   state.py        the state of one request: its session, its user, its answer
 #   conf.py         the setting USER_SESSIONS, and what can be wrong with it
-"""The Django integration: a login of Django's has a session with a deadline, and ends with it."""
+"""The Django integration: a login of Django's has a session, and ends with it."""
 
 from ...errors import MissingDependency
 

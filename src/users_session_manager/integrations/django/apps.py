@@ -1,4 +1,4 @@
-"""The application that stands in INSTALLED_APPS: system checks, and the listeners to Django's signals."""
+"""The application for INSTALLED_APPS: system checks, and the listeners to Django's signals."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class UserSessionsConfig(AppConfig):  # type: ignore[misc]  # Django is not type
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
-    """Say what in the project's settings cannot work."""
+    """Return what in the project's settings cannot work."""
     return list(conf.problems())

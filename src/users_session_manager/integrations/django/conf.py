@@ -12,7 +12,7 @@ from django.utils.module_loading import import_string
 
 from ...clock import MAX_TIMEOUT
 from ...manager import SessionManager
-from ...web import KeyCarrier
+from .._web import KeyCarrier
 
 APP = "users_session_manager.integrations.django"
 MIDDLEWARE = f"{APP}.UserSessionMiddleware"
@@ -21,31 +21,31 @@ BEFORE_OURS = (
     "django.contrib.auth.middleware.AuthenticationMiddleware",
 )
 NOT_LISTED = "users_session_manager.E002"
-"""The one problem that a middleware cannot have: it is there, if perhaps by other means."""
+"""The one problem that a middleware ignores: it is there, if perhaps by other means."""
 
 
 def defaults() -> dict[str, Any]:
-    """Return what `USER_SESSIONS` says of what it does not say."""
+    """Return the default of each option of `USER_SESSIONS`."""
     return {"HEADER": "Session-Key", "COOKIE": "session_key", "COOKIE_SECURE": not settings.DEBUG, "TIMEOUT": None}
 
 
 def read() -> dict[str, Any]:
-    """Return the whole of `USER_SESSIONS`."""
+    """Return all options of `USER_SESSIONS`."""
     return {**defaults(), **getattr(settings, "USER_SESSIONS", {})}
 
 
-def carrier() -> KeyCarrier:
-    """Return where requests carry their keys; `ValueError` for names that cannot work."""
+def read_carrier() -> KeyCarrier:
+    """Return where requests carry their keys; raise `ValueError` for names that cannot work."""
     options = read()
     return KeyCarrier(header=options["HEADER"], cookie=options["COOKIE"], secure=options["COOKIE_SECURE"])
 
 
 def problems() -> Iterator[CheckMessage]:
-    """Tell what in the settings cannot work, each with the name of the setting."""
+    """Yield what in the settings cannot work, each with the name of the setting."""
     for text in _wrong_values():
         yield Error(text, id="users_session_manager.E001")
     yield from _wrong_order()
-    if not apps.is_installed(APP):  # then nobody listens to Django's signals
+    if not apps.is_installed(APP):  # then nothing listens to Django's signals
         yield Error(f"{APP!r} has to be in INSTALLED_APPS", id="users_session_manager.E004")
 
 
@@ -56,7 +56,7 @@ def _wrong_values() -> Iterator[str]:
         return
     for name in given:
         if name not in defaults():
-            yield f"USER_SESSIONS has no {name!r}; what it has is {', '.join(defaults())}"
+            yield f"USER_SESSIONS has no option {name!r}; its options are {', '.join(defaults())}"
     options = read()
     if not isinstance(options["COOKIE_SECURE"], bool):
         yield f"USER_SESSIONS['COOKIE_SECURE'] has to be True or False, not {options['COOKIE_SECURE']!r}"
@@ -65,7 +65,7 @@ def _wrong_values() -> Iterator[str]:
     if timeout is not None and not (is_number and shortest <= timeout <= MAX_TIMEOUT):
         yield f"USER_SESSIONS['TIMEOUT'] has to be a number of at least {shortest} seconds, not {timeout!r}"
     try:
-        cookie = carrier().cookie
+        cookie = read_carrier().cookie
     except ValueError as problem:
         yield f"USER_SESSIONS['HEADER'] or ['COOKIE']: {problem}"
     else:

@@ -1,4 +1,4 @@
-"""What Django's own login and logout do to sessions, and what becomes of those of a user who is let in no more."""
+"""What Django's own login and logout do to sessions, and what ends those of a user whom Django refuses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db.models.signals import post_delete, post_save
 
 from ...manager import SessionManager
-from ...web import dismiss, sign_in
-from .visit import KEY_IN_SESSION, anonymous, current, visit_of
+from .conf import read_carrier
+from .state import KEY_IN_SESSION, DjangoState, anonymous, current, state_of
 
 
 def connect() -> None:
@@ -22,42 +22,35 @@ def connect() -> None:
 
 
 def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
-    """Begin a session, or go on with that of the same user under a new key (OWASP ASVS 5.0, 7.2.4)."""
-    visit = visit_of(request)
-    options = {} if visit is None else visit.options
+    """Start a session, or go on with that of the same user under a new key (OWASP ASVS 5.0, 7.2.4)."""
+    state = _state(request)
     try:
-        session = sign_in(SessionManager(), _shown(request), str(user.get_username()), **options)
+        session = state.sign_in(str(user.get_username()), **state.options)
     except Exception:
-        # Django has noted its login already; without a session there is none.
+        # Django has stored its login already; without a session there is none.
         request.session.flush()
         request.user = anonymous()
         raise
-    if KEY_IN_SESSION in request.session:  # where the same user was logged in already, Django goes on under the old key
+    if KEY_IN_SESSION in request.session:  # the same user was logged in: Django goes on under the old session key
         request.session.cycle_key()
     request.session[KEY_IN_SESSION] = session.key
-    if visit is not None:
-        visit.signed_in(session)
 
 
 def _logged_out(*, request: Any, **_: Any) -> None:
-    for key in _shown(request):
-        dismiss(SessionManager(), key)
-    if (visit := visit_of(request)) is not None:
-        visit.signed_out()
+    _state(request).sign_out()
 
 
-def _shown(request: Any) -> list[str | None]:
-    visit = visit_of(request)
-    return [request.session.get(KEY_IN_SESSION)] if visit is None else visit.keys()
+def _state(request: Any) -> DjangoState:
+    return state_of(request) or DjangoState(request, read_carrier())
 
 
 def _saved(*, instance: Any, **_: Any) -> None:
-    """Log out whoever has been deactivated, and elsewhere who has another password (OWASP ASVS 5.0, 7.4.2, 7.4.3)."""
+    """Log a deactivated user out, and one with another password elsewhere (OWASP ASVS 5.0, 7.4.2, 7.4.3)."""
     if not getattr(instance, "is_active", True):
         _log_out(instance)
-    elif getattr(instance, "_password", None) is not None:  # Django tells its password validators by the same sign
-        visit = current.get()
-        _log_out(instance, spared=None if visit is None else visit.key)
+    elif getattr(instance, "_password", None) is not None:  # Django informs its password validators by the same sign
+        state = current.get()
+        _log_out(instance, spared=None if state is None else state.key)
 
 
 def _deleted(*, instance: Any, **_: Any) -> None:

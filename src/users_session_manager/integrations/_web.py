@@ -1,0 +1,297 @@
+"""What the web frameworks share: where a request carries its session key, and the state of one request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from ..errors import AuthenticationTooOld, SessionRejected, StoreUnavailable
+from ..keys import label
+from ..manager import SessionManager
+from ..policy import require_timeout
+from ..session import Session
+
+# What browsers keep a cookie for at most, in seconds.
+_MAX_COOKIE_AGE: Final = 400 * 24 * 60 * 60
+_LONG_AGO: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
+# What RFC 9110, 5.6.2, allows in the name of a header, and RFC 6265 in that of a cookie.
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+class Refusal(NamedTuple):
+    """The answer to a request that is refused."""
+
+    status: int
+    body: dict[str, bool]
+    headers: dict[str, str]
+
+
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+# The front end of the npm package looks for `logout`.
+_REFUSALS: Final[dict[type[Exception], Refusal]] = {
+    SessionRejected: Refusal(401, {"logout": True}, _NO_STORE),
+    AuthenticationTooOld: Refusal(403, {"reauthenticate": True}, _NO_STORE),
+    StoreUnavailable: Refusal(503, {"unavailable": True}, {"Retry-After": "5", **_NO_STORE}),
+}
+REFUSED: Final = tuple(_REFUSALS)
+"""The exceptions that an integration answers with a `Refusal`."""
+
+
+class KeyCarrier:
+    """Where a request carries its session key: in a header, else in a cookie. Never in a URL (OWASP ASVS 5.0, 14.2.1).
+
+    Args:
+        header: The name of the header; `None` for the cookie alone.
+        cookie: The name of the cookie, without a prefix; `None` for the header alone.
+        secure: Whether the cookie is for https alone; its name then begins with `__Host-`.
+
+    Raises:
+        ValueError: A name cannot work. Most servers drop a header with an underscore in its name, and some join its
+            value with that of another header.
+
+    The cookie is HttpOnly and SameSite=Lax in any case (ASVS 3.3.1 to 3.3.4).
+    """
+
+    def __init__(
+        self, *, header: str | None = "Session-Key", cookie: str | None = "session_key", secure: bool = True
+    ) -> None:
+        if header is None and cookie is None:
+            raise ValueError("a session key needs a header or a cookie to travel in; both are None")
+        for what, name in (("header", header), ("cookie", cookie)):
+            if name is not None and not (isinstance(name, str) and _TOKEN.fullmatch(name)):
+                raise ValueError(f"the name of the {what} cannot be {name!r}")
+        if header is not None and "_" in header:
+            raise ValueError(f"the name of the header cannot be {header!r}: many servers drop names with an underscore")
+        self.header = header
+        self.cookie = None if cookie is None else f"__Host-{cookie}" if secure else cookie
+        self.secure = bool(secure)
+        # The name of the header in WSGI; no variable has an empty name.
+        self.variable = "" if header is None else f"HTTP_{header.upper().replace('-', '_')}"
+
+
+class RequestSession:
+    """The session of a request, as it was when the request was authenticated.
+
+    | attribute | |
+    |---|---|
+    | `username` | whose session it is |
+    | `createdAt` | when it was created, in seconds of Unix time |
+    | `authenticatedAt` | when its user last authenticated: as `createdAt`, or when the key was last renewed |
+    | `data` | what the application stores with the session, `None` until then; set it to store something else |
+    | `timeout` | an idle timeout of its own in seconds, or `None` |
+    | `key` | the secret that logs in |
+
+    Setting `data` after the session has ended raises `SessionRejected`.
+    """
+
+    __slots__ = ("_data", "_manager", "authenticatedAt", "createdAt", "key", "timeout", "username")
+
+    def __init__(self, manager: SessionManager, session: Session) -> None:
+        self._manager = manager
+        self._data = session.data
+        self.key = session.key
+        self.username = session.username
+        self.createdAt = session.createdAt
+        self.authenticatedAt = session.authenticatedAt
+        self.timeout = session.timeout
+
+    @property
+    def data(self) -> Any:
+        return self._data
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        if not self._manager.setSessionData(self.key, data):
+            raise SessionRejected  # an `error` listener has turned it into `False`
+        self._data = data
+
+    def replace_with(self, other: RequestSession) -> None:
+        """Have the values of `other`: the request has another session, or its session another key."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
+    def __repr__(self) -> str:
+        return f"<RequestSession {label(self.key)}>"
+
+
+class RequestState:
+    """One request: the keys that it presents, its session, and what its answer does to the cookie.
+
+    A header comes before a cookie. A header that is sent twice arrives as two values joined by a comma: that is no key.
+
+    Args:
+        manager: The manager of the sessions.
+        carrier: Where the key travels.
+        header: The value of the header, `None` without one.
+        cookie: The value of the cookie, `None` without one.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, manager: SessionManager, carrier: KeyCarrier, header: str | None, cookie: str | None) -> None:
+        self.manager = manager
+        self.carrier = carrier
+        self.presented = (cookie or None) if header is None else header.strip()
+        self._cookie = cookie
+        self._session: RequestSession | None = None
+        self._is_loaded = False
+        self._cookie_change: str | None = None  # "set" or "delete"
+
+    @property
+    def key(self) -> str | None:
+        """The presented key that counts."""
+        return self.presented
+
+    @property
+    def cookie_changed(self) -> bool:
+        """Whether the answer sets or deletes the cookie."""
+        return self._cookie_change is not None
+
+    def presented_keys(self) -> list[str | None]:
+        """Return all keys that the client presents; first the one that counts."""
+        return [self.key, self._cookie]
+
+    def authenticate(self, *, prolong: bool = True, max_age: float | None = None) -> RequestSession:
+        """Return the live session of the request.
+
+        Args:
+            prolong: Whether its idle timeout restarts.
+            max_age: How many seconds ago its user may have authenticated at most, as in OpenID Connect; `None` for any.
+
+        Raises:
+            SessionRejected: There is no live session. If the request presents no key, no event is emitted.
+            AuthenticationTooOld: Its user authenticated earlier than that.
+            StoreUnavailable: The store cannot be asked.
+        """
+        if self.key is None:
+            raise SessionRejected
+        session = self.manager.resumeSession(self.key) if prolong else self.manager.getSession(self.key)
+        # A clock that was set back would make everything fresh; a time in the future is not.
+        if max_age is not None and not 0 <= session.authenticationAge <= max_age:
+            raise AuthenticationTooOld("the user has to authenticate again")
+        if self.presented is None:  # the key has come by another way than the carrier's
+            self._cookie_change = "set"
+        return self._load(session)
+
+    def find_session(self) -> RequestSession | None:
+        """Return the live session of the request, or `None`. Asks the store once, and prolongs nothing."""
+        if not self._is_loaded:
+            try:
+                self.authenticate(prolong=False)
+            except SessionRejected:
+                self.delete_ended_cookie()
+                self._is_loaded = True
+        return self._session
+
+    def sign_in(self, username: str, *, data: Any = None, timeout: float | None = None) -> RequestSession:
+        """Return a session of `username` under a new key; no key that the client presents stays valid.
+
+        A session that this user has here, with the same `timeout`, goes on with its data, unless `data` is given, and
+        its idle timeout restarts. Otherwise a session is created, and sessions of others that the client presents end.
+        So no key can be fixed in advance (OWASP ASVS 5.0, 7.2.4).
+
+        Raises:
+            TypeError, ValueError, TooManySessions: As `loadNewSession`; the sessions of others are then as they were.
+        """
+        if timeout is not None:
+            require_timeout("the timeout of a session", timeout)
+        owners = {key: self.manager.getUsernameFromSessionKey(key) for key in self.presented_keys() if key}
+        session = None
+        for key, owner in owners.items():
+            if owner == username:
+                session = session or self._continue(key, data, timeout)
+                self._end(key)  # it may have another timeout, and must not count as one session more
+        if session is None:
+            session = self.manager.getSession(self.manager.loadNewSession(username, data=data, timeout=timeout))
+        for key in owners:
+            self._end(key)
+        return self._replace(session)
+
+    def renew_key(self, overlap: float = 0) -> RequestSession:
+        """Return the session of the request under a new key; see `renewSessionKey`.
+
+        Raises:
+            SessionRejected: There is no live session.
+        """
+        if self.key is None:
+            raise SessionRejected
+        return self._replace(self.manager.getSession(self.manager.renewSessionKey(self.key, overlap)))
+
+    def sign_out(self) -> bool:
+        """End the sessions of all presented keys; return whether there were any."""
+        ended = [self._end(key) for key in self.presented_keys()]
+        self.presented = self._session = None
+        self._is_loaded, self._cookie_change = True, "delete"
+        return any(ended)
+
+    def sign_out_others(self) -> int:
+        """End the other sessions of the request's user; return how many (OWASP ASVS 5.0, 7.4.3, 7.5.2).
+
+        Raises:
+            SessionRejected: There is no live session.
+        """
+        session = self.authenticate(prolong=False)
+        return self.manager.deleteUserSessions(session.username, session.key)
+
+    def refuse(self, error: Exception) -> Refusal:
+        """Return the answer for one of the exceptions in `REFUSED`."""
+        if isinstance(error, SessionRejected):
+            self.delete_ended_cookie()
+        return next(refusal for kind, refusal in _REFUSALS.items() if isinstance(error, kind))
+
+    def delete_ended_cookie(self) -> None:
+        """Let the answer delete the cookie if its session has ended; another key than that may have been rejected."""
+        try:
+            if self._cookie is not None and not self.cookie_changed and self.manager.findSession(self._cookie) is None:
+                self._cookie_change = "delete"
+        except StoreUnavailable:
+            pass  # it may be live
+
+    def write_cookie(self, set_cookie: Callable[..., object]) -> None:
+        """Set or delete the cookie by `set_cookie` of a response, if that is to be done.
+
+        The browser forgets the cookie when it is closed, or, if the session has a timeout of its own, keeps it as long
+        as browsers keep any. The deadline of the session is what counts.
+        """
+        if self._cookie_change is None or self.carrier.cookie is None:
+            return
+        options = {"httponly": True, "samesite": "Lax", "secure": self.carrier.secure, "path": "/"}
+        if self._cookie_change == "delete" or self._session is None:
+            set_cookie(self.carrier.cookie, "", max_age=0, expires=_LONG_AGO, **options)
+        else:
+            max_age = None if self._session.timeout is None else _MAX_COOKIE_AGE
+            set_cookie(self.carrier.cookie, self._session.key, max_age=max_age, **options)
+
+    def _load(self, session: Session) -> RequestSession:
+        new = RequestSession(self.manager, session)
+        if self._session is None:
+            self._session = new
+        else:
+            self._session.replace_with(new)  # the view may hold it
+        self._is_loaded = True
+        return self._session
+
+    def _replace(self, session: Session) -> RequestSession:
+        """Let the client have this session, under this key, from now on."""
+        self.presented, self._cookie_change = session.key, "set"
+        return self._load(session)
+
+    def _continue(self, key: str, data: Any, timeout: float | None) -> Session | None:
+        """Return a session under a new key, if it is live and has that timeout."""
+        try:
+            if self.manager.resumeSession(key).timeout != timeout:
+                return None
+            new = self.manager.renewSessionKey(key)
+            if data is not None:
+                self.manager.setSessionData(new, data)
+            return self.manager.getSession(new)
+        except SessionRejected:
+            return None  # it has ended in between
+
+    def _end(self, key: str | None) -> bool:
+        """End the session of a key; return whether there was one. A key without a live session is no event."""
+        try:
+            return key is not None and self.manager.findSession(key) is not None and self.manager.deleteSession(key)
+        except SessionRejected:
+            return False  # it has ended in between
