@@ -69,9 +69,7 @@ class Worker:
         self._threaded = thread
         self._thread: threading.Thread | None = None
         self._wakeup = _closed_lock()
-        with LOCK:
-            _workers.add(self)
-        call_after_fork_in_child(self)
+        register(self)
 
     def start(self) -> None:
         """Start the thread if it does not run; does nothing once stopped."""
@@ -118,6 +116,9 @@ class Worker:
                 self._run_due()
             except BaseException:  # noqa: BLE001  # the thread must go on
                 report(threading.current_thread())
+
+    def _at_exit(self) -> None:
+        self.stop()
 
     def _after_fork_in_child(self) -> None:
         self._wakeup = _closed_lock()
@@ -256,20 +257,22 @@ def report(thread: threading.Thread) -> None:
         log.error("threading.excepthook failed", exc_info=True)
 
 
-_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
-_forkables: weakref.WeakSet[Any] = weakref.WeakSet()
+_registered: weakref.WeakSet[Any] = weakref.WeakSet()
 _to_start: list[Worker] = []
 
 
-def call_after_fork_in_child(forkable: Any) -> None:
-    """Let `forkable._after_fork_in_child()` be called in each forked child, with `LOCK` held and before any thread."""
+def register(registered: Any) -> None:
+    """Call `registered._after_fork_in_child()` in each forked child, with `LOCK` held and before any thread.
+
+    At the exit of the interpreter its `_at_exit()` is called, if it has one.
+    """
     with LOCK:
-        _forkables.add(forkable)
+        _registered.add(registered)
 
 
 def _after_fork_in_child() -> None:
-    for forkable in list(_forkables):
-        forkable._after_fork_in_child()
+    for each in list(_registered):
+        each._after_fork_in_child()
     workers = [worker for worker in _to_start if worker._pause() < inf]
     _to_start.clear()
     LOCK.release()
@@ -280,9 +283,9 @@ def _after_fork_in_child() -> None:
 def _at_exit() -> None:
     # A daemon thread that is cut off in the middle of a print can abort the interpreter.
     with LOCK:
-        workers = list(_workers)
-    for worker in workers:
-        worker.stop()
+        found = [each for each in _registered if hasattr(each, "_at_exit")]
+    for each in found:
+        each._at_exit()
 
 
 atexit.register(_at_exit)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pyee import EventEmitter
 
-from .clock import LOCK, call_after_fork_in_child
+from .clock import LOCK, register
 from .errors import SessionError
 from .keys import redact
 from .log import log
@@ -47,7 +47,7 @@ class IsolatedEmitter(EventEmitter):
         self._has_async = False  # whether an `async def` listener was ever added
         self._has_error_listener = False  # whether one was ever added
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
-        call_after_fork_in_child(self)
+        register(self)
 
     def bindLoop(self, loop: asyncio.AbstractEventLoop | None = None) -> Literal[True]:
         """Schedule `async def` listeners on this event loop from now on.

@@ -12,13 +12,8 @@ log: Final = logging.getLogger("users_session_manager")
 _OFF = {"", "0", "false", "no", "off"}
 
 
-def _console_if_debug() -> None:
-    if os.environ.get("DEBUG", "").strip().lower() in _OFF:
-        return
-    console = logging.StreamHandler()
-    console.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log.addHandler(console)
+if os.environ.get("DEBUG", "").strip().lower() not in _OFF:
+    _console = logging.StreamHandler()
+    _console.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.addHandler(_console)
     log.setLevel(logging.DEBUG)
-
-
-_console_if_debug()

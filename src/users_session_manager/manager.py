@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from logging import DEBUG
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from .clock import LOCK
 from .errors import SessionError, SessionRejected
@@ -16,6 +16,8 @@ from .policy import PolicySettings, require_seconds, require_timeout
 from .session import Reason, Session
 from .stores import open_store, store_class
 from .stores.base import Store
+
+Found = TypeVar("Found")
 
 _is_logged: Final = log.isEnabledFor
 
@@ -125,18 +127,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         _require_username(username)
         if timeout is not None:
             require_timeout("the timeout of a session", timeout)
-        policy = self._policy
         if lifetime is not None:
             require_timeout("the lifetime of a session", lifetime)
-            policy = policy.replace(lifetime=lifetime)
-        key, evicted = self._store.add(
-            username,
-            self.settings["SESSION_TIMEOUT"] if timeout is None else timeout,
-            policy,
-            data,
-            own_timeout=timeout is not None,
-            own_lifetime=lifetime is not None,
-        )
+        idle = self.settings["SESSION_TIMEOUT"]
+        key, evicted = self._store.add(username, idle, self._policy, data, own_timeout=timeout, own_lifetime=lifetime)
         if evicted:
             self._announce_all(evicted, "evicted")
         _debug("Session created", key)
@@ -165,10 +159,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         Raises:
             SessionRejected: There is no live session of that key.
         """
-        session = self._store.restart(key, self.settings["SESSION_TIMEOUT"], self._policy)
-        if session is None:
-            raise self._rejection(key)
-        return session
+        return self._require(self._store.restart(key, self.settings["SESSION_TIMEOUT"], self._policy), key)
 
     def getSession(self, key: object) -> Session:
         """Return the `Session`. Prolongs nothing.
@@ -176,10 +167,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         Raises:
             SessionRejected: There is no live session of that key.
         """
-        session = self._store.get(key)
-        if session is None:
-            raise self._rejection(key)
-        return session
+        return self._require(self._store.get(key), key)
 
     def findSession(self, key: object) -> Session | None:
         """Return the live `Session`, or `None` without any event. Prolongs nothing."""
@@ -215,10 +203,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         Raises:
             SessionRejected: There is no live session of that key.
         """
-        left = self._store.time_left(key)
-        if left is None:
-            raise self._rejection(key)
-        return left
+        return self._require(self._store.time_left(key), key)
 
     def getLoggedUsers(self) -> list[str]:
         """Return one username per live session, in the order of creation; a user with two sessions appears twice."""
@@ -229,10 +214,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         session = self._store.remove(key)
         if session is None:
             return self._reject(key)
-        try:
-            self._announce_end(session, "deleted")
-        finally:
-            self._store.acknowledge((session,))
+        self._announce_all([session], "deleted", notify=False)
         return True
 
     def deleteAllSessions(self) -> Literal[True]:
@@ -304,12 +286,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             SessionRejected: There is no live session of that key.
         """
         require_seconds("the overlap", overlap)
-        keys = self._store.renew_key(key, overlap)
-        if keys is None:
-            raise self._rejection(key)
-        _debug("Session key renewed", keys[0])
-        self.emit("sessionRenewed", *keys)
-        return keys[1]
+        old, new = self._require(self._store.renew_key(key, overlap), key)
+        _debug("Session key renewed", old)
+        self.emit("sessionRenewed", old, new)
+        return new
 
     # Timers
 
@@ -363,12 +343,13 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         _debug("Session expiring", session.key)
         self.emit("sessionExpiring", session.key, left)
 
-    def _announce_all(self, ended: Sequence[Session], reason: Reason) -> None:
+    def _announce_all(self, ended: Sequence[Session], reason: Reason, *, notify: bool = True) -> None:
         interrupt = None
         for session in ended:
             try:
                 self._announce_end(session, reason)
-                self.sendLogoutMessage(session.key)
+                if notify:
+                    self.sendLogoutMessage(session.key)
             except BaseException as raised:  # noqa: BLE001, PERF203  # the rest have ended all the same
                 interrupt = interrupt or raised
         self._store.acknowledge(ended)
@@ -376,13 +357,18 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             raise interrupt
 
     def _announce_end(self, session: Session, reason: Reason) -> None:
-        if _is_logged(DEBUG):
-            _debug(f"Session {reason}", session.key)
+        _debug("Session " + reason, session.key)
         for event in ("sessionDeleted", "activeUserDeleted"):
             if event in self._events:
                 self.emit(event, session.key)
         if "sessionEnded" in self._events:
             self.emit("sessionEnded", session, reason)
+
+    def _require(self, found: Found | None, key: object) -> Found:
+        """Return what the store has found for a key, or raise `SessionRejected`."""
+        if found is None:
+            raise self._rejection(key)
+        return found
 
     def _rejection(self, key: object) -> SessionRejected:
         """Emit a rejection; return its exception, which an `error` without a listener raises here already."""

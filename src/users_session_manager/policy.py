@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .clock import MAX_TIMEOUT
 from .log import log
@@ -10,8 +10,8 @@ from .log import log
 Overflow = Literal["evict", "reject"]
 
 
-class Policy:
-    """What a store keeps to beside the idle timeout; a limit is `None` where there is none. Immutable.
+class Policy(NamedTuple):
+    """What a store keeps to beside the idle timeout; a limit is `None` where there is none.
 
     | attribute | |
     |---|---|
@@ -21,23 +21,10 @@ class Policy:
     | `warning` | seconds before its deadline at which a session is announced as expiring |
     """
 
-    __slots__ = ("lifetime", "max_sessions", "overflow", "warning")
-
-    def __init__(
-        self,
-        lifetime: float | None = None,
-        max_sessions: int | None = None,
-        overflow: Overflow = "evict",
-        warning: float | None = None,
-    ) -> None:
-        self.lifetime = lifetime
-        self.max_sessions = max_sessions
-        self.overflow = overflow
-        self.warning = warning
-
-    def replace(self, **changes: Any) -> Policy:
-        """Return a policy that differs in these attributes."""
-        return Policy(**{name: getattr(self, name) for name in self.__slots__} | changes)
+    lifetime: float | None = None
+    max_sessions: int | None = None
+    overflow: Overflow = "evict"
+    warning: float | None = None
 
 
 class PolicySettings:
@@ -97,7 +84,7 @@ class PolicySettings:
         """
         if seconds is not None:
             require_timeout("the lifetime of a session", seconds)
-        self._policy = self._policy.replace(lifetime=seconds)
+        self._policy = self._policy._replace(lifetime=seconds)
         return True
 
     def getMaxSessionLifetime(self) -> float | None:
@@ -125,7 +112,7 @@ class PolicySettings:
                 raise ValueError(f"the number of sessions must be at least 1, got {count}")
         if overflow not in ("evict", "reject"):
             raise ValueError(f"overflow must be 'evict' or 'reject', got {overflow!r}")
-        self._policy = self._policy.replace(max_sessions=count, overflow=overflow)
+        self._policy = self._policy._replace(max_sessions=count, overflow=overflow)
         return True
 
     def setExpiryWarning(self, seconds: float | None) -> Literal[True]:
@@ -142,7 +129,7 @@ class PolicySettings:
             require_seconds("the warning", seconds)
             if seconds == 0:
                 raise ValueError("the warning must be more than 0 seconds, got 0; None is for no warning")
-        self._policy = self._policy.replace(warning=seconds)
+        self._policy = self._policy._replace(warning=seconds)
         return True
 
 

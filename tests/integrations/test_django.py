@@ -1030,7 +1030,7 @@ def test_a_sound_project_has_nothing_to_complain_of():
         ({"COOKIE": "sessionid", "COOKIE_SECURE": False}, "'sessionid'"),
         ({"COOKIE_SECURE": "yes"}, "COOKIE_SECURE.*'yes'"),
         ({"TIMEOUT": 1}, "TIMEOUT.*1"),
-        ({"TIMEOUT": "60"}, "TIMEOUT.*'60'"),
+        ({"TIMEOUT": "60"}, "TIMEOUT.*str"),
     ],
 )
 def test_a_wrong_setting_is_named_by_a_check_and_where_none_is_run(wrong, named):

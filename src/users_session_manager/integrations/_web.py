@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from ..errors import AuthenticationTooOld, SessionRejected, StoreUnavailable
@@ -242,11 +243,9 @@ class RequestState:
 
     def delete_ended_cookie(self) -> None:
         """Let the answer delete the cookie if its session has ended; another key than that may have been rejected."""
-        try:
+        with suppress(StoreUnavailable):  # it may be live
             if self._cookie is not None and not self.cookie_changed and self.manager.findSession(self._cookie) is None:
                 self._cookie_change = "delete"
-        except StoreUnavailable:
-            pass  # it may be live
 
     def write_cookie(self, set_cookie: Callable[..., object]) -> None:
         """Set or delete the cookie by `set_cookie` of a response, if that is to be done.

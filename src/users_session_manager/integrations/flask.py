@@ -216,10 +216,8 @@ current_session: RequestSession = LocalProxy(lambda: _state().find_session())  #
 def _finish(response: Response) -> Response:
     state, headers = _state(), response.headers
     state.write_cookie(response.set_cookie)
-    if state.cookie_changed:
+    if state.cookie_changed or headers.get("Cache-Control") is None:
         headers["Cache-Control"] = "no-store"
-    elif headers.get("Cache-Control") is None:
-        headers.add("Cache-Control", "no-store")
     else:  # the view has decided; then still not the same for every client
         response.vary.update(name for name in (state.carrier.header, state.carrier.cookie and "Cookie") if name)
     return response
@@ -233,8 +231,7 @@ def _refuse(error: Exception) -> Any:
 
 
 def _wants_html() -> bool:
-    accepted = request.accept_mimetypes
-    return accepted.quality("text/html") > accepted.quality("application/json")
+    return request.accept_mimetypes.quality("text/html") > request.accept_mimetypes.quality("application/json")
 
 
 def _redirect_to(login: str) -> Any:
@@ -253,12 +250,7 @@ def _carrier(app: Flask) -> KeyCarrier:
         raise ValueError(f"USER_SESSIONS_COOKIE_SECURE must be True or False, got {secure!r}")
     if cookie is not None and cookie == app.config["SESSION_COOKIE_NAME"]:
         raise ValueError(f"USER_SESSIONS_COOKIE cannot be {cookie!r}: that is the cookie of Flask's own session")
-    setting = "USER_SESSIONS_HEADER"
     try:
-        KeyCarrier(header=header)
-        setting = "USER_SESSIONS_COOKIE"
-        KeyCarrier(cookie=cookie)
-        setting = "USER_SESSIONS_HEADER and USER_SESSIONS_COOKIE"
         return KeyCarrier(header=header, cookie=cookie, secure=secure)
     except ValueError as wrong:
-        raise ValueError(f"{setting}: {wrong}") from None
+        raise ValueError(f"USER_SESSIONS_HEADER or USER_SESSIONS_COOKIE: {wrong}") from None

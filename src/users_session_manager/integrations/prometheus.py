@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from typing import get_args
 
 from ..errors import MissingDependency, SessionError, StoreUnavailable
@@ -47,23 +48,14 @@ def instrument(manager: SessionManager, *, registry: CollectorRegistry = REGISTR
         registry.register(metrics)
     except ValueError as duplicate:
         raise SessionError("this registry has the metrics of a SessionManager already: undo that first") from duplicate
-    listeners: dict[str, Callable[..., None]] = {
-        "sessionCreated": metrics.count_created,
-        "sessionEnded": metrics.count_ended,
-        "sessionRejected": metrics.count_rejected,
-    }
-    for event, listener in listeners.items():
+    undo = ExitStack()  # it calls nothing the second time
+    undo.callback(registry.unregister, metrics)
+    undo.enter_context(suppress(KeyError))  # the application may have removed all listeners
+    listeners: tuple[Callable[..., None], ...] = (metrics.count_created, metrics.count_ended, metrics.count_rejected)
+    for event, listener in zip(("sessionCreated", "sessionEnded", "sessionRejected"), listeners, strict=True):
         manager.on(event, listener)
-
-    def undo() -> None:
-        if listeners:
-            registry.unregister(metrics)
-        while listeners:
-            event, listener = listeners.popitem()
-            if listener in manager.listeners(event):  # the application may have removed them all
-                manager.remove_listener(event, listener)
-
-    return undo
+        undo.callback(manager.remove_listener, event, listener)
+    return undo.close
 
 
 class _Metrics:
@@ -104,11 +96,9 @@ class _Metrics:
 
     def collect(self) -> Iterator[Metric]:
         gauge = self._sessions()
-        try:
+        with suppress(StoreUnavailable):  # the rest is known all the same
             gauge.add_metric([], len(self._manager.getLoggedUsers()))
             yield gauge
-        except StoreUnavailable:
-            pass  # the rest is known all the same
         yield from self._counted()
 
     def _sessions(self) -> GaugeMetricFamily:

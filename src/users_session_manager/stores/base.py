@@ -7,8 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from ..errors import SessionError
 from ..policy import Policy
 from ..session import Reason, Session
+
+OnEnded = Callable[[Session, Reason], object]
+OnExpiring = Callable[[Session, float], object]
 
 NO_LIMITS: Final = Policy()
 
@@ -34,6 +38,10 @@ class Store(ABC):
     whether the change was made.
     """
 
+    _is_open = False
+    _on_ended: OnEnded = staticmethod(lambda *_: None)
+    _on_expiring: OnExpiring = staticmethod(lambda *_: None)
+
     @property
     @abstractmethod
     def sessions(self) -> Mapping[str, Session]:
@@ -47,8 +55,7 @@ class Store(ABC):
         """
         return False
 
-    @abstractmethod
-    def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
+    def open(self, on_ended: OnEnded, on_expiring: OnExpiring) -> None:
         """Begin to pass on what happens by itself, on a thread of the store's own.
 
         Args:
@@ -59,6 +66,9 @@ class Store(ABC):
         Raises:
             SessionError: The store was opened before.
         """
+        if self._is_open:
+            raise SessionError(f"this {type(self).__name__} has been opened by a SessionManager before; make a new one")
+        self._is_open, self._on_ended, self._on_expiring = True, on_ended, on_expiring
 
     def start(self) -> None:  # noqa: B027  # a default, not a gap
         """Start what runs from the beginning. Called once, after `open` and without any lock held.
@@ -74,12 +84,12 @@ class Store(ABC):
         policy: Policy = NO_LIMITS,
         data: Any = None,
         *,
-        own_timeout: bool = False,
-        own_lifetime: bool = False,
+        own_timeout: float | None = None,
+        own_lifetime: float | None = None,
     ) -> tuple[str, Sequence[Session]]:
         """Store a new session; return its key and the sessions that were evicted for it.
 
-        With `own_timeout`, `timeout` is this session's alone; with `own_lifetime`, so is `policy.lifetime`. At no
+        `own_timeout` and `own_lifetime` are this session's alone, in place of `timeout` and `policy.lifetime`. At no
         moment has the user more than `policy.max_sessions` live sessions: the oldest are evicted.
 
         Raises:

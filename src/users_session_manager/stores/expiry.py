@@ -7,16 +7,17 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from ..clock import LOCK, Clock, Worker, call_after_fork_in_child, report
-from ..errors import SessionError, StoreUnavailable
+from ..clock import LOCK, Clock, Worker, register, report
+from ..errors import StoreUnavailable
 from ..policy import Policy, require_seconds
 from ..session import Reason, Session
 from ..timers import SessionTimer
-from .base import Store
+from .base import OnEnded, OnExpiring, Store
 
 # How often a process polls for expired sessions, in seconds. MIN_SESSION_TIMEOUT is twice that: so no session expires
 # before the poll that follows its start, and what that poll finds it waits for to the instant.
@@ -94,11 +95,9 @@ class SharedStore(Store):
         self._now = self._clock.now
         self._poller = Worker("users-session-manager poller", self._poll, self._poll_pause, thread=thread)
         self._announcer = Worker("users-session-manager announcer", self._announce, self._announce_pause, thread=thread)
-        self._on_ended: Callable[[Session, Reason], object] | None = None
-        self._on_expiring: Callable[[Session, float], object] | None = None
         self._closed = False
         self._reset()
-        call_after_fork_in_child(self)
+        register(self)
 
     def _reset(self) -> None:
         """Have nothing claimed: at the beginning, and in a forked child, whose parent announces what it has claimed."""
@@ -110,6 +109,9 @@ class SharedStore(Store):
         self._expiring: deque[SharedSession] = deque()
         self._extend_at = self._now() + self._lease / 3
 
+    def _at_exit(self) -> None:
+        self.close()
+
     def _after_fork_in_child(self) -> None:
         self._reset()
         self._poll_within(0)
@@ -118,10 +120,8 @@ class SharedStore(Store):
     def blocking(self) -> bool:
         return True
 
-    def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
-        if self._on_ended is not None:
-            raise SessionError(f"this {type(self).__name__} has been opened by a SessionManager before; make a new one")
-        self._on_ended, self._on_expiring = on_ended, on_expiring
+    def open(self, on_ended: OnEnded, on_expiring: OnExpiring) -> None:
+        super().open(on_ended, on_expiring)
         self._poll_within(0)
 
     def start(self) -> None:
@@ -193,7 +193,7 @@ class SharedStore(Store):
         """Poll in that many seconds, or earlier."""
         with LOCK:
             at = self._now() + seconds
-            if at < self._poll_at and self._on_ended is not None and not self._closed:
+            if at < self._poll_at and self._is_open and not self._closed:
                 self._poll_at = at
                 self._poller.wake()
 
@@ -220,9 +220,8 @@ class SharedStore(Store):
             self._poll_at = inf
         pause = RETRY_INTERVAL
         try:
-            pause = self._poll_once()
-        except StoreUnavailable:
-            pass  # it is in the log, once
+            with suppress(StoreUnavailable):  # it is in the log, once
+                pause = self._poll_once()
         finally:
             self._poll_within(pause)
 
@@ -266,11 +265,9 @@ class SharedStore(Store):
 
     def _release_leases(self, ids: Sequence[Any]) -> None:
         if not self._is_unreachable:
-            try:
+            with suppress(StoreUnavailable):  # then another process has to wait for the end of the lease
                 self._acknowledge_announced()
                 self._extend(ids, 0)
-            except StoreUnavailable:
-                pass  # then another process has to wait for the end of the lease
 
     # On the announcer's thread
 
@@ -289,19 +286,15 @@ class SharedStore(Store):
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:
             if self._expiring:
-                return partial(self._announce_expiring, self._expiring.popleft())
+                session = self._expiring.popleft()
+                return partial(self._on_expiring, session, session._snapshot.left)
             if self._ended:
                 return partial(self._announce_end, self._ended.popleft())
             self._is_announcing = False
             return None
 
-    def _announce_expiring(self, session: SharedSession) -> None:
-        if self._on_expiring is not None:
-            self._on_expiring(session, session._snapshot.left)
-
     def _announce_end(self, session: SharedSession) -> None:
         try:
-            if self._on_ended is not None:
-                self._on_ended(session, session._snapshot.reason)
+            self._on_ended(session, session._snapshot.reason)
         finally:
             self.acknowledge((session,))

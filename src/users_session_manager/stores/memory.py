@@ -9,17 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any
 
 from ..clock import LOCK, Clock
 from ..errors import SessionError, TooManySessions
 from ..keys import label, new_key
 from ..policy import Policy
-from ..session import Reason, Session
+from ..session import Session
 from ..timers import SessionTimer, require_interval
 from .base import NO_LIMITS, Store
-
-_SERIAL: Final = attrgetter("_serial")
 
 
 class MemorySession(Session):
@@ -68,9 +66,7 @@ class MemorySession(Session):
         if is_due:
             self._warn_at = inf
         store._set_alarm(self)
-        if not is_due or store._on_expiring is None:
-            return None
-        return partial(store._on_expiring, self, self._deadline - now)
+        return partial(store._on_expiring, self, self._deadline - now) if is_due else None
 
     def clock_stopped(self) -> None:
         """Do nothing: closing the store ends the timers."""
@@ -120,8 +116,6 @@ class MemoryStore(Store):
         self._former: dict[str, tuple[MemorySession, float]] = {}  # each former key, and until when it is good
         self._serials = itertools.count()
         self._has_renewed = False  # whether a renewal has moved a session to the end of `sessions`
-        self._on_ended: Callable[[Session, Reason], None] | None = None
-        self._on_expiring: Callable[[Session, float], None] | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -130,11 +124,6 @@ class MemoryStore(Store):
     @property
     def sessions(self) -> Sessions:
         return self._sessions
-
-    def open(self, on_ended: Callable[[Session, Reason], None], on_expiring: Callable[[Session, float], None]) -> None:
-        if self._on_ended is not None:
-            raise SessionError("this MemoryStore has been opened by a SessionManager before; make a new one")
-        self._on_ended, self._on_expiring = on_ended, on_expiring
 
     def run_due(self) -> int:
         """Let all that has expired end, on the calling thread; return for how many sessions something was due."""
@@ -149,16 +138,13 @@ class MemoryStore(Store):
         policy: Policy = NO_LIMITS,
         data: Any = None,
         *,
-        own_timeout: bool = False,
-        own_lifetime: bool = False,
+        own_timeout: float | None = None,
+        own_lifetime: float | None = None,
     ) -> tuple[str, Sequence[Session]]:
-        require_interval(timeout)
+        require_interval(timeout if own_timeout is None else own_timeout)
         self.clock.start()
         session = MemorySession(self, username, data)
-        if own_timeout:
-            session.timeout = timeout
-        if own_lifetime:
-            session._lifetime = policy.lifetime
+        session.timeout, session._lifetime = own_timeout, own_lifetime
         with LOCK:
             surplus = [] if policy.max_sessions is None else self._surplus_sessions(username, policy)
             session._serial = next(self._serials)
@@ -278,7 +264,7 @@ class MemoryStore(Store):
         """Return the live sessions in the order of creation."""
         sessions, now = list(self._sessions.values()), self.now()
         if self._has_renewed:
-            sessions.sort(key=_SERIAL)
+            sessions.sort(key=attrgetter("_serial"))
         return [session for session in sessions if session._deadline > now]
 
     def _live_of(self, username: str) -> list[MemorySession]:
@@ -387,8 +373,7 @@ class MemoryStore(Store):
             if not self._pop(session):
                 return
         try:
-            if self._on_ended is not None:
-                self._on_ended(session, "expired")
+            self._on_ended(session, "expired")
         finally:
             if session._timer is not None:
                 session._timer.end()

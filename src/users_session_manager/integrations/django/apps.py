@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.apps import AppConfig
-from django.core.checks import CheckMessage, register
+from django.core.checks import register
 
 from . import conf
 
@@ -18,10 +16,5 @@ class UserSessionsConfig(AppConfig):  # type: ignore[misc]  # Django is not type
     def ready(self) -> None:
         from . import signals
 
-        register(check_settings)
+        register(conf.problems)
         signals.connect()
-
-
-def check_settings(**_: Any) -> list[CheckMessage]:
-    """Return what in the project's settings cannot work."""
-    return list(conf.problems())

@@ -10,8 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.utils.module_loading import import_string
 
-from ...clock import MAX_TIMEOUT
-from ...manager import SessionManager
+from ...policy import require_timeout
 from .._web import KeyCarrier
 
 APP = "users_session_manager.integrations.django"
@@ -40,13 +39,12 @@ def read_carrier() -> KeyCarrier:
     return KeyCarrier(header=options["HEADER"], cookie=options["COOKIE"], secure=options["COOKIE_SECURE"])
 
 
-def problems() -> Iterator[CheckMessage]:
-    """Yield what in the settings cannot work, each with the name of the setting."""
-    for text in _wrong_values():
-        yield Error(text, id="users_session_manager.E001")
-    yield from _wrong_order()
+def problems(**_: Any) -> list[CheckMessage]:
+    """Return what in the settings cannot work, each with the name of the setting; a system check of Django's."""
+    found = [Error(text, id="users_session_manager.E001") for text in _wrong_values()]
     if not apps.is_installed(APP):  # then nothing listens to Django's signals
-        yield Error(f"{APP!r} has to be in INSTALLED_APPS", id="users_session_manager.E004")
+        found.append(Error(f"{APP!r} has to be in INSTALLED_APPS", id="users_session_manager.E004"))
+    return [*found, *_wrong_order()]
 
 
 def _wrong_values() -> Iterator[str]:
@@ -60,10 +58,11 @@ def _wrong_values() -> Iterator[str]:
     options = read()
     if not isinstance(options["COOKIE_SECURE"], bool):
         yield f"USER_SESSIONS['COOKIE_SECURE'] has to be True or False, not {options['COOKIE_SECURE']!r}"
-    timeout, shortest = options["TIMEOUT"], SessionManager.MIN_SESSION_TIMEOUT
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and shortest <= timeout <= MAX_TIMEOUT):
-        yield f"USER_SESSIONS['TIMEOUT'] has to be a number of at least {shortest} seconds, not {timeout!r}"
+    try:
+        if options["TIMEOUT"] is not None:
+            require_timeout("USER_SESSIONS['TIMEOUT']", options["TIMEOUT"])
+    except (TypeError, ValueError) as problem:
+        yield str(problem)
     try:
         cookie = read_carrier().cookie
     except ValueError as problem:

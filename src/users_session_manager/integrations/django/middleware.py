@@ -7,7 +7,7 @@ from functools import wraps
 from inspect import isawaitable
 from typing import Any, TypeVar, overload
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.contrib.auth import login
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
@@ -61,7 +61,7 @@ class UserSessionMiddleware:
         request._user_session_state = state = DjangoState(request, self._carrier)
         request.auser_session = state.auser_session
         request.user = SimpleLazyObject(state.user)
-        request.auser = state.auser
+        request.auser = sync_to_async(state.user)
         if self._is_async:
             return self._answer(request, state)
         before = current.set(state)

@@ -44,7 +44,6 @@ class DjangoState(RequestState):
         self._request = request
         self._varies = False  # whether the answer depends on the key
         self._user: Any = getattr(request, "user", None)
-        self._auser: Any = getattr(request, "auser", None)
 
     # The session of the request
 
@@ -91,18 +90,9 @@ class DjangoState(RequestState):
         """Return the user of Django's login while its session is live; `request.user`."""
         if (key := self._key_of_login()) is None:
             return anonymous()
-        if key and not self._user.is_authenticated:
+        if not self._user.is_authenticated and key:
             self._end(key)  # Django itself refuses this user: deleted, deactivated, another password
         return self._user
-
-    async def auser(self) -> Any:
-        """As `user`, on an event loop; `request.auser`."""
-        if (key := await sync_to_async(self._key_of_login)()) is None:
-            return anonymous()
-        user = await self._auser()
-        if key and not user.is_authenticated:
-            await self.ask(self._end, key)
-        return user
 
     def _key_of_login(self) -> str | None:
         """Return the key of the login in Django's session: `""` if there is no login, `None` if it does not count.

@@ -93,9 +93,9 @@ class Notifier:
     # The steps. On a loop they begin in the order in which they were scheduled.
 
     async def _join(self, sid: str, data: Any) -> bool:
-        key = await self._ask(self._check, self._presented(sid, data))
+        key = await self._ask(self._manager.getSession, self._presented(sid, data))
         while isinstance(key, str) and self.registry.add(sid, key):
-            now = await self._ask(self._check_again, key)
+            now = await self._ask(self._manager.findSession, key)
             if now == key:
                 return True
             key = now if self.registry.remove(sid) else None  # else `close` has sent the logout
@@ -145,11 +145,15 @@ class Notifier:
             return done.value
         raise RuntimeError("a step waits where there is no event loop")
 
-    async def _ask(self, question: Callable[[Any], Any], key: Any) -> Any:
-        """Ask the manager: in another thread if a loop would wait for its store."""
-        return await asyncio.to_thread(question, key) if self._loop and self._manager.blocking else question(key)
+    async def _ask(self, find: Callable[[Any], Session | None], key: Any) -> Any:
+        """Return the present key of the session of `key`; in another thread if a loop would wait for the store.
 
-    # The questions.
+        An empty list if there is no such session, after the events that `find` emits; `None` if the store is
+        unavailable.
+        """
+        may_wait = self._loop and self._manager.blocking
+        keys = await asyncio.to_thread(live_keys, find, key) if may_wait else live_keys(find, key)
+        return keys and keys[0]
 
     def _presented(self, sid: str, data: Any) -> Any:
         """Return the key that a client presents, whatever it is."""
@@ -159,17 +163,6 @@ class Notifier:
             with suppress(CookieError, KeyError):
                 return SimpleCookie(environ.get("HTTP_COOKIE", ""))[self._cookie].value
         return key
-
-    def _check(self, key: Any) -> Any:
-        """Return the present key of the session of `key`.
-
-        An empty list, after the events of a rejection, if there is no such session; `None` if the store is unavailable.
-        """
-        return (keys := live_keys(self._manager.getSession, key)) and keys[0]
-
-    def _check_again(self, key: str) -> Any:
-        """Return the same without events."""
-        return (keys := live_keys(self._manager.findSession, key)) and keys[0]
 
 
 class LoopNotifier(Notifier):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from zlib import crc32
 
 from ...errors import MissingDependency, SessionError, TooManySessions
@@ -15,8 +13,8 @@ from ...policy import Policy, require_seconds
 from ...session import Session
 from ..base import NO_LIMITS
 from ..expiry import Claim, SharedSession, SharedStore
-from .records import as_any_text, as_bytes, encode, encode_number, ended_session, live_session
-from .script import ALL_GROUPS, Script
+from .records import as_any_text, encode, encode_number, ended_session, live_session
+from .script import Script
 
 try:
     from redis import Redis, RedisCluster
@@ -30,16 +28,6 @@ except ImportError as missing:
 LIST_PAGE_SIZE: Final = 250
 # How many sessions one call takes out: it keeps Redis from other clients for no more than a few milliseconds.
 BATCH_SIZE: Final = 100
-
-_stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()
-
-
-class _Entry(NamedTuple):
-    """What a list of all sessions contains of one."""
-
-    started_at: int
-    username: str
-    key: str
 
 
 class RedisSessions(Mapping[str, Session]):
@@ -55,13 +43,10 @@ class RedisSessions(Mapping[str, Session]):
         return session
 
     def __iter__(self) -> Iterator[str]:
-        return iter([entry.key for entry in self._store._list()])
+        return iter([key for _, _, key in self._store._list()])
 
     def __len__(self) -> int:
         return self._store._count()
-
-    def __repr__(self) -> str:
-        return f"<sessions of {self._store!r}>"
 
 
 class RedisStore(SharedStore):
@@ -111,7 +96,6 @@ class RedisStore(SharedStore):
         self._script = Script(client, prefix, now)
         self._own_client: Redis | None = None
         self._sessions = RedisSessions(self)
-        _stores.add(self)
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float = 2.0, **options: Any) -> RedisStore:
@@ -153,8 +137,8 @@ class RedisStore(SharedStore):
         policy: Policy = NO_LIMITS,
         data: Any = None,
         *,
-        own_timeout: bool = False,
-        own_lifetime: bool = False,
+        own_timeout: float | None = None,
+        own_lifetime: float | None = None,
     ) -> tuple[str, Sequence[Session]]:
         encoded = encode(data)
         if self._closed:
@@ -164,13 +148,13 @@ class RedisStore(SharedStore):
         outcome, answer = self._script.call(
             "add",
             [group],
-            *(key, user, *map(encode_number, (timeout, timeout if own_timeout else None, policy.lifetime))),
+            *(key, user, *map(encode_number, (timeout, own_timeout, own_lifetime or policy.lifetime))),
             *("own" if own_lifetime else "", encode_number(policy.max_sessions), policy.overflow),
             *(encode_number(policy.warning), encoded, self._lease),
         )
         if outcome == b"full":
             raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
-        self._poll_in_time(timeout, policy)
+        self._poll_in_time(own_timeout or timeout, policy)
         return key, self._taken_out(answer)
 
     def get(self, key: object) -> SharedSession | None:
@@ -226,17 +210,17 @@ class RedisStore(SharedStore):
         return [*sorted(ended, key=lambda session: session._snapshot.started_at)]
 
     def usernames(self) -> list[str]:
-        return [entry.username for entry in self._list()]
+        return [username for _, username, _ in self._list()]
 
     def close(self) -> None:
         super().close()
         if self._own_client is not None:
             self._own_client.close()
 
-    def _live(self, record: bytes | None) -> SharedSession | None:
+    def _live(self, record: Sequence[bytes] | None) -> SharedSession | None:
         return live_session(self._start_timer, record)
 
-    def _taken_out(self, records: Iterable[bytes]) -> list[SharedSession]:
+    def _taken_out(self, records: Iterable[Sequence[bytes]]) -> list[SharedSession]:
         return self._claimed(ended_session(self._start_timer, record) for record in records)
 
     def _ask(self, operation: str, key: object, *args: Any) -> Any:
@@ -246,12 +230,13 @@ class RedisStore(SharedStore):
             return None
         return self._script.call(operation, [group], key, *args)
 
-    def _list(self) -> list[_Entry]:
-        found: dict[bytes, _Entry] = {}
+    def _list(self) -> list[tuple[int, str, str]]:
+        """Return the place in the order of creation, the username and the key of each live session, in that order."""
+        found = {}  # by id, since a scan may return a session twice
         for groups in [] if self._closed else self._script.batches:
             for (entries,) in self._script.pages("list", groups, LIST_PAGE_SIZE):
                 for session_id, started_at, user, key in entries:
-                    found[session_id] = _Entry(int(started_at), as_any_text(user), key.decode("ascii", "replace"))
+                    found[session_id] = int(started_at), as_any_text(user), key.decode("ascii", "replace")
         return sorted(found.values())
 
     def _count(self) -> int:
@@ -279,8 +264,7 @@ class RedisStore(SharedStore):
     def _call_by_group(self, operation: str, ids: Sequence[bytes], *args: Any) -> None:
         by_group: dict[int, list[bytes]] = {}
         for each in ids:
-            group = group_of(each.decode("ascii", "replace"))
-            by_group.setdefault(ALL_GROUPS[0] if group is None else group, []).append(each)
+            by_group.setdefault(group_of(each.decode("ascii", "replace")) or 0, []).append(each)
         for group, members in by_group.items():
             for first in range(0, len(members), BATCH_SIZE):
                 self._script.call(operation, [group], *args, *members[first : first + BATCH_SIZE])
@@ -288,13 +272,5 @@ class RedisStore(SharedStore):
 
 def _user(username: str) -> tuple[bytes, int]:
     """Return a username as Redis has it, and the group of all its sessions."""
-    user = as_bytes(username)
+    user = username.encode("utf-8", "surrogatepass")  # any `str` can be one, halves of surrogate pairs included
     return user, crc32(user) % GROUPS
-
-
-def _at_exit() -> None:
-    for store in list(_stores):
-        store.close()
-
-
-atexit.register(_at_exit)

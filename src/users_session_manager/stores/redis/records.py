@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, get_args
 
 from ...keys import label
@@ -16,10 +16,12 @@ _REASONS: Final[dict[bytes, Reason]] = {reason.encode(): reason for reason in ge
 
 
 class _Record(NamedTuple):
-    """What the script returns of a session, in its words; see `record` there."""
+    """What the script returns of a session; see `record` there."""
 
     id: bytes
     key: bytes
+    user: bytes
+    data: bytes
     former: bytes
     created: bytes
     authenticated: bytes
@@ -39,32 +41,32 @@ class _Record(NamedTuple):
         return SharedSession(start_timer, snapshot, user, key, created, authenticated, data, timeout, former)
 
 
-def live_session(start_timer: Callable[[float], SessionTimer], text: bytes | None) -> SharedSession | None:
+def live_session(start_timer: Callable[[float], SessionTimer], fields: Sequence[bytes] | None) -> SharedSession | None:
     """Return the session of a record; `None` without one, and for one with data that no RedisStore has written."""
-    if text is None:
+    if fields is None:
         return None
-    record, user, data = _parts(text)
+    record = _Record(*fields)
     try:
-        return record.session(start_timer, as_text(user), json.loads(data) if data else None)
+        data = json.loads(record.data) if record.data else None
+        return record.session(start_timer, record.user.decode("utf-8", "surrogatepass"), data)
     except (ValueError, RecursionError):
         log.warning("Rejected a session that another program has changed in Redis: %s", label(record.key.decode()))
         return None
 
 
-def ended_session(start_timer: Callable[[float], SessionTimer], text: bytes) -> SharedSession:
+def ended_session(start_timer: Callable[[float], SessionTimer], fields: Sequence[bytes]) -> SharedSession:
     """Return the session of a record whose end is to be announced, whatever its data is."""
-    session = live_session(start_timer, text)
-    if session is None:
-        record, user, _ = _parts(text)
-        session = record.session(start_timer, as_any_text(user), None)
-    return session
+    record = _Record(*fields)
+    session = live_session(start_timer, fields)
+    return session or record.session(start_timer, as_any_text(record.user), None)
 
 
-def _parts(text: bytes) -> tuple[_Record, bytes, bytes]:
-    """Return the fields of a record, its username and its data."""
-    head, _, rest = text.partition(b"\n")
-    *fields, length = head.split(b" ")
-    return _Record(*fields), rest[: int(length)], rest[int(length) :]
+def as_any_text(user: bytes) -> str:
+    """Return a username, readable even if another program has written it."""
+    try:
+        return user.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return user.decode("utf-8", "replace")
 
 
 def encode(data: Any) -> bytes:
@@ -80,21 +82,3 @@ def encode(data: Any) -> bytes:
 def encode_number(value: float | None) -> bytes:
     """Return a number as the script reads it, to the last bit; empty for `None`."""
     return b"" if value is None else b"%.17g" % value
-
-
-def as_bytes(username: str) -> bytes:
-    """Return a username as it is written; any `str` can be, halves of surrogate pairs included."""
-    return username.encode("utf-8", "surrogatepass")
-
-
-def as_text(username: bytes) -> str:
-    """Return a username from what `as_bytes` has written."""
-    return username.decode("utf-8", "surrogatepass")
-
-
-def as_any_text(username: bytes) -> str:
-    """Return a username, readable even where another program has written it."""
-    try:
-        return as_text(username)
-    except UnicodeDecodeError:
-        return username.decode("utf-8", "replace")

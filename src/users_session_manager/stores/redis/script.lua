@@ -92,13 +92,11 @@ local function find(prefix, key)
   end
 end
 
--- One text and not a list, which costs the client several times as much to read. What may hold anything comes last.
 local function record(s)
   local former = {}
   for index, one in ipairs(s.former) do former[index] = one[1] end
-  local head = table.concat({s.id, s.key, table.concat(former, ','), s.created, s.authenticated, text(unix),
-    s.own and text(s.own) or '', text(s.deadline - now), s.reason or '', whole(s.started_at), #s.user}, ' ')
-  return head .. '\n' .. s.user .. (s.data or '')
+  return {s.id, s.key, s.user, s.data or '', table.concat(former, ','), s.created, s.authenticated, text(unix),
+    s.own and text(s.own) or '', text(s.deadline - now), s.reason or '', whole(s.started_at)}
 end
 
 local function count_down(prefix, s, timeout, lifetime, warning)
@@ -106,8 +104,7 @@ local function count_down(prefix, s, timeout, lifetime, warning)
   if lifetime then s.limit = math.min(s.limit, s.born + lifetime) end
   s.deadline = math.min(now + (s.own or timeout), s.limit)
   local left, hash = s.deadline - now, prefix .. 's:' .. s.id
-  redis.call('HSET', hash, 'deadline', text(s.deadline))
-  if lifetime then redis.call('HSET', hash, 'limit', text(s.limit)) end
+  redis.call('HSET', hash, 'deadline', text(s.deadline), 'limit', text(s.limit))
   redis.call('ZADD', prefix .. 'due', text(s.deadline), s.id)
   if warning and s.warned ~= s.deadline then
     redis.call('HSET', hash, 'warned', text(s.deadline))
