@@ -1,0 +1,34 @@
+"""Where the shared files are, and what every page needs to load them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .socket_io_client import CDN, INTEGRITY
+
+STATIC = Path(__file__).resolve().parent / "static"
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+def client_tag(client_script: Path | None) -> dict[str, str]:
+    """Return the attributes of the tag that loads socket.io-client: our own copy, or the CDN's if there is none."""
+    return {"src": "/socket.io-client.js" if client_script else CDN, "integrity": INTEGRITY}
+
+
+def security_headers(client_script: Path | None) -> dict[str, str]:
+    """Return the headers of every answer: a page loads nothing but our own files, and is kept in no cache."""
+    return {
+        "Content-Security-Policy": (
+            f"default-src 'none'; script-src 'self'{'' if client_script else ' ' + CDN}; style-src 'self'; "
+            "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        ),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
+
+
+def label(key: str) -> str:
+    """Return the readable part of a session key. The rest is secret: whoever has the whole key is logged in."""
+    return key.partition("_")[0]
