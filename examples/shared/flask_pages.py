@@ -10,7 +10,7 @@ from flask import Blueprint, Response, abort, send_file
 from .pages import STATIC, TEMPLATES, client_tag, security_headers
 
 
-def shared_pages(client_script: Path | None) -> Blueprint:
+def shared_pages(client_script: Path | str | None) -> Blueprint:
     """Return a blueprint with the base template, the files it loads, and the headers of every answer.
 
     Args:

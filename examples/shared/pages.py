@@ -10,18 +10,23 @@ STATIC = Path(__file__).resolve().parent / "static"
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
-def client_tag(client_script: Path | None) -> dict[str, str]:
+def client_tag(client_script: Path | str | None) -> dict[str, str]:
     """Return the attributes of the tag that loads socket.io-client: our own copy, or the CDN's if there is none."""
     return {"src": "/socket.io-client.js" if client_script else CDN, "integrity": INTEGRITY}
 
 
-def security_headers(client_script: Path | None) -> dict[str, str]:
-    """Return the headers of every answer: a page loads nothing but our own files, and is kept in no cache."""
+def content_security_policy(client_script: Path | str | None) -> str:
+    """Return the policy by which a page loads only our own files, and socket.io-client."""
+    return (
+        f"default-src 'none'; script-src 'self'{'' if client_script else ' ' + CDN}; style-src 'self'; "
+        "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
+
+
+def security_headers(client_script: Path | str | None) -> dict[str, str]:
+    """Return the headers of every answer. No cache stores an answer, since it may show who is logged in."""
     return {
-        "Content-Security-Policy": (
-            f"default-src 'none'; script-src 'self'{'' if client_script else ' ' + CDN}; style-src 'self'; "
-            "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-        ),
+        "Content-Security-Policy": content_security_policy(client_script),
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
         "Cross-Origin-Opener-Policy": "same-origin",

@@ -34,7 +34,6 @@ DEMO_USERS = {"luca": "lasagne", "fabio": "focaccia", "admin": "antipasti"}
 def example_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Imports a module of the example as its `python app.py` does."""
     names = ("app", "administration", "presence")
-    monkeypatch.syspath_prepend(EXAMPLE.parent)
     monkeypatch.syspath_prepend(EXAMPLE)
     yield importlib.import_module
     for name in names:
