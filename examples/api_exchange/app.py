@@ -179,7 +179,7 @@ def main() -> None:
     instance.mkdir(exist_ok=True)
     url = options.database or os.environ.get("DATABASE_URL") or f"sqlite:///{instance / 'exchange.sqlite3'}"
     app = create_app(Database(url), timeout=options.timeout, client_script=fetch())
-    # On a port that is taken this says so and exits.
+    # If the port is in use, this prints an error and exits.
     server = make_server("127.0.0.1", options.port, app, threaded=True)
     print(f"Open http://127.0.0.1:{server.port}/ in a browser. Ctrl-C ends it.", flush=True)
     server.serve_forever()

@@ -133,8 +133,8 @@ def main() -> None:
     try:
         with listen(options.port) as free:
             port = free.getsockname()[1]
-    except OSError as taken:
-        parser.error(f"port {options.port}: {taken.strerror}")
+    except OSError as error:
+        parser.error(f"port {options.port}: {error.strerror}")
     processes = Processes()
     with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
         try:

@@ -39,7 +39,7 @@ def main() -> None:
     from demo.wsgi import application
 
     create_demo_users()
-    # On a port that is taken this says so and exits.
+    # If the port is in use, this prints an error and exits.
     server = make_server("127.0.0.1", options.port, application, threaded=True)
     print(f"Open http://127.0.0.1:{server.port}/ in a browser. Ctrl-C ends it.", flush=True)
     server.serve_forever()

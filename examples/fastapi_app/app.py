@@ -187,8 +187,8 @@ def main() -> None:
         parser.error(f"--timeout must be at least {manager.MIN_SESSION_TIMEOUT} seconds")
     try:
         listening = socket.create_server(("127.0.0.1", options.port))
-    except OSError as taken:
-        parser.error(f"port {options.port}: {taken.strerror}")
+    except OSError as error:
+        parser.error(f"port {options.port}: {error.strerror}")
     app.state.client_script = fetch()
     print(f"Open http://127.0.0.1:{listening.getsockname()[1]}/ in a browser. Ctrl-C ends it.", flush=True)
     config = uvicorn.Config(server, log_level="warning", timeout_graceful_shutdown=2)

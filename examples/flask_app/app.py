@@ -167,12 +167,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=60, help="seconds a session lasts (default: %(default)s)")
     # WCAG 2.2, 2.2.1: at least 20 seconds to ask for more time.
-    warning = "seconds before it expires at which its pages ask whether the user is there (default: %(default)s)"
+    warning = "seconds before it expires at which its pages ask whether the user is still there (default: %(default)s)"
     parser.add_argument("--warning", type=float, default=20, help=warning)
     options = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would hide our own
     app = create_app(timeout=options.timeout, warning=options.warning, client_script=fetch())
-    # On a port that is taken this says so and exits.
+    # If the port is in use, this prints an error and exits.
     server = make_server("127.0.0.1", options.port, app, threaded=True)
     print(f"Open http://127.0.0.1:{server.port}/ in a browser. Ctrl-C ends it.", flush=True)
     server.serve_forever()

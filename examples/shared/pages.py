@@ -35,5 +35,5 @@ def security_headers(client_script: Path | str | None) -> dict[str, str]:
 
 
 def label(key: str) -> str:
-    """Return the readable part of a session key. The rest is secret: whoever has the whole key is logged in."""
+    """Return the readable part of a session key. The rest is secret: with the whole key one is logged in."""
     return key.partition("_")[0]

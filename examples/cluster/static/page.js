@@ -24,6 +24,6 @@ onLogin(
 );
 
 el("still-here").addEventListener("click", () => act("/still-here"));
-el("logout").addEventListener("click", () => post("/logout"));
+el("logout").addEventListener("click", () => act("/logout"));
 
 if (!el("inside").hidden) enter(page);

@@ -1,7 +1,7 @@
 // The session key is in an HttpOnly cookie, so this script cannot read it.
 
 import {
-  el, element, enter, markSoon, onLogin, post, refreshOffline, request, setTime, userItem,
+  act, el, element, enter, markSoon, onLogin, post, refreshOffline, request, setTime, userItem,
 } from "./shared/page.js";
 
 // To request the session does not prolong it; to request the orders does.
@@ -41,11 +41,11 @@ onLogin(
   },
   () => {
     enterPage();
-    el("ask").focus();
+    el("show-orders").focus();
   },
 );
 
-el("ask").addEventListener("click", showOrders);
-el("logout").addEventListener("click", () => post("/logout"));
+el("show-orders").addEventListener("click", showOrders);
+el("logout").addEventListener("click", () => act("/logout"));
 
 if (!el("inside").hidden) enterPage();
