@@ -1,7 +1,7 @@
 """The exchange of the npm package's documentation as an application: log in, see your data, be logged out.
 
-Run it with `python examples/api_exchange/app.py` and open the address it prints. The data is in a SQLite file beside
-this one, or in PostgreSQL with `--database postgresql://user:password@host/name`.
+Run it with `python examples/api_exchange/app.py` and open the address it prints. The data is in a SQLite file in
+this folder, or in PostgreSQL with `--database postgresql://user:password@host/name`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import socketio
 from database import DEMO_PASSWORDS, Database
-from flask import Blueprint, Flask, Response, abort, jsonify, render_template, request, send_file
+from flask import Flask, Response, abort, jsonify, render_template, request
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import make_server
 
@@ -25,8 +25,10 @@ from users_session_manager.integrations.flask import UserSessions, current_sessi
 from users_session_manager.integrations.socketio import attach
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent))  # what the examples share
-from socket_io_client import CDN, INTEGRITY, fetch  # noqa: E402
+sys.path.append(str(HERE.parent))  # for the package `shared`
+from shared.flask_pages import shared_pages  # noqa: E402
+from shared.pages import label  # noqa: E402
+from shared.socket_io_client import fetch  # noqa: E402
 
 # The npm package's page sends `api_name` and `session_key`. Most servers drop headers with an underscore in their name.
 API_NAME = "Api-Name"
@@ -35,35 +37,41 @@ NOT_ALLOWED = {"accepted": False, "message": "Action not allowed!"}, 403
 
 
 def create_app(database: Database, *, timeout: float = 60, client_script: Path | None = None) -> Flask:
-    """Return the application; `client_script` is our own copy of socket.io-client, `None` for the CDN's."""
+    """Return the application.
+
+    Args:
+        database: the users and their orders.
+        timeout: the idle timeout of a session, in seconds.
+        client_script: our own copy of socket.io-client; `None` for the CDN's.
+    """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = 4096
-    # The page keeps its key in a variable and sends it in a header. So there is no cookie, no other site can make a
-    # browser send the key, and the page forgets it when it is reloaded.
+    # The page has its key in a variable and sends it in a header. So there is no cookie, no other site can make a
+    # browser send the key, and the page loses it when it is reloaded.
     app.config["USER_SESSIONS_COOKIE"] = None
     sessions = UserSessions(app)
     manager = SessionManager()
     if not manager.setSessionTimeOut(timeout):
         raise ValueError(f"timeout must be at least {manager.MIN_SESSION_TIMEOUT} seconds, got {timeout}")
 
-    # From here on every page that sends `session_key` hears `logout` the moment its session ends.
+    # From here on every page that sends `session_key` gets `logout` the moment its session ends.
     io = socketio.Server(async_mode="threading")
     attach(manager, io)
     app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
 
     @manager.on("sessionCreated")
     def on_created(key: str) -> None:
-        print(f"{manager.getUsernameFromSessionKey(key)} logged in, session {key.partition('_')[0]}", flush=True)
+        print(f"{manager.getUsernameFromSessionKey(key)} logged in, session {label(key)}", flush=True)
 
     @manager.on("sessionEnded")
     def on_ended(session: Session, reason: str) -> None:
-        print(f"session {session.key.partition('_')[0]} of {session.username} has ended: {reason}", flush=True)
+        print(f"session {label(session.key)} of {session.username} has ended: {reason}", flush=True)
 
     # The actions of the API
 
     def try_login() -> Any:
-        # The password itself, and https to protect it on its way. An MD5 of it would be a password just the same for
-        # whoever finds it in the database.
+        # The page sends the password itself, and https protects it. If it sent an MD5 of it, as the npm package's page
+        # does, that MD5 would be the password, and a stolen database would contain it.
         user_data = database.try_login(text("username"), text("password"))
         if user_data is None:
             return {"accepted": False, "message": "Wrong username or password."}, 403
@@ -104,10 +112,10 @@ def create_app(database: Database, *, timeout: float = 60, client_script: Path |
         return {"logout": True}
 
     def validate_api_request(action: str) -> bool:
-        """Tell whether who sends this request may do that, by what the database says now and not at the login."""
+        """Return whether the user may do that now; the database may have changed since the login."""
         username = current_session.username
         permissions = database.permissions(username)
-        if permissions is None:  # removed from the database, and logged in nevertheless
+        if permissions is None:  # the user is logged in, but no longer in the database
             sessions.sign_out()
             raise SessionRejected
         if not permissions[action]:
@@ -125,55 +133,36 @@ def create_app(database: Database, *, timeout: float = 60, client_script: Path |
 
     @app.errorhandler(SQLAlchemyError)
     def database_is_away(error: SQLAlchemyError) -> Any:
-        app.logger.error("The database failed: %s", type(error).__name__)  # its text may hold what was asked for
+        app.logger.error("The database failed: %s", type(error).__name__)  # its text may contain the query
         return {"accepted": False, "message": "Error in API call!"}, 503
 
     # The page
 
-    # The look is that of the other example.
-    app.register_blueprint(
-        Blueprint("look", __name__, static_folder=HERE.parent / "flask_app/static", url_prefix="/look")
-    )
+    app.register_blueprint(shared_pages(client_script))
 
     @app.get("/")
     def page() -> str:
-        client = {"src": "/socket.io-client.js" if client_script else CDN, "integrity": INTEGRITY}
-        return render_template("page.html", demo_users=DEMO_PASSWORDS, client=client)
-
-    @app.get("/socket.io-client.js")
-    def socket_io_client() -> Response:
-        return send_file(client_script) if client_script else abort(404)
-
-    @app.after_request
-    def harden(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = (
-            f"default-src 'none'; script-src 'self'{'' if client_script else ' ' + CDN}; style-src 'self'; "
-            "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-        )
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        users = [{"name": name, "password": password} for name, password in DEMO_PASSWORDS.items()]
+        return render_template("page.html", demo_users=users)
 
     return app
 
 
 def ok(**rest: Any) -> Response:
-    """Answer that the action was done, in the npm package's form."""
+    """Return the npm package's answer to an action that was done."""
     return jsonify(accepted=True, message="OK", **rest)
 
 
 def field(name: str) -> Any:
-    """Return one field of the request's JSON object; what is missing is `None`."""
+    """Return one field of the request's JSON object, or `None` if it is missing."""
     body = request.get_json()
     return body.get(name) if isinstance(body, dict) else abort(400)
 
 
 def text(name: str) -> str:
-    """Return one field that has to be a text; anything else is an empty one."""
+    """Return one field that has to be a text, or an empty text for anything else."""
     value = field(name)
-    # PostgreSQL takes no NUL in a text.
+    # PostgreSQL accepts no NUL in a text.
     return value if isinstance(value, str) and "\0" not in value else ""
 
 
@@ -185,12 +174,12 @@ def main() -> None:
         "--database", help="an address in SQLAlchemy's form (default: DATABASE_URL, else a SQLite file)"
     )
     options = parser.parse_args()
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would hide those that matter
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would hide our own
     instance = HERE / "instance"
     instance.mkdir(exist_ok=True)
     url = options.database or os.environ.get("DATABASE_URL") or f"sqlite:///{instance / 'exchange.sqlite3'}"
-    app = create_app(Database(url), timeout=options.timeout, client_script=fetch(instance))
-    # On a port that is taken this says so and exits.
+    app = create_app(Database(url), timeout=options.timeout, client_script=fetch())
+    # If the port is in use, this prints an error and exits.
     server = make_server("127.0.0.1", options.port, app, threaded=True)
     print(f"Open http://127.0.0.1:{server.port}/ in a browser. Ctrl-C ends it.", flush=True)
     server.serve_forever()

@@ -1,4 +1,4 @@
-"""The database of the exchange: who there is, what each of them may do, and their orders."""
+"""The database of the exchange: the users, their permissions and their orders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 PAGE_SIZE = 5
 
-# They are made when the database is new. A real application has no such list.
+# Written into a new database. A real application has no such list.
 DEMO_PASSWORDS = {"luca": "lasagne", "fabio": "focaccia"}
 DEMO_ORDERS = {  # with prices in cents
     "luca": {
@@ -28,8 +28,8 @@ DEMO_ORDERS = {  # with prices in cents
 }
 
 hasher = PasswordHasher()
-# What an unknown user is checked against: it takes as long as a known one, so the time tells nothing about who exists.
-NOBODY = hasher.hash("nobody")
+# For an unknown username. The check takes as long as for a known one, so its time does not reveal which users exist.
+UNKNOWN_USER_HASH = hasher.hash("unknown")
 
 
 class Base(DeclarativeBase):
@@ -37,7 +37,7 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """Somebody who may log in; the last two columns say what they may do then."""
+    """A user who may log in, with two permissions."""
 
     __tablename__ = "users"
     username: Mapped[str] = mapped_column(primary_key=True)
@@ -47,7 +47,7 @@ class User(Base):
 
 
 class Order(Base):
-    """What somebody has ordered; it is nobody else's business."""
+    """A dish that a user has ordered. Only that user may see it."""
 
     __tablename__ = "orders"
     number: Mapped[int] = mapped_column(primary_key=True)
@@ -57,12 +57,12 @@ class Order(Base):
 
 
 class Database:
-    """A database at `url`, made if it is new. Any thread may call any method: each call has a session of its own."""
+    """The database at `url`, filled if it is empty. Any thread may call any method: each call has its own session."""
 
     def __init__(self, url: str) -> None:
         place = make_url(url)
         if place.drivername in ("postgres", "postgresql"):
-            place = place.set(drivername="postgresql+psycopg")  # SQLAlchemy's own choice differs by version
+            place = place.set(drivername="postgresql+psycopg")  # SQLAlchemy's default driver differs by version
         self._engine = create_engine(place, pool_pre_ping=True)
         self._session = sessionmaker(self._engine)
         with self._session() as session:
@@ -71,24 +71,24 @@ class Database:
             try:
                 _add_demo_users(session)
             except IntegrityError:
-                pass  # another process, started at the same time, has
+                pass  # another process, started at the same time, added them
 
     def try_login(self, username: str, password: str) -> dict[str, Any] | None:
-        """Return what the page may know of the user, if the password is theirs."""
+        """Return the name and the permissions of the user, or `None` if the password is wrong."""
         with self._session.begin() as session:
             user = session.get(User, username)
             try:
-                hasher.verify(user.password_hash if user else NOBODY, password)
+                hasher.verify(user.password_hash if user else UNKNOWN_USER_HASH, password)
             except (VerificationError, InvalidHashError):
                 return None
             if user is None:
                 return None
-            if hasher.check_needs_rehash(user.password_hash):  # argon2-cffi has raised its cost since
+            if hasher.check_needs_rehash(user.password_hash):  # argon2-cffi has raised its cost
                 user.password_hash = hasher.hash(password)
             return {"username": user.username, **_permissions(user)}
 
     def permissions(self, username: str) -> dict[str, bool] | None:
-        """Return what a user may do as it stands at this moment; `None` if there is no such user any more."""
+        """Return the current permissions of a user, or `None` if the user no longer exists."""
         with self._session() as session:
             user = session.get(User, username)
             return user and _permissions(user)
@@ -106,12 +106,12 @@ class Database:
         return {"columns": ["Number", "Dish", "Price"], "rows": rows, "page": page, "pages": pages}
 
     def users(self) -> list[str]:
-        """Return everybody who may log in."""
+        """Return the names of all users."""
         with self._session() as session:
             return list(session.scalars(select(User.username).order_by(User.username)))
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._engine.dispose()
 
 

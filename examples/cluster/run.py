@@ -1,7 +1,7 @@
-"""Four workers behind nginx that share their sessions through Redis: whoever logs out in one is logged out in all.
+"""Four workers behind nginx that share their sessions through Redis: a logout in one is a logout in all.
 
-Run it with `python examples/cluster/run.py` and open the address it prints. It needs nginx and redis-server. Beside
-this file: `app.py`, what each worker serves, `gunicorn.conf.py`, how, and `nginx.conf`, what stands before them.
+Run it with `python examples/cluster/run.py` and open the address it prints. It needs nginx and redis-server. In this
+folder: `app.py` is the application of each worker, `gunicorn.conf.py` and `nginx.conf` configure its servers.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent))  # what the examples share
-from socket_io_client import fetch  # noqa: E402
+sys.path.append(str(HERE.parent))  # for the package `shared`
+from shared.socket_io_client import fetch  # noqa: E402
 
 WORKERS = 4
-PATIENCE = 10  # seconds for a process to end when it is asked to
+STOP_TIMEOUT = 10  # seconds
 
 
 class Processes:
-    """What has been started, in groups, to be ended in the opposite order."""
+    """The processes of the cluster, in groups that are started one after the other and ended in reverse order."""
 
     def __init__(self) -> None:
         self._groups: list[list[subprocess.Popen[bytes]]] = []
-        # A signal may come while the queue is in use; this kind of queue is made for that.
+        # A signal may arrive while the queue is in use; this kind of queue is re-entrant.
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda number, _: self._signals.put(number))
@@ -42,12 +42,12 @@ class Processes:
     def start(self, *commands: list[str], **options: Any) -> None:
         self._groups.append([])
         for command in commands:
-            # In a session of its own: Ctrl-C would end all of them at once, and Redis before those who still need it.
+            # In a session of its own: Ctrl-C would end all at once, and Redis before the workers that still need it.
             process = subprocess.Popen(command, cwd=HERE, start_new_session=True, stdin=subprocess.DEVNULL, **options)  # noqa: S603
             self._groups[-1].append(process)
 
     def wait(self, port: int | None = None) -> None:
-        """Wait until one of them listens on `port`, for ever without one; exit on Ctrl-C, and when one has ended."""
+        """Wait until `port` accepts connections, or for ever without one; exit on Ctrl-C or when a process ends."""
         while port is None or not is_listening(port):
             try:
                 if self._signals.get(timeout=None if port is None else 0.05) != signal.SIGCHLD:
@@ -56,7 +56,7 @@ class Processes:
                 continue
             for process in itertools.chain(*self._groups):
                 if process.poll() is not None:
-                    sys.exit(f"This has ended by itself, with status {process.returncode}: {shlex.join(process.args)}")
+                    sys.exit(f"This process has ended with status {process.returncode}: {shlex.join(process.args)}")
 
     def stop(self) -> None:
         for group in reversed(self._groups):
@@ -64,14 +64,14 @@ class Processes:
                 process.terminate()
             for process in group:
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(PATIENCE)
-                process.kill()  # does nothing to one that has ended
+                    process.wait(STOP_TIMEOUT)
+                process.kill()  # does nothing if it has ended
                 process.wait()
 
 
 def find(program: str) -> str:
     """Return the path of a program; exit if it is not installed."""
-    # Debian has nginx where only root looks.
+    # Debian installs nginx where only root's PATH leads.
     places = [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"]
     return shutil.which(program, path=os.pathsep.join(places)) or sys.exit(
         f"This example needs {program}, which is not on the PATH: apt-get install {program}"
@@ -89,8 +89,8 @@ def is_listening(port: int) -> bool:
 
 
 def run(processes: Processes, folder: Path, port: int, timeout: float, programs: dict[str, str]) -> None:
-    """Start the cluster, say where it is, and return when it is to end."""
-    script = fetch(HERE / "instance")
+    """Start the cluster, print its addresses, and run it until Ctrl-C."""
+    script = fetch()
     with listen() as free:
         redis_port = free.getsockname()[1]
     redis_url = f"redis://127.0.0.1:{redis_port}/0"
@@ -98,8 +98,8 @@ def run(processes: Processes, folder: Path, port: int, timeout: float, programs:
     processes.start([programs["redis-server"], *options, "--loglevel", "warning"], stdout=subprocess.DEVNULL)
     processes.wait(redis_port)
 
-    # One gunicorn for each, with a port of its own. The workers of one gunicorn share its port, where nobody can say
-    # which of them is meant.
+    # One gunicorn for each, with a port of its own. The workers of one gunicorn share its port, so nginx could not
+    # choose between them.
     sockets = [listen() for _ in range(WORKERS)]
     commands = []
     for number, listening in enumerate(sockets, start=1):
@@ -133,8 +133,8 @@ def main() -> None:
     try:
         with listen(options.port) as free:
             port = free.getsockname()[1]
-    except OSError as taken:
-        parser.error(f"port {options.port}: {taken.strerror}")
+    except OSError as error:
+        parser.error(f"port {options.port}: {error.strerror}")
     processes = Processes()
     with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
         try:

@@ -1,4 +1,4 @@
-"""Django's own login and admin with sessions that end: in the page you look at, without loading it, and in the admin.
+"""Django's own login and admin, with sessions that end at once: in every open page, without a reload, and in the admin.
 
 Run it with `python examples/django_project/app.py` and open the address it prints.
 """
@@ -31,15 +31,15 @@ def main() -> None:
 
     sys.path.insert(0, str(HERE))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo.settings")
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would hide the one that matters
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would hide our own
     django.setup()
     call_command("migrate", verbosity=0)
 
-    from demo.people import make_people  # these two need the applications
+    from demo.users import create_demo_users  # these two need the applications
     from demo.wsgi import application
 
-    make_people()
-    # On a port that is taken this says so and exits.
+    create_demo_users()
+    # If the port is in use, this prints an error and exits.
     server = make_server("127.0.0.1", options.port, application, threaded=True)
     print(f"Open http://127.0.0.1:{server.port}/ in a browser. Ctrl-C ends it.", flush=True)
     server.serve_forever()

@@ -1,12 +1,10 @@
-"""FastAPI with live logout: see your orders, and watch every open tab being logged out when your session runs out.
+"""FastAPI with live logout: see your orders, and watch every open tab being logged out when your session expires.
 
 Run it with `python examples/fastapi_app/app.py` and open the address it prints.
 """
 
 import argparse
-import html
 import socket
-import string
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from argon2.exceptions import VerifyMismatchError
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
@@ -28,76 +27,81 @@ from users_session_manager.integrations.prometheus import instrument
 from users_session_manager.integrations.socketio import attach
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent))  # for what the examples share
-from socket_io_client import CDN, INTEGRITY, fetch  # noqa: E402
+sys.path.append(str(HERE.parent))  # for the package `shared`
+from shared.pages import STATIC, TEMPLATES, client_tag, label, security_headers  # noqa: E402
+from shared.socket_io_client import fetch  # noqa: E402
 
-# A real application has all of this in its database: the hashes of the passwords, never the passwords.
+# A real application keeps all of this in its database: the hashes of the passwords, never the passwords.
 DEMO_USERS = {"luca": "lasagne", "fabio": "focaccia"}
 hasher = PasswordHasher()
 PASSWORD_HASHES = {name: hasher.hash(password) for name, password in DEMO_USERS.items()}
-# What an unknown user is checked against: it takes as long as a known one, so the time tells nothing about who exists.
-NOBODY = hasher.hash("nobody")
+# For an unknown username. The check takes as long as for a known one, so its time does not reveal which users exist.
+UNKNOWN_USER_HASH = hasher.hash("unknown")
 ORDERS = {
     "luca": [{"dish": "Lasagne al forno", "count": 2}, {"dish": "Tiramisù", "count": 1}],
     "fabio": [{"dish": "Focaccia with rosemary", "count": 3}],
 }
 
-PAGE = string.Template((HERE / "page.html").read_text(encoding="utf-8"))
+templates = Jinja2Templates(directory=[HERE / "templates", TEMPLATES])
 
 # Sessions
 
 manager = SessionManager()
 io = socketio.AsyncServer(async_mode="asgi")
-# This demo is served over plain http, where not every browser would keep a cookie that is Secure.
+# This demo is served over plain http, where not every browser would store a Secure cookie.
 sessions = UserSessions(manager, secure=False)
 CurrentSession = Annotated[RequestSession, Depends(sessions.current)]
 PassiveSession = Annotated[RequestSession, Depends(sessions.passive)]
 Visitor = Annotated[RequestSession | None, Depends(sessions.optional)]
 
-# From here on every page that sends `session_key` hears `logout` the moment its session ends.
+# From here on every page that sends `session_key` gets `logout` the moment its session ends.
 attach(manager, io, cookie=sessions.carrier.cookie)
 instrument(manager)
 
 
-async def push_online() -> None:
-    """Tell each page who is logged in now."""
-    users = manager.getLoggedUsers()
-    for name in set(users):
-        for session in manager.getUserSessions(name):
-            # The room of a key holds the pages of that session and nobody else.
-            await io.emit("online", users, to=session["key"])
+async def push_all() -> None:
+    """Send each page the state of its session, and who is logged in now."""
+    online = manager.getLoggedUsers()
+    for username in set(online):
+        for session in manager.getUserSessions(username):
+            # The room of a key holds the pages of that session alone.
+            await io.emit("session", state(username, session["timeLeft"], online), to=session["key"])
 
 
-# `async def` listeners run on uvicorn's event loop, also when a session runs out on the clock's own thread.
+def state(username: str, left: float, online: list[str]) -> dict[str, Any]:
+    return {"username": username, "left": left, "timeout": manager.getSessionTimeout(), "online": online}
+
+
+def state_of(session: RequestSession) -> dict[str, Any]:
+    return state(session.username, manager.getSessionTimeLeft(session.key), manager.getLoggedUsers())
+
+
+# `async def` listeners run on uvicorn's event loop, even if a session expires on the thread of the clock.
 @manager.on("sessionCreated")
 async def on_created(key: str) -> None:
     print(f"{manager.getUsernameFromSessionKey(key)} logged in, session {label(key)}", flush=True)
-    await push_online()
+    await push_all()
 
 
 @manager.on("sessionEnded")
 async def on_ended(session: Session, reason: str) -> None:
     print(f"session {label(session.key)} of {session.username} has ended: {reason}", flush=True)
-    await push_online()
-
-
-def label(key: str) -> str:
-    """Return the part of a key that is for showing; the whole key logs in."""
-    return key.partition("_")[0]
+    await push_all()
 
 
 # The application
 
 
 async def only_json(request: Request) -> None:
-    """Refuse what a form on somebody else's page can post; it cannot post JSON."""
+    """Refuse the posts of forms on other sites, which cannot post JSON."""
     if request.method == "POST" and request.headers.get("content-type") != "application/json":
         raise HTTPException(415)
 
 
 app = FastAPI(title="Your orders", dependencies=[Depends(only_json)], docs_url=None, redoc_url=None)
-app.state.client_script = None  # our own copy of socket.io-client; without one, pages take the CDN's
+app.state.client_script = None  # our own copy of socket.io-client; without one, pages load the CDN's
 sessions.install(app)
+app.mount("/static/shared", StaticFiles(directory=STATIC))
 app.mount("/static", StaticFiles(directory=HERE / "static"))
 
 
@@ -107,16 +111,19 @@ class Login(BaseModel):
 
 
 @app.get("/", response_class=HTMLResponse)
-async def page(visitor: Visitor) -> str:
-    script = "/socket.io-client.js" if app.state.client_script else CDN
-    username = html.escape(visitor.username if visitor else "")
-    return PAGE.substitute(username=username, script=script, integrity=INTEGRITY)
+async def page(request: Request, visitor: Visitor) -> Response:
+    context = {
+        "username": visitor.username if visitor else None,
+        "client": client_tag(app.state.client_script),
+        "demo_users": [{"name": name, "password": password} for name, password in DEMO_USERS.items()],
+    }
+    return templates.TemplateResponse(request, "page.html", context)
 
 
 @app.post("/login")
-def login(form: Login, request: Request, response: Response) -> Any:  # no `async`: a hash takes its time
+def login(form: Login, request: Request, response: Response) -> Any:  # no `async`: a hash takes a while
     try:
-        hasher.verify(PASSWORD_HASHES.get(form.username, NOBODY), form.password)
+        hasher.verify(PASSWORD_HASHES.get(form.username, UNKNOWN_USER_HASH), form.password)
         right = form.username in PASSWORD_HASHES
     except VerifyMismatchError:
         right = False
@@ -134,26 +141,21 @@ async def logout(request: Request, response: Response) -> dict[str, str]:
 
 @app.get("/session")
 async def session_now(session: PassiveSession) -> dict[str, Any]:
-    """What the page asks for by itself: that must not keep the session of somebody who has left alive."""
-    return {**time_of(session), "online": manager.getLoggedUsers()}
+    """Return the state of the session. The page requests it by itself, so it must not prolong the session."""
+    return state_of(session)
 
 
 @app.get("/orders")
 async def orders(session: CurrentSession) -> dict[str, Any]:
-    """What a person asks for; the session begins its timeout again."""
-    session.data = (session.data or 0) + 1  # whatever an application keeps with a session
-    await io.emit("time", time_of(session), to=session.key)  # the other tabs count down from here too
+    """Return the orders of the user; this restarts the session."""
+    session.data = (session.data or 0) + 1  # any data that an application stores with a session
+    await io.emit("session", state_of(session), to=session.key)  # the other tabs restart their countdown too
     return {"orders": ORDERS[session.username], "asked": session.data}
-
-
-def time_of(session: RequestSession) -> dict[str, float]:
-    left = manager.getSessionTimeLeft(session.key)
-    return {"left": left, "timeout": manager.getSessionTimeout()}
 
 
 @app.get("/metrics")
 def metrics() -> Response:
-    # A real application shows this to its Prometheus and to nobody else.
+    # A real application shows this to its Prometheus alone.
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -167,18 +169,11 @@ def socket_io_client() -> FileResponse:
 @app.middleware("http")
 async def harden(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     response = await call_next(request)
-    cdn = "" if app.state.client_script else f" {CDN}"
-    response.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; script-src 'self'{cdn}; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    )
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(security_headers(app.state.client_script))
     return response
 
 
-# What a server is given: Socket.IO in front, the application behind it. `uvicorn app:server` serves it too.
+# Socket.IO in front, the application behind it. `uvicorn app:server` serves it too.
 server = socketio.ASGIApp(io, app)
 
 
@@ -191,9 +186,9 @@ def main() -> None:
         parser.error(f"--timeout must be at least {manager.MIN_SESSION_TIMEOUT} seconds")
     try:
         listening = socket.create_server(("127.0.0.1", options.port))
-    except OSError as taken:
-        parser.error(f"port {options.port}: {taken.strerror}")
-    app.state.client_script = fetch(HERE / "instance")
+    except OSError as error:
+        parser.error(f"port {options.port}: {error.strerror}")
+    app.state.client_script = fetch()
     print(f"Open http://127.0.0.1:{listening.getsockname()[1]}/ in a browser. Ctrl-C ends it.", flush=True)
     config = uvicorn.Config(server, log_level="warning", timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[listening])

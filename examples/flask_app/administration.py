@@ -1,4 +1,4 @@
-"""What the administrator sees and does: everybody's sessions, and the end of any of them."""
+"""The administrator's page: it shows the sessions of all users, and can end any of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADMINISTRATORS: Final = frozenset({"admin"})
 
 
 def administration(manager: SessionManager, presence: Presence) -> Blueprint:
-    """Return the views below `/admin`. No session but an administrator's gets into any of them."""
+    """Return the views below `/admin`; only the session of an administrator may use them."""
     views = Blueprint("administration", __name__, url_prefix="/admin")
 
     @views.before_request
@@ -32,7 +32,7 @@ def administration(manager: SessionManager, presence: Presence) -> Blueprint:
 
     @views.get("")
     def page() -> str:
-        return render_template("admin.html", timeout=manager.getSessionTimeout())
+        return render_template("admin.html", timeout=f"{manager.getSessionTimeout():g}")
 
     @views.get("/sessions")
     def sessions() -> Response:
@@ -62,6 +62,6 @@ def administration(manager: SessionManager, presence: Presence) -> Blueprint:
 
 
 def username() -> str:
-    """Return the user whom a request is about."""
+    """Return the username in the body of a request."""
     name = request.json.get("username")
     return name if isinstance(name, str) and name else abort(400)

@@ -42,7 +42,7 @@ def example_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], 
     """Imports a module of the example as its `python app.py` does."""
     monkeypatch.syspath_prepend(EXAMPLE)
     yield importlib.import_module
-    for name in ("app", "database", "socket_io_client"):
+    for name in ("app", "database"):
         sys.modules.pop(name, None)
 
 
@@ -50,7 +50,7 @@ def example_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], 
 def database(example_module: Callable[[str], Any], database_url: str) -> Iterator[Any]:
     module = example_module("database")
     module.hasher = argon2.PasswordHasher(time_cost=2, memory_cost=64, parallelism=1)  # as slow as it should be is slow
-    module.NOBODY = module.hasher.hash("nobody")
+    module.UNKNOWN_USER_HASH = module.hasher.hash("nobody")
     database = module.Database(database_url)
     yield database
     database.close()

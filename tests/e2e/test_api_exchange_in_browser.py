@@ -83,6 +83,8 @@ def test_log_in_see_your_data_run_out_be_logged_out(kind, request, start_example
     button(page, "Previous").click()  # and the countdown begins again, with the timeout set now
     assert_logged_out(expect, page)
     button(page, "Log in again").click()
+    expect(page.get_by_label("Username")).to_be_focused()
+    page.evaluate("window.neverReloaded = true")
     fill_in(page, "fabio", "focaccia")
     assert_logged_out(expect, page)
 
@@ -114,7 +116,7 @@ def test_a_key_whose_session_has_ended_is_answered_with_a_logout(new_person, log
     person.context.route("**/socket.io-client.js", lambda route: route.abort())  # nobody tells this page
     page = person.open_tab()
     fill_in(page, "fabio", "focaccia")
-    expect(page.get_by_text("No live logout")).to_be_visible()
+    expect(page.get_by_text("No live updates")).to_be_visible()
     expect(page.get_by_role("cell", name="Minestrone")).to_be_visible()
     key = call(example.url, "try_login", username="luca", password="lasagne")["user_data"]["session_key"]
     assert call(example.url, "log_user_out", key, username="fabio")["ended"] == 1

@@ -60,7 +60,7 @@ def test_people_see_who_is_logged_in_and_leave_by_themselves(new_person, example
     expect(second.get_by_role("heading", name="Log in")).to_be_visible()
     expect(luca.get_by_role("heading", name="You are logged out")).to_be_visible()
     expect(fabio.locator("#sessions th")).to_have_text(["fabio this is you"])
-    luca.get_by_role("link", name="Log in again").click()
+    luca.get_by_role("button", name="Log in again").click()
     expect(luca.get_by_label("Password")).to_be_visible()
 
 

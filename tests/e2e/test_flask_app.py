@@ -33,8 +33,7 @@ DEMO_USERS = {"luca": "lasagne", "fabio": "focaccia", "admin": "antipasti"}
 @pytest.fixture
 def example_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Imports a module of the example as its `python app.py` does."""
-    names = ("app", "administration", "presence", "socket_io_client")
-    monkeypatch.syspath_prepend(EXAMPLE.parent)
+    names = ("app", "administration", "presence")
     monkeypatch.syspath_prepend(EXAMPLE)
     yield importlib.import_module
     for name in names:
@@ -212,7 +211,7 @@ def test_the_sessions_of_others_are_nobodys_business_but_the_administrators(appl
     log_in(fabio, "fabio", headers={"User-Agent": "curl/8.0"})
     log_in(client)
     shown = client.get("/sessions")
-    assert [(each["id"], each["sessions"]) for each in shown.json["people"]] == [("fabio", 1), ("luca", 1)]
+    assert [(each["id"], each["sessions"]) for each in shown.json["users"]] == [("fabio", 1), ("luca", 1)]
     assert key_of(fabio).partition("_")[0] not in shown.text
     assert "curl" not in shown.text
 
@@ -282,7 +281,7 @@ def test_without_npm_the_page_takes_the_script_from_the_cdn_and_checks_it(
     client, example_module, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert example_module("socket_io_client").fetch(tmp_path / "instance") is None
+    assert example_module("shared.socket_io_client").fetch(tmp_path / "instance") is None
     page = client.get("/")
     tag = re.search(r'<script defer src="(https://cdn\.jsdelivr\.net/npm/socket\.io-client@[^"]+)"([^>]*)>', page.text)
     assert tag is not None
@@ -297,7 +296,7 @@ def test_an_npm_that_fails_or_brings_another_file_is_as_good_as_none(example_mod
     npm.write_text(f"#!/bin/sh\nset -- $1 $2 $3 $3/node_modules/socket.io-client/dist\n{script}\n")
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert example_module("socket_io_client").fetch(tmp_path / "instance") is None
+    assert example_module("shared.socket_io_client").fetch(tmp_path / "instance") is None
 
 
 def test_a_port_that_is_taken_is_said():
@@ -343,7 +342,7 @@ def test_a_client_in_python_hears_what_a_page_hears(example):
         event, (shown,) = inside.get(timeout=30)
         assert event == "sessions"
         assert [(row["label"], row["here"]) for row in shown["sessions"]] == [(cookie.value.partition("_")[0], True)]
-        assert [(each["id"], each["sessions"]) for each in shown["people"]] == [("luca", 1)]
+        assert [(each["id"], each["sessions"]) for each in shown["users"]] == [("luca", 1)]
         assert shown["you"]["username"] == "luca"
         assert 0 < shown["you"]["left"] <= shown["you"]["timeout"] == 600
 

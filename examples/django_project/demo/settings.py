@@ -6,13 +6,14 @@ from pathlib import Path
 from django.core.management.utils import get_random_secret_key
 
 HERE = Path(__file__).resolve().parent
-INSTANCE = HERE.parent / "instance"  # what is made here, and belongs to no repository
+INSTANCE = HERE.parent / "instance"  # the database and the secret key; not part of the repository
 INSTANCE.mkdir(exist_ok=True)
 EXAMPLES = HERE.parents[1]
+sys.path.append(str(EXAMPLES))  # for the package `shared`
 
 
 def secret_key() -> str:
-    """Return this copy's own key, made at the first start."""
+    """Return the key of this copy, which the first start creates."""
     file = INSTANCE / "secret_key"
     if not file.exists():
         file.touch(mode=0o600)
@@ -45,7 +46,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-# The demo is served over plain http, where not every browser would keep a Secure cookie.
+# The demo is served over plain http, where not every browser would store a Secure cookie.
 USER_SESSIONS = {"COOKIE_SECURE": False}
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "page"
@@ -56,6 +57,7 @@ WSGI_APPLICATION = "demo.wsgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [EXAMPLES / "shared" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -69,7 +71,5 @@ TEMPLATES = [
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": INSTANCE / "demo.sqlite3"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
+STATICFILES_DIRS = [("shared", EXAMPLES / "shared" / "static")]
 USE_TZ = True
-
-# The page's socket.io-client is brought by what all examples share.
-sys.path.append(str(EXAMPLES))

@@ -1,15 +1,21 @@
-"""Where everything is; login and logout are Django's own views."""
+"""The addresses of the demo. Login and logout are Django's own views."""
 
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
 from . import views
-from .people import DEMO_USERS
+from .users import DEMO_USERS
+
+demo_users = [{"name": name, "password": password} for name, password in DEMO_USERS.items()]
 
 urlpatterns = [
     path("", views.page, name="page"),
-    path("login/", LoginView.as_view(template_name="login.html", extra_context={"people": DEMO_USERS}), name="login"),
+    path(
+        "login/",
+        LoginView.as_view(template_name="login.html", extra_context={"demo_users": demo_users}),
+        name="login",
+    ),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("still-here/", views.still_here, name="still-here"),
     path("timeout/", views.set_timeout, name="timeout"),

@@ -1,16 +1,16 @@
-"""The page and what its buttons do. Each view says for itself whom it lets in."""
+"""The page and the views behind its buttons. Each view declares its own guard."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
 
-from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_POST
-from socket_io_client import CDN, INTEGRITY, fetch
+from shared.pages import client_tag, content_security_policy
+from shared.socket_io_client import fetch
 
 from users_session_manager.integrations.django import session_required
 
@@ -18,26 +18,30 @@ from .live import list_for, manager, push_lists
 
 View = Callable[[HttpRequest], HttpResponse]
 
-CLIENT_SCRIPT = fetch(settings.INSTANCE)
+CLIENT_SCRIPT = fetch()
 
 
 @session_required
 def page(request: HttpRequest) -> HttpResponse:
-    client = {"src": "/socket.io-client.js" if CLIENT_SCRIPT else CDN, "integrity": INTEGRITY}
-    push_lists()  # opening the page has prolonged the session: the other tabs show it
-    context = {"client": client, "sessions": list_for(request.user_session.key), "timeout": manager.getSessionTimeout()}
+    push_lists()  # this request has restarted the session, and the other tabs show its time left
+    context = {
+        "username": request.user_session.username,
+        "client": client_tag(CLIENT_SCRIPT),
+        "sessions": list_for(request.user_session.key),
+        "timeout": f"{manager.getSessionTimeout():g}",
+    }
     return render(request, "page.html", context)
 
 
 @require_POST
 @session_required
 def still_here(_: HttpRequest) -> HttpResponse:
-    push_lists()  # the guard has restarted the timer already
+    push_lists()  # the guard has restarted the session
     return JsonResponse({})
 
 
 def staff_only(view: View) -> View:
-    """Let only those through who may enter the admin; `request.user` is Django's, and ends with the session."""
+    """Guard a view for users who may open the admin. `request.user` is Django's own, and ends with the session."""
 
     @wraps(view)
     def guarded(request: HttpRequest) -> HttpResponse:
@@ -51,12 +55,12 @@ def staff_only(view: View) -> View:
 @staff_only
 def set_timeout(request: HttpRequest) -> HttpResponse:
     try:
-        taken = manager.setSessionTimeOut(float(request.POST.get("seconds", "")))
+        valid = manager.setSessionTimeOut(float(request.POST.get("seconds", "")))
     except ValueError:
-        taken = False
-    if not taken:
+        valid = False
+    if not valid:
         return JsonResponse({"error": f"It has to be at least {manager.MIN_SESSION_TIMEOUT} seconds."}, status=400)
-    return JsonResponse({"done": f"Set to {manager.getSessionTimeout():g} seconds."})
+    return JsonResponse({"timeout": manager.getSessionTimeout()})
 
 
 @staff_only
@@ -72,11 +76,8 @@ def socket_io_client(_: HttpRequest) -> FileResponse:
 
 
 def harden(get_response: View) -> View:
-    """Middleware that says what our pages may load; the admin's are Django's own business."""
-    policy = (
-        f"default-src 'none'; script-src 'self'{'' if CLIENT_SCRIPT else ' ' + CDN}; style-src 'self'; "
-        "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    )
+    """Add a security policy to our own pages. Those of the admin have more to load."""
+    policy = content_security_policy(CLIENT_SCRIPT)
 
     def answer(request: HttpRequest) -> HttpResponse:
         response = get_response(request)

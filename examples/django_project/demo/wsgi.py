@@ -1,4 +1,4 @@
-"""Socket.IO in front of Django, which also serves the admin's own files here."""
+"""Socket.IO in front of Django, which serves the static files too."""
 
 import os
 
@@ -9,6 +9,6 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo.settings")
 django_application = StaticFilesHandler(get_wsgi_application())
 
-from .live import io  # noqa: E402  # the settings come first
+from .live import io  # noqa: E402  # Django has to be set up first
 
 application = socketio.WSGIApp(io, django_application)

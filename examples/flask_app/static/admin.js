@@ -1,4 +1,5 @@
-import { act, call, drawSessions, el, enter, sync } from "./live.js";
+import { drawSessions, enterLive, sync } from "./live.js";
+import { act, el, onTimeout, post } from "./shared/page.js";
 
 function draw({ you, users }) {
   sync(el("everyone"), users, "user", el("everyone-title"), (section, user) => {
@@ -22,15 +23,6 @@ el("everyone").addEventListener("click", ({ target }) => {
 });
 
 el("logout-everyone").addEventListener("click", () => act("/admin/logout-everyone"));
+onTimeout((seconds) => post("/admin/timeout", { seconds }));
 
-el("timeout-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const text = el("seconds").value.trim();
-  const answer = await call("/admin/timeout", { seconds: text === "" ? null : Number(text) });
-  if (!answer) return;
-  el("timeout-answer").className = answer.error ? "error" : "done";
-  el("timeout-answer").textContent = answer.error ?? `Set to ${answer.timeout} seconds.`;
-  el("seconds").setAttribute("aria-invalid", String(Boolean(answer.error)));
-});
-
-enter({ path: "/admin/sessions", event: "everybody", draw });
+enterLive({ path: "/admin/sessions", event: "all_sessions", draw });

@@ -1,12 +1,11 @@
-import { act, call, countDown, drawSessions, el, enter, keepFocus, secondsLeft, sync } from "./live.js";
+import { drawSessions, enterLive, keepFocus, sync } from "./live.js";
+import { act, countDown, el, onLogin, post, setTime } from "./shared/page.js";
 
-const page = { path: "/sessions", event: "sessions", draw, tick };
-let timeout = 1;
+const page = { path: "/sessions", event: "sessions", draw };
 
-function draw({ you, sessions, people }) {
+function draw({ you, sessions, users }) {
   el("me").textContent = you.username;
-  timeout = you.timeout;
-  countDown(el("my-time"), you.left);
+  setTime(you);
 
   const alone = sessions.length < 2;
   if (alone) keepFocus(el("logout-elsewhere"), el("own-title"));
@@ -17,38 +16,24 @@ function draw({ you, sessions, people }) {
     ariaLabel: `Log out there: ${what}`,
   }));
 
-  sync(el("people"), people, "person", el("people-title"), (row, person) => {
-    row.querySelector(".name").textContent = person.id;
-    row.querySelector(".you").textContent = person.id === you.username ? "this is you" : "";
-    row.querySelector(".count").textContent = person.sessions;
-    countDown(row.querySelector(".left"), person.left);
+  sync(el("users"), users, "user", el("users-title"), (row, user) => {
+    row.querySelector(".name").textContent = user.id;
+    row.querySelector(".you").textContent = user.id === you.username ? "this is you" : "";
+    row.querySelector(".count").textContent = user.sessions;
+    countDown(row.querySelector(".left"), user.left);
   });
 }
 
-function tick() {
-  el("my-bar").style.transform = `scaleX(${Math.min(1, secondsLeft(el("my-time")) / timeout)})`;
-}
-
-// What people do
-
-el("login-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const { username, password } = event.target.elements;
-  el("login-error").textContent = "";
-  // The page that somebody wanted to see stands in the address, and comes back if it is one of ours.
-  const answer = await call(`/login${location.search}`, { username: username.value, password: password.value });
-  password.value = "";
-  if (!answer) return;
-  if (answer.error) {
-    el("login-error").textContent = answer.error;
-    password.focus();
-    return;
-  }
-  if (answer.next) return location.assign(answer.next);
-  el("administrator").hidden = !answer.administrator;
-  enter(page);
-  el("still-here").focus();
-});
+onLogin(
+  // The server put the page that was requested into the address, and returns it if it is one of ours.
+  (username, password) => post(`/login${location.search}`, { username, password }),
+  (answer) => {
+    if (answer.next) return location.assign(answer.next);
+    el("administrator").hidden = !answer.administrator;
+    enterLive(page);
+    el("still-here").focus();
+  },
+);
 
 el("still-here").addEventListener("click", () => act("/still-here"));
 el("logout").addEventListener("click", () => act("/logout"));
@@ -57,4 +42,4 @@ el("own").addEventListener("click", ({ target }) => {
   if (target.matches("button")) act("/logout-there", { session: target.closest(".session").dataset.id });
 });
 
-if (!el("inside").hidden) enter(page);
+if (!el("inside").hidden) enterLive(page);

@@ -1,4 +1,4 @@
-"""Where the page gets its socket.io-client from: npm where there is one, else a public CDN."""
+"""Where the pages get socket.io-client from: npm if it is installed, otherwise a public CDN."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 
 VERSION = "4.8.4"
 CDN = f"https://cdn.jsdelivr.net/npm/socket.io-client@{VERSION}/dist/socket.io.min.js"
-# The browser runs neither copy unless it is this very file, so nobody has to trust the CDN or the download.
+# The browser runs a copy only if it has this hash, so neither the CDN nor the download has to be trusted.
 INTEGRITY = "sha384-fBrXvbDtHoeKWJ/hcA6M+YGueiDW+h45I7V6F2kD1S8bOkrF9rZYPLVkCR6BLR/1"
+INSTANCE = Path(__file__).resolve().parent / "instance"  # not part of the repository
 
 
-def fetch(folder: Path) -> Path | None:
-    """Return the client script below `folder`, brought by npm if it is not there yet; `None` if npm cannot."""
+def fetch(folder: Path = INSTANCE) -> Path | None:
+    """Return the client script below `folder`, and let npm install it first if it is missing; `None` if npm cannot."""
     script = folder / "node_modules/socket.io-client/dist/socket.io.min.js"
     npm = shutil.which("npm")
     if npm and not _is_genuine(script):
@@ -23,9 +24,9 @@ def fetch(folder: Path) -> Path | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             command = [npm, "install", "--prefix", str(folder), *quiet, f"socket.io-client@{VERSION}"]
-            subprocess.run(command, check=False, timeout=60, capture_output=True)  # noqa: S603  # all of it is ours
+            subprocess.run(command, check=False, timeout=60, capture_output=True)  # noqa: S603  # no part of it is input
         except (OSError, subprocess.TimeoutExpired):
-            pass  # then there is still the CDN
+            pass  # the pages use the CDN
     return script if _is_genuine(script) else None
 
 

@@ -1,0 +1,231 @@
+// What the pages of all examples do: send requests, listen to the server, count down, and log out.
+
+export const el = (id) => document.getElementById(id);
+
+// What an example's page adds, each part of it optional:
+//   path, draw: where it gets its data, and the function that shows them
+//   event: the event with which the server pushes new data; without data, the page requests them
+//   events: further events and their listeners
+//   key: returns what to send as `session_key`, for a page whose key is not in a cookie
+//   tick: called with the seconds left and the timeout of its session
+//   left: called when the session has ended
+let page = null;
+let socket = null;
+let polling = null;
+let newest = 0; // counts requests and pushes, to drop an answer that is older than what is shown
+let failed = false;
+let timeout = 1;
+
+// Views
+
+export function show(view) {
+  for (const id of ["login", "inside", "outside"]) if (el(id)) el(id).hidden = id !== view;
+  el("connection").hidden = view !== "inside";
+}
+
+export function enter(thisPage) {
+  page = thisPage;
+  show("inside");
+  if (typeof io === "undefined") {
+    connection("offline", "No live updates: socket.io-client did not load");
+    if (page.path) polling = setInterval(refresh, 5000);
+    refresh();
+    return;
+  }
+  socket = io();
+  // Fires on every reconnection too, so a tab that was offline learns that its session has ended.
+  socket.on("connect", () => {
+    socket.emit("session_key", page.key?.() ?? null, (alive) => {
+      if (!alive) return leave();
+      connection("connected", "Connected");
+      refresh();
+    });
+  });
+  socket.on("disconnect", () => connection("offline", "Offline, retrying"));
+  socket.on("connect_error", () => connection("offline", "Offline, retrying"));
+  socket.on("logout", leave);
+  if (page.event) socket.on(page.event, (data) => (data ? draw(data) : refresh()));
+  for (const [event, listener] of Object.entries(page.events ?? {})) {
+    socket.on(event, (data) => {
+      newest += 1;
+      listener(data);
+    });
+  }
+}
+
+export function leave() {
+  if (!page || !el("outside").hidden) return;
+  socket?.disconnect();
+  socket = null;
+  clearInterval(polling);
+  page.left?.();
+  document.body.classList.remove("soon");
+  // The page keeps nothing that only a logged-in user may see.
+  for (const node of document.querySelectorAll("[data-ends]")) delete node.dataset.ends;
+  for (const node of document.querySelectorAll("[data-private]")) node.replaceChildren();
+  say("");
+  show("outside");
+  document.title = "Logged out";
+  el("alarm").textContent = "You are logged out.";
+  el("outside-title").focus();
+}
+
+function connection(state, text) {
+  if (el("connection").dataset.state === state) return; // a screen reader reads each change
+  el("connection").dataset.state = state;
+  el("connection").textContent = text;
+}
+
+// An open dialog covers the page, so its own notice is used.
+export function say(text) {
+  const covering = document.querySelector("dialog[open] [role=alert]");
+  if (covering) covering.textContent = text;
+  const shown = covering ? "" : text;
+  if (el("notice").textContent !== shown) el("notice").textContent = shown;
+}
+
+// The server
+
+// Resolves to the answer, or to null when there is none to use; the page has shown the reason by then.
+export async function request(path, options) {
+  let answer;
+  try {
+    answer = await (await fetch(path, options)).json();
+  } catch {
+    return fail("The server did not answer. Try again when you are connected.");
+  }
+  if (answer.unavailable) return fail("The server cannot check sessions right now. Try again in a moment.");
+  if (failed) say("");
+  failed = false;
+  if (!answer.logout) return answer;
+  leave();
+  return null;
+}
+
+function fail(reason) {
+  failed = true;
+  say(reason);
+  return null;
+}
+
+export function post(path, body = {}, headers = {}) {
+  headers = { "Content-Type": "application/json", ...headers };
+  return request(path, { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+export async function act(path, body) {
+  say("");
+  const answer = await post(path, body);
+  if (answer?.error) say(answer.error);
+  if (answer) refreshOffline();
+}
+
+// The server pushes what has changed; a page that is not connected has to request it.
+export function refreshOffline() {
+  if (!socket?.connected) refresh();
+}
+
+async function refresh() {
+  if (!page.path) return;
+  const mine = ++newest;
+  const data = await request(page.path);
+  if (data && mine === newest) draw(data);
+}
+
+function draw(data) {
+  if (el("inside").hidden) return; // the session has ended in the meantime
+  newest += 1;
+  page.draw(data);
+  tick();
+}
+
+document.addEventListener("visibilitychange", () => {
+  // A computer that slept shows old data. A refresh does not prolong the session.
+  if (!document.hidden && socket?.connected) refresh();
+});
+
+// Time
+
+export function setTime(time) {
+  timeout = time.timeout;
+  countDown(el("my-time"), time.left);
+  tick();
+}
+
+export function countDown(node, left) {
+  node.dataset.ends = Date.now() + left * 1000;
+}
+
+export function tick() {
+  for (const node of document.querySelectorAll("[data-ends]")) node.textContent = clock(secondsLeft(node));
+  if (!el("my-time")?.dataset.ends) return;
+  const left = secondsLeft(el("my-time"));
+  el("my-bar").style.transform = `scaleX(${Math.min(1, left / timeout)})`;
+  page?.tick?.(left, timeout);
+}
+
+function secondsLeft(node) {
+  return Math.max(0, (node.dataset.ends - Date.now()) / 1000);
+}
+
+function clock(seconds) {
+  const whole = Math.ceil(seconds);
+  const two = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
+}
+
+// Marks the last seconds of a session, but not of one that is short from its start.
+export function markSoon(left, timeout) {
+  const soon = left <= 10 && timeout > 10;
+  document.body.classList.toggle("soon", soon);
+  return soon;
+}
+
+// Elements and forms
+
+export function element(kind, text, classes = "") {
+  const made = document.createElement(kind);
+  made.textContent = text;
+  made.className = classes;
+  return made;
+}
+
+export function userItem(name, text, me) {
+  const item = element("li", text);
+  if (name === me) item.append(" ", element("span", "this is you", "you"));
+  return item;
+}
+
+// `send` takes the username and the password; `entered` gets an answer without an `error`.
+export function onLogin(send, entered) {
+  el("login-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const { username, password } = event.target.elements;
+    el("login-error").textContent = "";
+    const answer = await send(username.value, password.value);
+    password.value = "";
+    if (!answer) return;
+    if (!answer.error) return entered(answer);
+    el("login-error").textContent = answer.error;
+    password.focus();
+  });
+}
+
+// `send` takes the seconds, and null if the field does not hold a number.
+export function onTimeout(send) {
+  el("timeout-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const text = el("seconds").value.trim();
+    const answer = await send(text === "" ? null : Number(text));
+    if (!answer) return;
+    el("timeout-answer").className = answer.error ? "error" : "";
+    el("timeout-answer").textContent = answer.error ?? `Set to ${answer.timeout} seconds.`;
+    el("seconds").setAttribute("aria-invalid", String(Boolean(answer.error)));
+  });
+}
+
+// The server decides what comes next: another tab may have logged in again.
+el("again")?.addEventListener("click", () => location.assign(location.pathname));
+
+setInterval(tick, 250);
