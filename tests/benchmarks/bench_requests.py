@@ -1,0 +1,101 @@
+"""The measured process of a web application that is bare, guarded by this library (`ours`), or has an `other` guard."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bench_worker import serve
+from cachelib import SimpleCache
+from fastapi import Depends, FastAPI
+from flask import Flask, abort, session
+from flask_session import Session
+from redis import Redis
+from werkzeug.test import Client, EnvironBuilder
+
+from users_session_manager import SessionManager
+from users_session_manager.integrations import fastapi, flask
+
+VIEWS = {
+    "bare": lambda: {"username": "Luca"},
+    "ours": flask.session_required(lambda: {"username": flask.current_session.username}),
+    "other": lambda: {"username": session["username"]} if "username" in session else abort(401),
+}
+
+
+def flask_requests(kind: str, url: str | None) -> Callable[[int], list[Any]]:
+    """Return a function that calls the application so many times and returns the answers; `other` is Flask-Session."""
+    app, login = Flask(kind), str
+    if kind == "ours":
+        login = flask.UserSessions(app, manager=SessionManager(store=url) if url else SessionManager()).sign_in
+    elif kind == "other":
+        in_memory = {"SESSION_TYPE": "cachelib", "SESSION_CACHELIB": SimpleCache()}
+        app.config.update({"SESSION_TYPE": "redis", "SESSION_REDIS": Redis.from_url(url)} if url else in_memory)
+        Session(app)
+        login = lambda username: session.update(username=username)  # noqa: E731
+    app.add_url_rule("/", "view", VIEWS[kind])
+    app.add_url_rule("/login", "login", lambda: str(login("Luca")), methods=["POST"])
+    cookie = Client(app).post("/login").headers.get("Set-Cookie", "session_key=none").partition(";")[0]
+    environ = EnvironBuilder("/", headers={"Cookie": cookie}).get_environ()
+
+    def make_requests(requests: int) -> list[Any]:
+        answers: list[Any] = []
+        for _ in range(requests):
+            body = app(dict(environ), lambda status, headers, _=None: answers.append(int(status[:3])))
+            answers.append(b"".join(body).strip())
+            body.close()
+        return answers
+
+    return make_requests
+
+
+def fastapi_requests(kind: str, _: str | None) -> Callable[[int], list[Any]]:
+    """As `flask_requests`; `other` is a dependency that does nothing."""
+    app, loop, sessions = FastAPI(), asyncio.new_event_loop(), fastapi.UserSessions(SessionManager(), secure=False)
+    sessions.install(app)
+
+    async def view() -> dict[str, str]:
+        return {"username": "Luca"}
+
+    dependencies = {"bare": [], "ours": [Depends(sessions.current)], "other": [Depends(view)]}[kind]
+    app.get("/", dependencies=dependencies)(view)
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": "/", "query_string": b""}
+    scope["headers"] = [(b"session-key", SessionManager().loadNewSession("Luca").encode())]
+
+    async def make_requests(requests: int) -> list[Any]:
+        answers: list[Any] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            answers.append(message["status"] if "status" in message else message["body"])
+
+        for _ in range(requests):
+            await app(dict(scope), None, send)
+        return answers
+
+    return lambda requests: loop.run_until_complete(make_requests(requests))
+
+
+class Requests:
+    """The question that is asked."""
+
+    def __init__(self, framework: str, kind: str, url: str | None = None) -> None:
+        self.make_requests = {"Flask": flask_requests, "FastAPI": fastapi_requests}[framework](kind, url)
+        self.redis = Redis.from_url(url) if url else None
+        self.make_requests(1)  # connects
+        if url:
+            os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+
+    def time(self, requests: int) -> dict[str, float]:
+        """Return the microseconds that a request takes, and those of CPU time that Redis spends on it."""
+        before, begun = self.redis and self.redis.info("cpu"), time.perf_counter()
+        answers, took = self.make_requests(requests), time.perf_counter() - begun
+        assert answers == [200, b'{"username":"Luca"}'] * requests, f"a request was answered {answers[:2]}"
+        after = before and self.redis.info("cpu")
+        server = sum(after[name] - before[name] for name in ("used_cpu_user", "used_cpu_sys")) if before else 0
+        return {"request": took / requests * 1e6, "server": server / requests * 1e6}
+
+
+if __name__ == "__main__":
+    serve(Requests(*sys.argv[1:]))
