@@ -28,6 +28,8 @@ from .session import Session
 from .stores.base import Store
 from .stores.memory import MemoryStore
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AuthenticationTooOld",
     "MemoryStore",

@@ -32,12 +32,15 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "django_settings"
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 API = ROOT / "docs" / "api.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [README, *PAGES, *sorted((ROOT / ".github").glob("*.md"))]
 
 FENCED = re.compile(r"^ *```(.*)\n(?:.*\n)*?^ *```$", re.MULTILINE)
 COMMAND = re.compile(r"^<!-- command: (\w+) -->\n```bash\n(.+)\n```$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+GENERATED = "<!-- From here on, the page is made from the docstrings. -->\n"
 SECTION = re.compile(r"^(Args|Returns|Raises):\n((?: +.*(?:\n|\Z))+)", re.MULTILINE)
 
 ELSEWHERE = {
@@ -50,6 +53,7 @@ ELSEWHERE = {
     "integrations.prometheus": ["instrument"],
 }
 
+every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 
 
@@ -68,7 +72,7 @@ def the_redis_that_is_named(
         monkeypatch.setenv("REDIS_CLUSTER_URL", f"redis://127.0.0.1:{request.getfixturevalue('redis_cluster_port')}")
 
 
-@every_document
+@every_page
 def test_python_blocks_run(path: Path, the_redis_that_is_named: None) -> None:
     """In one namespace, from top to bottom; a failure is shown with the document's own line."""
     document = Sybil([PythonCodeBlockParser(), SkipParser()]).parse(path)
@@ -134,23 +138,31 @@ def test_links_resolve(path: Path) -> None:
         assert not anchor or anchor in _anchors(target), link
 
 
-def test_readme_commands_are_one_line_each() -> None:
-    commands = dict(COMMAND.findall(README.read_text()))
-    assert list(commands) == ["example", "tests"]
-    assert len(re.findall("```bash", README.read_text())) == 2 + 1  # and how to install the package
-    for file in re.findall(r"\S+/\S+\.(?:txt|py)", " ".join(commands.values())):
+def test_commands_are_one_line_each() -> None:
+    """They name files that exist, and each block of a shell is one of them, or how to install the package."""
+    readme, contributing = (dict(COMMAND.findall(path.read_text())) for path in (README, CONTRIBUTING))
+    assert list(readme) == ["example", "tests"]
+    assert list(contributing) == ["setup", "unit", "api"]
+    assert len(re.findall("```bash", README.read_text())) == len(readme) + 1
+    assert len(re.findall("```bash", CONTRIBUTING.read_text())) == len(contributing)
+    for file in re.findall(r"\S+/\S+\.(?:txt|py)", " ".join([*readme.values(), *contributing.values()])):
         assert (ROOT / file).is_file(), file
 
 
-def test_readme_has_every_public_method() -> None:
-    text = README.read_text()
-    assert [name for name, _ in _members(SessionManager) if f"`{name}" not in text] == []
+def test_api_lists_every_method_and_event() -> None:
+    """The tables above what is made from the docstrings are complete."""
+    tables = API.read_text().partition(GENERATED)[0]
+    assert [name for name, _ in _members(SessionManager) if f"`{name}" not in tables] == []
+    events = re.findall(r"^\| `(\w+\()", inspect.getdoc(SessionManager) or "", re.MULTILINE)
+    assert [event for event in events if f"| `{event}" not in tables] == []
 
 
 def test_api_is_what_the_docstrings_say() -> None:
+    head, marker, generated = API.read_text().partition(GENERATED)
     if os.environ.get("UPDATE_DOCS"):
-        API.write_text(_api())
-    assert API.read_text() == _api(), "out of date: UPDATE_DOCS=1 python -m pytest tests/docs/test_documents.py"
+        generated = _api()
+        API.write_text(head + marker + generated)
+    assert generated == _api(), "out of date: UPDATE_DOCS=1 python -m pytest tests/docs/test_documents.py"
 
 
 def _anchors(path: Path) -> set[str]:
@@ -249,8 +261,7 @@ def _render(name: str, thing: Any) -> Iterator[str]:
 def _api() -> str:
     things = {name: getattr(users_session_manager, name) for name in ["SessionManager", "Session"]}
     things |= {name: getattr(users_session_manager, name) for name in users_session_manager.__all__}
-    parts = ["# API", "This page is made from the docstrings. The [guide](guide.md) says how things work together."]
-    parts.append("Names without a module are imported from `users_session_manager`.")
+    parts = ["", "Names without a module are imported from `users_session_manager`."]
     for name, thing in things.items():
         parts += _render(name, thing)
     for module, names in ELSEWHERE.items():
@@ -258,4 +269,4 @@ def _api() -> str:
         for name in names:
             thing = getattr(importlib.import_module(f"users_session_manager.{module}"), name)
             parts += (re.sub("^##", "###", part) for part in _render(name, thing))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)[1:] + "\n"
