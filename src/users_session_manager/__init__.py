@@ -4,7 +4,7 @@
 #   web.py          what the web frameworks share: where a key travels, and the session of a request
 #   manager.py      SessionManager: the npm API, the policy methods and the events; keeps nothing, reads no clock
 #   events.py       the emitter that isolates listeners
-#   stores/         base.py says what a store must do; a store owns time
+#   stores/         base.py describes what a store must do; a store owns time
 #                   memory.py keeps sessions in a dictionary
 #                   redis/ keeps them in Redis: script.lua runs there, script.py calls it, records.py reads the answers
 #                   expiry.py claims, announces and acknowledges the ends that processes share

@@ -240,7 +240,7 @@ class Clock(Worker):
 
 
 def _closed_lock() -> threading.Lock:
-    """Return a lock that is held: who acquires it sleeps until it is released, be that before or after.
+    """Return a lock that is held: acquiring it waits until it is released, be that before or after.
 
     A `Condition` or an `Event` would lose a `wake` that a finalizer makes inside their own `wait`.
     """

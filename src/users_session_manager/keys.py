@@ -1,7 +1,7 @@
 """How a session key is made, and how it is shown without its secret.
 
-A key is `<label>_<secret>`, such as `Otter-candid-46_` and 32 hexadecimal digits. The label tells people apart
-in a log; the secret alone is what logs in.
+A key is `<label>_<secret>`, such as `Otter-candid-46_` and 32 hexadecimal digits. The label identifies a
+session in a log; the secret alone is what logs in.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def group_of(key: object) -> int | None:
 
 
 def is_key(value: object) -> bool:
-    """Tell whether `value` has the form of a session key; whether such a session exists is not looked at."""
+    """Return whether `value` has the form of a session key; it need not be that of a session."""
     return isinstance(value, str) and _KEY.fullmatch(value) is not None
 
 

@@ -250,7 +250,7 @@ class _Guard(SecurityBase):
 
 
 def _document_cookie(app: FastAPI, cookie: str) -> None:
-    """Let the OpenAPI document of `app` say that a guarded route takes the cookie in place of the header."""
+    """Add to the OpenAPI schema of `app` that a guarded route accepts the cookie in place of the header."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

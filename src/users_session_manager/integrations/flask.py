@@ -126,7 +126,7 @@ class UserSessions:
     def next_page(self, default: str = "/") -> str:
         """Return the page to go to after the login.
 
-        It is the `next` in the query or the form of this request, which anybody can write: a link to the login page
+        It is the `next` in the query or the form of this request, which an attacker can write: a link to the login page
         must not lead to another site (OWASP ASVS 5.0, 3.7.2).
 
         Args:
@@ -146,7 +146,7 @@ def session_required(
     """Guard a view: only requests with a live session reach it, and restart its idle timeout.
 
     Without one the answer is 401 with `{"logout": true}`, or a redirect to the login page; 503 while the store is
-    unavailable. The decorator stands below that of the route:
+    unavailable. Put the decorator below that of the route:
 
         @app.get("/profile")
         @session_required

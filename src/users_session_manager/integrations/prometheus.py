@@ -1,4 +1,4 @@
-"""The numbers of a manager for Prometheus: how many people are logged in, and what becomes of their sessions."""
+"""Prometheus metrics of a manager: live sessions, logins, ends and rejections."""
 
 from __future__ import annotations
 
@@ -17,31 +17,39 @@ try:
 except ImportError as missing:
     raise MissingDependency("prometheus-client", "prometheus") from missing
 
-# In seconds, from somebody who only looked in to somebody who stayed all day.
+# In seconds: from a short visit to a whole day.
 _DURATIONS = (5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
 
 def instrument(manager: SessionManager, *, registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
-    """Count what happens to the sessions of `manager` from now on; return a callable that undoes it.
+    """Count what happens to the sessions of `manager` from now on.
+
+    Args:
+        manager: The manager of the sessions.
+        registry: Where the metrics are registered; the global registry of `prometheus_client` by default.
+
+    Returns:
+        A callable that removes the metrics and the listeners; calling it twice is harmless.
+
+    Raises:
+        SessionError: `registry` has these metrics already.
 
     | metric | kind | |
     |---|---|---|
-    | `users_session_manager_sessions` | gauge | sessions that are alive at the instant of the scrape |
+    | `users_session_manager_sessions` | gauge | sessions that are live at the instant of the scrape |
     | `users_session_manager_sessions_created_total` | counter | logins |
     | `users_session_manager_sessions_ended_total` | counter | by `reason`: `deleted`, `expired` or `evicted` |
-    | `users_session_manager_rejections_total` | counter | keys that were unknown or had run out |
+    | `users_session_manager_rejections_total` | counter | keys that were unknown or expired |
     | `users_session_manager_session_duration_seconds` | histogram | how long the sessions lasted that have ended |
 
     No username, no key and no part of one becomes a label: each would be a time series of its own that is kept for
-    weeks, and would tell whoever reads the metrics who was logged in.
+    weeks, and would show the readers of the metrics which users were logged in.
 
-    The gauge asks the store at each scrape, and is left out while the store is away: an old number would look like a
-    true one. Several processes: the counters and the histogram count what this process has done, so sum them over the
-    processes; so with the gauge of sessions in memory, but that of a store that processes share is the same in each,
+    The gauge asks the store at each scrape, and is left out while the store is unavailable: an old number would look
+    like a true one. Several processes: the counters and the histogram count what this process has done, so sum them
+    over the processes. Sum the gauge as well for sessions in memory; for a shared store it is the same in each process,
     so take its maximum. With Prometheus' multiprocess mode the counters and the histogram are in its files, and the
-    gauge is not: that takes a scrape of each worker by itself.
-
-    Raises `SessionError` if `registry` has these metrics already. The callable may be called twice.
+    gauge is not: scrape each worker by itself for that.
     """
     metrics = _Metrics(manager)
     try:
@@ -67,7 +75,7 @@ class _Metrics:
     def __init__(self, manager: SessionManager) -> None:
         self._manager = manager
         prefix = "users_session_manager"
-        self._created = Counter(f"{prefix}_sessions_created_total", "Sessions that have begun.", registry=None)
+        self._created = Counter(f"{prefix}_sessions_created_total", "Sessions that were created.", registry=None)
         self._ended = Counter(f"{prefix}_sessions_ended_total", "Sessions that have ended.", ["reason"], registry=None)
         self._rejections = Counter(f"{prefix}_rejections_total", "Session keys that were rejected.", registry=None)
         self._duration = Histogram(
@@ -84,7 +92,7 @@ class _Metrics:
 
     def count_ended(self, session: Session, reason: str) -> None:
         self._ended.labels(reason).inc()
-        # Unix time, since that is what a session keeps; whoever set the clock back gets no negative duration.
+        # Unix time, as in the session; a clock that was set back gives no negative duration.
         self._duration.observe(max(0.0, time.time() - session.createdAt))
 
     def count_rejected(self, _key: object) -> None:
@@ -102,7 +110,7 @@ class _Metrics:
         yield from self._counted()
 
     def _sessions(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily("users_session_manager_sessions", "Sessions that are alive.", labels=[])
+        return GaugeMetricFamily("users_session_manager_sessions", "Sessions that are live.", labels=[])
 
     def _counted(self) -> Iterator[Metric]:
         for metric in (self._created, self._ended, self._rejections, self._duration):

@@ -25,6 +25,6 @@ def store_class(address: str) -> Any:
     if scheme not in ("redis", "rediss", "unix"):
         # The rest of an address may hold a password.
         raise ValueError(f"store must be a Store or the address of a Redis, got one of {scheme[:20]!r}")
-    from .redis import RedisStore  # an extra, only for those who name it
+    from .redis import RedisStore  # an extra: only when it is asked for
 
     return RedisStore

@@ -51,7 +51,7 @@ class Store(ABC):
     def blocking(self) -> bool:
         """Whether a call may wait for something outside the process, so that an event loop leaves it to a thread.
 
-        `False` unless a store says otherwise.
+        `False` by default.
         """
         return False
 

@@ -224,9 +224,7 @@ class MemoryStore(Store):
             session = self.get(key)
             if session is None or not self._pop(session):
                 return None
-        if session._timer is not None:
-            session._timer.end()
-        return session
+        return _end_timers([session])[0]
 
     # Several
 

@@ -10,7 +10,7 @@
 from ...errors import MissingDependency
 
 try:
-    import django  # noqa: F401  # here alone, so that one place says what to install
+    import django  # noqa: F401  # here alone, so that one place names what to install
 except ImportError as missing:
     raise MissingDependency("Django", "django") from missing
 

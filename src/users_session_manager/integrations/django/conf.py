@@ -85,13 +85,13 @@ def _wrong_order() -> Iterator[CheckMessage]:
 
 
 def _position(path: str) -> int | None:
-    """Return where in MIDDLEWARE the class of that path stands, or one that is made from it."""
+    """Return the position in MIDDLEWARE of the class of that path, or of a subclass."""
     wanted = import_string(path)
     for index, name in enumerate(settings.MIDDLEWARE):
         try:
             found = import_string(name)
         except ImportError:
-            continue  # Django says so itself
+            continue  # Django reports that itself
         if isinstance(found, type) and issubclass(found, wanted):
             return index
     return None

@@ -40,7 +40,7 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
         SessionError: The server is attached already, or would lose what is sent from another thread.
 
     A client that sends `session_key` with `{"session_key": key}`, or with the key itself, leaves the session it
-    belonged to before. If the session of the key is alive, the client joins the room named by that key and is
+    belonged to before. If the session of the key is live, the client joins the room named by that key and is
     acknowledged with `True`; else it is acknowledged with `False` and gets `logout` at once. While the store is
     unavailable, it is acknowledged with `False` alone.
 

@@ -63,8 +63,8 @@ class RedisStore(SharedStore):
     Every operation is one round trip and atomic, under the clock of Redis; listing more than a few hundred sessions and
     ending more than a hundred of all users takes several, and in a cluster one for each of 16 groups; a login during
     that time may be included or not. `data` is stored as JSON: tuples come back as lists, and keys as `str`; what JSON
-    cannot hold is a `TypeError`. Whatever goes wrong on the way to Redis is `StoreUnavailable`, after as long as the
-    timeouts of the client say.
+    cannot hold is a `TypeError`. Whatever goes wrong on the way to Redis is `StoreUnavailable`, after the
+    timeouts of the client.
 
     Ends: one of all processes claims what has expired, announces it, and acknowledges that; if it dies, another does so
     once its lease has expired. So no end is lost, and one is announced twice only if a process dies after its listeners

@@ -84,7 +84,7 @@ class Script:
             groups, cursors = [group for group, _ in left], [cursor for _, cursor in left]
 
     def warn_of_eviction(self) -> None:
-        """Log a warning, once, if Redis is set to drop sessions when its memory is full; nothing if it does not say."""
+        """Log a warning, once, if Redis is set to drop sessions when its memory is full, as far as that is known."""
         if self._policy_is_known:
             return
         self._policy_is_known = True
@@ -92,7 +92,7 @@ class Script:
         try:
             answer = self.client.info("memory", **nodes)
         except (RedisError, OSError, ValueError) as failure:  # ValueError: the client has been closed
-            log.debug("Redis does not say its maxmemory-policy: %s", type(failure).__name__)
+            log.debug("The maxmemory-policy of Redis is not known: %s", type(failure).__name__)
             return
         several = [node for node in answer.values() if isinstance(node, dict)]
         policies = {node.get("maxmemory_policy", "noeviction") for node in several or [answer]}
