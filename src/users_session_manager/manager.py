@@ -12,7 +12,7 @@ from .errors import SessionError, SessionRejected
 from .events import IsolatedEmitter
 from .keys import label
 from .log import log
-from .policy import PolicySettings, require_seconds, require_timeout
+from .policy import OwnLimits, PolicySettings, require_seconds, require_timeout
 from .session import Reason, Session
 from .stores import open_store, store_class
 from .stores.base import Store
@@ -129,8 +129,8 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             require_timeout("the timeout of a session", timeout)
         if lifetime is not None:
             require_timeout("the lifetime of a session", lifetime)
-        idle = self.settings["SESSION_TIMEOUT"]
-        key, evicted = self._store.add(username, idle, self._policy, data, own_timeout=timeout, own_lifetime=lifetime)
+        own, idle = OwnLimits(timeout, lifetime), self.settings["SESSION_TIMEOUT"]
+        key, evicted = self._store.add(username, idle, self._policy, data, own)
         if evicted:
             self._announce_all(evicted, "evicted")
         _debug("Session created", key)

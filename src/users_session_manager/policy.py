@@ -27,6 +27,13 @@ class Policy(NamedTuple):
     warning: float | None = None
 
 
+class OwnLimits(NamedTuple):
+    """What one session has in place of the manager's idle timeout and lifetime, in seconds; `None` for those."""
+
+    timeout: float | None = None
+    lifetime: float | None = None
+
+
 class PolicySettings:
     """The settings of a `SessionManager`.
 

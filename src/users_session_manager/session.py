@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from .errors import SessionError
@@ -14,7 +13,6 @@ Reason = Literal["deleted", "expired", "evicted"]
 """Why a session has ended: it was deleted, its time was over, or it made room for a new session of its user."""
 
 
-@dataclass(eq=False, repr=False, slots=True)
 class Session:
     """One login: the user, since when, the application's data, and the timer that ends it.
 
@@ -34,13 +32,26 @@ class Session:
     `SessionError`.
     """
 
-    username: str
-    key: str
-    createdAt: float
-    authenticatedAt: float
-    data: Any = None
-    timeout: float | None = None
-    formerKeys: tuple[str, ...] = ()
+    # In the order of the arguments below.
+    __slots__ = ("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys")
+
+    def __init__(
+        self,
+        username: str,
+        key: str,
+        createdAt: float,
+        authenticatedAt: float,
+        data: Any = None,
+        timeout: float | None = None,
+        formerKeys: tuple[str, ...] = (),
+    ) -> None:
+        self.username = username
+        self.key = key
+        self.createdAt = createdAt
+        self.authenticatedAt = authenticatedAt
+        self.data = data
+        self.timeout = timeout
+        self.formerKeys = formerKeys
 
     @property
     def authenticationAge(self) -> float:
@@ -51,7 +62,7 @@ class Session:
         raise SessionError("a copy of a session has no timer")
 
     def __reduce__(self) -> tuple[type[Session], tuple[Any, ...]]:
-        return Session, tuple(getattr(self, field.name) for field in fields(Session))
+        return Session, tuple(getattr(self, name) for name in Session.__slots__)
 
     def __repr__(self) -> str:
         return f"<Session {label(self.key)} of {self.username!r}>"

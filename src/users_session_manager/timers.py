@@ -17,15 +17,13 @@ class SessionTimer(threading.Timer):
         function, args, kwargs: What to call then.
         clock: The clock that it is set in.
 
-    The public names mean what the standard library says. There is no `ident`, and `daemon` changes nothing: no timer
-    keeps the interpreter from exiting.
+    The public names mean what the standard library says. There is no `ident`, and `daemon` is always true.
 
     Threads: any thread may call any method. `LOCK` guards the alarm; the events are set without it.
     """
 
     def __init__(self, *args: Any, clock: Clock, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.daemon = True
         self._entry: bytes | None = None
         self._clock = clock
         self._was_started = False
@@ -81,6 +79,17 @@ class SessionTimer(threading.Timer):
         if self.is_alive() and self._clock.is_this_thread():
             raise RuntimeError("cannot join current thread")
         self._ended.wait(timeout)
+
+    @property
+    def daemon(self) -> bool:
+        return True
+
+    @daemon.setter
+    def daemon(self, daemonic: bool) -> None:
+        if self._was_started:
+            raise RuntimeError("cannot set daemon status of active thread")
+        if not daemonic:
+            raise ValueError("a SessionTimer cannot keep the interpreter from exiting: daemon is always True")
 
     def __repr__(self) -> str:
         return f"<{self.name} of {self.interval} s, {'alive' if self.is_alive() else 'not alive'}>"

@@ -194,7 +194,7 @@ class TestFork:
     def test_what_has_to_be_put_right_in_a_child_comes_before_anything_expires(self):
         done = run("""
     import os, sys, threading, time
-    from users_session_manager.clock import LOCK, Clock, call_after_fork_in_child
+    from users_session_manager.clock import LOCK, Clock, register
     from users_session_manager.timers import SessionTimer
 
     seen, ran_out = [], threading.Event()
@@ -209,7 +209,7 @@ class TestFork:
         ran_out.set()
 
     owner = Owner()
-    call_after_fork_in_child(owner)
+    register(owner)
     timer = SessionTimer(0.05, run_out, clock=Clock())
     with LOCK:
         timer.start()

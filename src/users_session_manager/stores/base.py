@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import SessionError
-from ..policy import Policy
+from ..policy import OwnLimits, Policy
 from ..session import Reason, Session
 
 OnEnded = Callable[[Session, Reason], object]
 OnExpiring = Callable[[Session, float], object]
 
 NO_LIMITS: Final = Policy()
+NOT_OWN: Final = OwnLimits()
 
 
 class Store(ABC):
@@ -26,7 +27,7 @@ class Store(ABC):
 
     **Time.** A session ends at the earlier of two deadlines: its idle timeout, counted from its last restart, and its
     lifetime, counted from its creation, which no restart moves. `timeout` is the manager's idle timeout in seconds; a
-    session with a timeout or a lifetime of its own keeps to that. `policy` holds all other settings, as they are at the
+    session with `own` limits keeps to those. `policy` holds all other settings, as they are at the
     call.
 
     **Ends.** The caller that takes a session out announces its end: `add`, `remove`, `remove_user` and `clear` return
@@ -78,19 +79,11 @@ class Store(ABC):
 
     @abstractmethod
     def add(
-        self,
-        username: str,
-        timeout: float,
-        policy: Policy = NO_LIMITS,
-        data: Any = None,
-        *,
-        own_timeout: float | None = None,
-        own_lifetime: float | None = None,
+        self, username: str, timeout: float, policy: Policy = NO_LIMITS, data: Any = None, own: OwnLimits = NOT_OWN
     ) -> tuple[str, Sequence[Session]]:
         """Store a new session; return its key and the sessions that were evicted for it.
 
-        `own_timeout` and `own_lifetime` are this session's alone, in place of `timeout` and `policy.lifetime`. At no
-        moment has the user more than `policy.max_sessions` live sessions: the oldest are evicted.
+        At no moment has the user more than `policy.max_sessions` live sessions: the oldest are evicted.
 
         Raises:
             TooManySessions: `policy.overflow` is `"reject"` and the user has that many; then nothing has changed.

@@ -14,10 +14,10 @@ from typing import Any
 from ..clock import LOCK, Clock
 from ..errors import SessionError, TooManySessions
 from ..keys import label, new_key
-from ..policy import Policy
+from ..policy import OwnLimits, Policy
 from ..session import Session
 from ..timers import SessionTimer, require_interval
-from .base import NO_LIMITS, Store
+from .base import NO_LIMITS, NOT_OWN, Store
 
 
 class MemorySession(Session):
@@ -132,19 +132,12 @@ class MemoryStore(Store):
     # One session
 
     def add(
-        self,
-        username: str,
-        timeout: float,
-        policy: Policy = NO_LIMITS,
-        data: Any = None,
-        *,
-        own_timeout: float | None = None,
-        own_lifetime: float | None = None,
+        self, username: str, timeout: float, policy: Policy = NO_LIMITS, data: Any = None, own: OwnLimits = NOT_OWN
     ) -> tuple[str, Sequence[Session]]:
-        require_interval(timeout if own_timeout is None else own_timeout)
+        require_interval(timeout if own.timeout is None else own.timeout)
         self.clock.start()
         session = MemorySession(self, username, data)
-        session.timeout, session._lifetime = own_timeout, own_lifetime
+        session.timeout, session._lifetime = own
         with LOCK:
             surplus = [] if policy.max_sessions is None else self._surplus_sessions(username, policy)
             session._serial = next(self._serials)

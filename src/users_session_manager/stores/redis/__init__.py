@@ -9,9 +9,9 @@ from zlib import crc32
 
 from ...errors import MissingDependency, SessionError, TooManySessions
 from ...keys import GROUPS, group_of, new_key
-from ...policy import Policy, require_seconds
+from ...policy import OwnLimits, Policy, require_seconds
 from ...session import Session
-from ..base import NO_LIMITS
+from ..base import NO_LIMITS, NOT_OWN
 from ..expiry import Claim, SharedSession, SharedStore
 from .records import as_any_text, encode, encode_number, ended_session, live_session
 from .script import Script
@@ -131,14 +131,7 @@ class RedisStore(SharedStore):
     # One session
 
     def add(
-        self,
-        username: str,
-        timeout: float,
-        policy: Policy = NO_LIMITS,
-        data: Any = None,
-        *,
-        own_timeout: float | None = None,
-        own_lifetime: float | None = None,
+        self, username: str, timeout: float, policy: Policy = NO_LIMITS, data: Any = None, own: OwnLimits = NOT_OWN
     ) -> tuple[str, Sequence[Session]]:
         encoded = encode(data)
         if self._closed:
@@ -148,13 +141,13 @@ class RedisStore(SharedStore):
         outcome, answer = self._script.call(
             "add",
             [group],
-            *(key, user, *map(encode_number, (timeout, own_timeout, own_lifetime or policy.lifetime))),
-            *("own" if own_lifetime else "", encode_number(policy.max_sessions), policy.overflow),
+            *(key, user, *map(encode_number, (timeout, own.timeout, own.lifetime or policy.lifetime))),
+            *("own" if own.lifetime else "", encode_number(policy.max_sessions), policy.overflow),
             *(encode_number(policy.warning), encoded, self._lease),
         )
         if outcome == b"full":
             raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
-        self._poll_in_time(own_timeout or timeout, policy)
+        self._poll_in_time(own.timeout or timeout, policy)
         return key, self._taken_out(answer)
 
     def get(self, key: object) -> SharedSession | None:
