@@ -44,12 +44,11 @@ GENERATED = "<!-- From here on, the page is made from the docstrings. -->\n"
 SECTION = re.compile(r"^(Args|Returns|Raises):\n((?: +.*(?:\n|\Z))+)", re.MULTILINE)
 
 ELSEWHERE = {
-    "web": ["RequestSession"],
     "stores.redis": ["RedisStore"],
     "integrations.socketio": ["attach"],
     "integrations.flask": ["UserSessions", "session_required"],
     "integrations.django": ["UserSessionMiddleware", "session_required", "sign_in", "renew_key", "sign_out_elsewhere"],
-    "integrations.fastapi": ["UserSessions"],
+    "integrations.fastapi": ["UserSessions", "RequestSession"],
     "integrations.prometheus": ["instrument"],
 }
 
