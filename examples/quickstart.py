@@ -7,9 +7,9 @@ from users_session_manager.integrations.flask import UserSessions, session_requi
 from users_session_manager.integrations.socketio import attach
 
 app = Flask(__name__)
-app.config.update(USER_SESSIONS_LOGIN_URL="login", USER_SESSIONS_COOKIE_SECURE=False)  # True where you serve https
+app.config.update(USER_SESSIONS_LOGIN_URL="login", USER_SESSIONS_COOKIE_SECURE=False)  # False: this is http, not https
 sessions = UserSessions(app)
-attach(sessions.manager, SocketIO(app, async_mode="threading"), cookie="session_key")  # the logout in every open tab
+attach(sessions.manager, SocketIO(app, async_mode="threading"), cookie="session_key")  # a tab presents that cookie
 
 
 @app.route("/login", methods=["GET", "POST"])
