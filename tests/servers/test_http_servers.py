@@ -6,82 +6,66 @@ import http.client
 import importlib.util
 import json
 import re
-import socket
-import subprocess
-import sys
-import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from server_process import PATIENCE, ServerProcess
 
-APPLICATIONS = Path(__file__).parent / "apps"
-PATIENCE = 60
+APPS = Path(__file__).parent / "apps"
+GUNICORN = r"Listening at: http://127\.0\.0\.1:(\d+)"
 
-# What to run, in which {port} is a free one; the packages it needs; what it prints once it listens.
+# How to run it on a free port; the packages that it needs; what it prints of its port.
 SERVERS = {
-    "gunicorn sync": ("gunicorn -k sync -b 127.0.0.1:{port} guarded_flask:app", "flask gunicorn", "Booting worker"),
+    "gunicorn sync": ("gunicorn -k sync -b 127.0.0.1:0 guarded_flask:app", "flask gunicorn", GUNICORN),
     "gunicorn gthread": (
-        "gunicorn -k gthread --threads 4 -b 127.0.0.1:{port} guarded_flask:app",
+        "gunicorn -k gthread --threads 4 -b 127.0.0.1:0 guarded_flask:app",
         "flask gunicorn",
-        "Booting worker",
+        GUNICORN,
     ),
-    "gunicorn preload": (
-        "gunicorn --preload -b 127.0.0.1:{port} guarded_flask:app",
-        "flask gunicorn",
-        "Booting worker",
+    "gunicorn preload": ("gunicorn --preload -b 127.0.0.1:0 guarded_flask:app", "flask gunicorn", GUNICORN),
+    "gunicorn gevent": ("gunicorn -k gevent -b 127.0.0.1:0 guarded_flask:app", "flask gunicorn gevent", GUNICORN),
+    "waitress": (
+        "waitress --listen=127.0.0.1:0 guarded_flask:app",
+        "flask waitress",
+        r"Serving on http://127\.0\.0\.1:(\d+)",
     ),
-    "gunicorn gevent": ("gunicorn -k gevent -b 127.0.0.1:{port} guarded_flask:app", "flask gunicorn gevent", "Booting"),
-    "waitress": ("waitress --listen=127.0.0.1:{port} guarded_flask:app", "flask waitress", "Serving on"),
-    "uvicorn": ("uvicorn --port {port} guarded_fastapi:app", "fastapi uvicorn", "Application startup complete"),
-    "runserver": ("guarded_django runserver --noreload 127.0.0.1:{port}", "django", "Quit the server"),
+    "uvicorn": (
+        "uvicorn --port 0 guarded_fastapi:app",
+        "fastapi uvicorn",
+        r"Uvicorn running on http://127\.0\.0\.1:(\d+)",
+    ),
+    "runserver": (
+        "guarded_django runserver --noreload 127.0.0.1:0",
+        "django",
+        r"Starting development server at http://127\.0\.0\.1:(\d+)",
+    ),
 }
 
 
 @pytest.fixture(params=SERVERS)
-def port(request):
-    command, packages, ready = SERVERS[request.param]
-    for package in packages.split():
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"could not import {package!r}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with tempfile.TemporaryFile("w+") as said:
-        server = subprocess.Popen(
-            [sys.executable, "-u", "-m", *command.format(port=port).split()],
-            cwd=APPLICATIONS,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            wait_until_listening(server, port, said)
-            yield port
-        finally:
-            server.terminate()
-            server.wait(PATIENCE)
-        said.seek(0)
-        output = said.read()
-    assert ready in output
-    assert "Traceback" not in output, output
+def port(request: pytest.FixtureRequest) -> Iterator[int]:
+    command, packages, printed = SERVERS[request.param]
+    need(packages)
+    server = ServerProcess("-m", *command.split(), printed=printed, cwd=APPS)
+    try:
+        yield server.port
+    finally:
+        output = server.stop()
     # The line of the request that had the key in its URL shows why it must never be there.
     lines = [line for line in output.splitlines() if "?session_key=" not in line]
     assert not [line for line in lines if re.search("[0-9A-F]{32}", line)], "a key is in the server's log"
 
 
-def wait_until_listening(server, port, said) -> None:
-    for _ in range(PATIENCE * 20):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(0.05)
-            break
-    said.seek(0)
-    pytest.fail(f"the server does not listen: {said.read()}")
+def need(packages: str) -> None:
+    for package in packages.split():
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"could not import {package!r}")
 
 
-def ask(port, method, path, headers=()):
-    """Send a request whose headers may stand twice; return the status and the JSON of the answer."""
+def ask(port: int, method: str, path: str, headers: Any = ()) -> tuple[int, Any]:
+    """Send a request whose headers may be sent twice; return the status and the JSON of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.putrequest(method, path)
     for name, value in (*headers, ("Content-Length", "0")):
@@ -93,7 +77,8 @@ def ask(port, method, path, headers=()):
     return answer.status, body
 
 
-def test_a_guarded_route_takes_the_header_and_nothing_like_it(port):
+def test_header_and_cookie(port):
+    """A guarded route takes the key from the header or the cookie, and from nothing that only looks like them."""
     status, answer = ask(port, "POST", "/login")
     assert status == 200
     key = answer["session_key"]

@@ -1,102 +1,91 @@
-"""Several workers of the servers that people run, and one Redis: who logs in at one is logged in at all of them."""
+"""Several workers of the servers that people run, and one Redis: a login at one counts at all of them."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import socket
-import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis_server import RedisServer
-from test_http_servers import APPLICATIONS, PATIENCE, ask, wait_until_listening
+from server_process import PATIENCE, ServerProcess
+from test_http_servers import APPS, GUNICORN, ask, need
 
 pytest.importorskip("redis")
 
-GUNICORN = "gunicorn --workers 3 --access-logfile - --access-logformat worker=%(p)s -b 127.0.0.1:{port} on_redis:app"
-# What to run, in which {port} is a free one; the application; the packages it needs.
+WORKERS = 2
+RUN_GUNICORN = f"gunicorn --workers {WORKERS} -b 127.0.0.1:0 on_redis:app"
+RUN_UVICORN = f"uvicorn --workers {WORKERS} --port 0 on_redis:app"
+UVICORN = r"Uvicorn running on http://127\.0\.0\.1:(\d+)"
+
+# How to run it on a free port; the application; the packages that it needs; what it prints of its port.
 SERVERS = {
-    "gunicorn, flask": (GUNICORN, "guarded_flask", "flask gunicorn"),
-    "gunicorn preload, flask": (GUNICORN.replace(" -b", " --preload -b"), "guarded_flask", "flask gunicorn"),
-    "gunicorn, django": (GUNICORN, "guarded_django", "django gunicorn"),
-    "uvicorn, fastapi": ("uvicorn --workers 3 --port {port} on_redis:app", "guarded_fastapi", "fastapi uvicorn"),
+    "gunicorn, flask": (RUN_GUNICORN, "guarded_flask", "flask gunicorn", GUNICORN),
+    "gunicorn preload, flask": (RUN_GUNICORN + " --preload", "guarded_flask", "flask gunicorn", GUNICORN),
+    "gunicorn, django": (RUN_GUNICORN, "guarded_django", "django gunicorn", GUNICORN),
+    "uvicorn, fastapi": (RUN_UVICORN, "guarded_fastapi", "fastapi uvicorn", UVICORN),
 }
 
 
-@pytest.fixture
-def redis(tmp_path: Path):
-    server = RedisServer(tmp_path, "--appendonly", "yes")
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
     yield server
     server.stop()
 
 
 @pytest.fixture(params=SERVERS)
-def port(request, redis):
-    command, application, packages = SERVERS[request.param]
-    for package in packages.split():
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"could not import {package!r}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = os.environ | {"REDIS_URL": redis.url, "GUARDED": application}
-    with tempfile.TemporaryFile("w+") as said:
-        server = subprocess.Popen(
-            [sys.executable, "-u", "-m", *command.format(port=port).split()],
-            cwd=APPLICATIONS,
-            env=environment,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            wait_until_listening(server, port, said)
-            if "gunicorn" in command:
-                wait_until_all_answer(port, said)
-            up_to_now = os.fstat(said.fileno()).st_size
-            yield port
-        finally:
-            server.terminate()
-            server.wait(PATIENCE)
-        assert "Traceback" not in read(said), read(said)
-        if "gunicorn" in command:
-            assert len(workers_in(read(said, up_to_now))) > 1, "all requests went to one worker"
+def ask_each(request: pytest.FixtureRequest, redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Ask every worker; return the answers.
+
+    A worker that has been asked is held until all have been asked, so the next request can only go to another one.
+    """
+    command, application, packages, printed = SERVERS[request.param]
+    need(packages)
+    held = tmp_path / "held"
+    environment = {"REDIS_URL": redis.url, "GUARDED": application, "HELD": str(held)}
+    server = ServerProcess("-m", *command.split(), printed=printed, cwd=APPS, env=environment)
+
+    def ask_each(method: str, path: str, *headers: tuple[str, str]) -> list[Any]:
+        held.mkdir()
+        hold = [*headers, ("Hold", "yes")]
+        with ThreadPoolExecutor(WORKERS) as threads:
+            answers = []
+            for number in range(1, WORKERS + 1):
+                answers.append(threads.submit(ask, server.port, method, path, hold))
+                wait_for(lambda number=number: len(list(held.iterdir())) == number)
+            for worker in held.iterdir():
+                worker.unlink()
+            held.rmdir()
+            return [answer.result(PATIENCE) for answer in answers]
+
+    try:
+        yield ask_each
+    finally:
+        server.stop()
 
 
-def read(said, start=0) -> str:
-    """Return what the server has said; without a `seek`, which would move the place where it writes."""
-    return os.pread(said.fileno(), 10**7, start).decode()
-
-
-def workers_in(output) -> set[str]:
-    return {line for line in output.splitlines() if line.startswith("worker=")}
-
-
-def wait_until_all_answer(port, said) -> None:
-    """Else the first worker may have answered everything before the others have started."""
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
-    with ThreadPoolExecutor(5) as several:
-        while len(workers_in(read(said))) < 3:
-            assert time.monotonic() < deadline, read(said)
-            assert {status for status, _ in several.map(lambda _: ask(port, "GET", "/guarded"), range(5))} == {401}
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
-def test_a_login_is_one_on_every_worker_and_a_store_that_is_away_lets_nobody_in(port, redis):
-    keys = [ask(port, "POST", "/login")[1]["session_key"] for _ in range(5)]
-    headers = [[("Session-Key", key)] for key in keys]
-    with ThreadPoolExecutor(len(keys)) as several:  # at once, so that one worker cannot answer them all
-        for _ in range(10):
-            assert set(several.map(lambda header: ask(port, "GET", "/guarded", header)[0], headers)) == {200}
-            assert ask(port, "GET", "/guarded", [("Session-Key", "forged")]) == (401, {"logout": True})
+def test_each_worker_knows_each_login(ask_each, redis):
+    """Every worker takes the logins of every worker, and answers 503 while Redis is unreachable."""
+    logins = ask_each("POST", "/login")
+    headers = [("Session-Key", answer["session_key"]) for _, answer in logins]
+    assert len(set(headers)) == WORKERS
+    for header in headers:
+        assert ask_each("GET", "/guarded", header) == [(200, {"username": "Luca"})] * WORKERS
+    assert ask_each("GET", "/guarded", ("Session-Key", "forged")) == [(401, {"logout": True})] * WORKERS
     redis.stop()
     for header in headers:
-        assert ask(port, "GET", "/guarded", header) == (503, {"unavailable": True})
-    assert ask(port, "GET", "/guarded") == (401, {"logout": True})
+        assert ask_each("GET", "/guarded", header) == [(503, {"unavailable": True})] * WORKERS
+    assert ask_each("GET", "/guarded") == [(401, {"logout": True})] * WORKERS
     redis.start()
-    deadline = time.monotonic() + PATIENCE
-    while ask(port, "GET", "/guarded", headers[0])[0] == 503:
-        assert time.monotonic() < deadline
-    assert {ask(port, "GET", "/guarded", header)[0] for header in headers} == {200}
+    for header in headers:
+        wait_for(lambda header=header: {status for status, _ in ask_each("GET", "/guarded", header)} == {200})

@@ -4,8 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
 
-from users_session_manager.integrations.fastapi import UserSessions
-from users_session_manager.integrations._web import RequestSession
+from users_session_manager.integrations.fastapi import RequestSession, UserSessions
 
 app = FastAPI()
 sessions = UserSessions(secure=False)
