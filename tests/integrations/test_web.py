@@ -1,316 +1,595 @@
-"""What the web frameworks have in common."""
+"""What the web frameworks have in common, in real requests of the same site in each of them."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import importlib.util
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from watched_store import WatchedStore
+from web_sites import MAX_AGE, UNKNOWN, Answer, AsyncDjangoSite, DjangoSite, FastApiSite, FlaskSite, Site
 
-from users_session_manager import AuthenticationTooOld, SessionRejected, TooManySessions
-from users_session_manager.integrations._web import (
-    KeyCarrier,
-    admit,
-    dismiss,
-    dismiss_elsewhere,
-    renew_key,
-    sign_in,
-)
+from users_session_manager import SessionManager
 
-
-class TestKeyCarrier:
-    def test_a_header_comes_before_a_cookie(self):
-        carrier = KeyCarrier()
-        assert carrier.key(["in the header"], "in the cookie") == "in the header"
-        assert carrier.key([], "in the cookie") == "in the cookie"
-        assert carrier.key([], "") is None
-        assert carrier.key([], None) is None
-
-    def test_a_doubled_or_joined_header_is_no_key_and_no_way_to_the_cookie(self, manager):
-        carrier = KeyCarrier()
-        key = manager.loadNewSession("Luca")
-        for headers in ([key, key], [f"{key},{key}"], [key, "x"], [f"{key}, x"], [""]):
-            with pytest.raises(SessionRejected):
-                admit(manager, carrier.key(headers, key))
-
-    @pytest.mark.parametrize("header", ["session_key", "Session_Key", "", "a b", "a:b", "ä", "a\n", 5])
-    def test_a_header_that_cannot_work_is_refused_by_name(self, header):
-        with pytest.raises(ValueError, match="header") as refusal:
-            KeyCarrier(header=header)
-        assert repr(header) in str(refusal.value)
-
-    @pytest.mark.parametrize("cookie", ["", "a b", "a=b", "a;b", 5])
-    def test_a_cookie_that_cannot_work_is_refused_by_name(self, cookie):
-        with pytest.raises(ValueError, match="cookie") as refusal:
-            KeyCarrier(cookie=cookie)
-        assert repr(cookie) in str(refusal.value)
-
-    def test_there_has_to_be_one(self):
-        with pytest.raises(ValueError, match="both are None"):
-            KeyCarrier(header=None, cookie=None)
-
-    def test_the_cookie_is_for_the_server_alone(self):
-        secure, plain = KeyCarrier(), KeyCarrier(secure=False)
-        assert secure.cookie == "__Host-session_key"
-        assert plain.cookie == "session_key"
-        assert secure.cookie_options() == {"httponly": True, "samesite": "Lax", "secure": True, "path": "/"}
-        assert plain.cookie_options() == {"httponly": True, "samesite": "Lax", "secure": False, "path": "/"}
-
-    def test_the_cookie_of_a_session_with_a_timeout_of_its_own_outlasts_the_browser(self, manager):
-        carrier = KeyCarrier()
-        usual, remembered = sign_in(manager, [], "Luca"), sign_in(manager, [], "Luca", timeout=3600)
-        assert "max_age" not in carrier.cookie_options(usual)
-        assert carrier.cookie_options(remembered) == carrier.cookie_options() | {"max_age": 400 * 24 * 3600}
+# The package that it needs, and whether its views are coroutine functions.
+SITES = {
+    "flask": ("flask", FlaskSite, False),
+    "flask-async": ("flask", FlaskSite, True),
+    "fastapi": ("fastapi", FastApiSite, False),
+    "fastapi-async": ("fastapi", FastApiSite, True),
+    "django": ("django", DjangoSite, False),
+    "django-asgi": ("django", AsyncDjangoSite, True),
+}
+ONE_OF_EACH = ["flask", "fastapi", "django"]
+COOKIE = "__Host-session_key"
+DEAD = (None, "", "Luca", UNKNOWN)
 
 
-@pytest.fixture(params=["with an error listener", "without"])
-def either(request, manager):
-    if request.param == "with an error listener":
+def header(key: str) -> dict[str, str]:
+    return {"Session-Key": key}
+
+
+def cookie(key: str, name: str = COOKIE) -> dict[str, str]:
+    return {"Cookie": f"{name}={key}"}
+
+
+def make_site(name: str, manager: SessionManager, **names: Any) -> Site:
+    package, kind, is_async = SITES[name]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"could not import {package!r}")
+    return kind(manager, is_async=is_async, **names)
+
+
+@pytest.fixture(params=SITES)
+def site(request: pytest.FixtureRequest, manager: SessionManager) -> Iterator[Site]:
+    """A site of each framework once with a listener to `error` and once without: guards must not depend on it."""
+    site = make_site(request.param, manager)
+    if site.is_async:
         manager.on("error", lambda *_: None)
-    return manager
-
-
-class TestAdmit:
-    def test_a_live_session_is_read_once_and_prolonged_if_asked(self, either, clock):
-        key = either.loadNewSession("Luca")
-        clock.turn(1000)
-        session = admit(either, key, prolong=False)
-        assert either.getSessionTimeLeft(key) == 2000
-        assert admit(either, key).key == key
-        assert either.getSessionTimeLeft(key) == 3000
-        assert (session.username, session.data) == ("Luca", None)
-        assert session.createdAt == either.sessions[key].createdAt
-        session.data = {"a": 1}
-        assert session.data == either.getSessionData(key) == {"a": 1}
-        assert key.partition("_")[2] not in repr(session)
-
-    @pytest.mark.parametrize("prolong", [True, False])
-    @pytest.mark.parametrize("key", [None, "", "unknown", 5])
-    def test_anything_else_is_rejected_either_way(self, either, key, prolong):
-        with pytest.raises(SessionRejected):
-            admit(either, key, prolong=prolong)
-
-    def test_without_a_key_there_is_no_event(self, manager, heard):
-        with pytest.raises(SessionRejected):
-            admit(manager, None)
-        assert heard.events == []
-
-    def test_what_was_admitted_stays_readable_when_the_session_ends_and_is_not_written_any_more(self, either):
-        key = either.loadNewSession("Luca", data={"a": 1}, timeout=60)
-        session = admit(either, key)
-        live = either.sessions[key]
-        either.deleteSession(key)
-        assert (session.key, session.username, session.data, session.timeout) == (key, "Luca", {"a": 1}, 60)
-        assert (session.createdAt, session.authenticatedAt) == (live.createdAt, live.authenticatedAt)
-        with pytest.raises(SessionRejected):
-            session.data = 1
-        assert session.data == {"a": 1}
-
-    def test_a_key_that_was_renewed_admits_as_the_new_one_until_its_overlap_is_over(self, either, clock):
-        old = either.loadNewSession("Luca")
-        new = either.renewSessionKey(old, overlap=10)
-        clock.turn(9.5)
-        assert admit(either, old).key == admit(either, new).key == new
-        clock.turn(0.5)
-        with pytest.raises(SessionRejected):
-            admit(either, old)
-        assert admit(either, new).username == "Luca"
+    yield site
+    site.close()
 
 
 @pytest.fixture
-def wall(manager, monkeypatch):
-    """The wall clock that `admit` reads; each session has proved at 1000.0 who its user is."""
-    wall = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("users_session_manager.session.time", SimpleNamespace(time=lambda: wall.now))
-    monkeypatch.setattr("users_session_manager.stores.memory.time", SimpleNamespace(time=lambda: wall.now))
-    return wall
+def make(request: pytest.FixtureRequest, manager: SessionManager) -> Iterator[Any]:
+    """Make a site with other names."""
+    sites: list[Site] = []
+
+    def make(name: str, **names: Any) -> Site:
+        sites.append(make_site(name, manager, **names))
+        return sites[-1]
+
+    yield make
+    for site in sites:
+        site.close()
 
 
-class TestMaxAge:
-    @pytest.mark.parametrize("now", [1000.0, 1059.9, 1060.0])
-    def test_whoever_has_logged_in_recently_is_admitted(self, either, wall, now):
-        key = either.loadNewSession("Luca")
-        wall.now = now
-        assert admit(either, key, max_age=60).username == "Luca"
-
-    @pytest.mark.parametrize("now", [1060.1, 1e12, 999.9, 0.0, float("inf"), float("nan")])
-    def test_whoever_has_not_is_too_old_and_that_ends_nothing(self, either, wall, now):
-        key = either.loadNewSession("Luca")
-        wall.now = now  # earlier than the login as well: what a clock that was set back says is never taken for fresh
-        with pytest.raises(AuthenticationTooOld):
-            admit(either, key, max_age=60)
-        assert admit(either, key).username == "Luca"
-
-    def test_a_renewal_makes_it_recent_again_and_an_activity_does_not(self, either, wall):
-        key = either.loadNewSession("Luca")
-        wall.now = 2000.0
-        admit(either, key)
-        with pytest.raises(AuthenticationTooOld):
-            admit(either, key, max_age=60)
-        session = renew_key(either, key)
-        assert (session.createdAt, session.authenticatedAt) == (1000.0, 2000.0)
-        assert admit(either, session.key, max_age=60).key == session.key
-
-    @pytest.mark.parametrize("key", [None, "", "unknown"])
-    def test_without_a_session_it_is_a_rejection(self, either, wall, key):
-        with pytest.raises(SessionRejected):
-            admit(either, key, max_age=60)
+def assert_rejected(answer: Answer, *, deletes_cookie: bool = False) -> None:
+    assert (answer.status, answer.json) == (401, {"logout": True})
+    assert deletes(answer) is deletes_cookie, answer.headers
 
 
-def is_alive(manager, key):
+def deletes(answer: Answer) -> bool:
+    """Return whether the browser forgets the cookie: it takes the deletion only with the attributes of the cookie."""
+    morsel = answer.cookie
+    if morsel is None or morsel.value != "":
+        return False
+    assert morsel["max-age"] == "0" or "1970" in morsel["expires"]
+    assert (morsel["path"], morsel["samesite"].lower(), morsel["domain"]) == ("/", "lax", "")
+    assert bool(morsel["secure"]) is morsel.key.startswith("__Host-")
+    return True
+
+
+def assert_sets(answer: Answer, key: str, name: str = COOKIE, max_age: str = "") -> None:
+    """The cookie is for the server alone."""
+    morsel = answer.cookie
+    assert morsel is not None
+    assert (morsel.key, morsel.value, morsel["max-age"]) == (name, key, max_age)
+    assert (morsel["path"], morsel["samesite"].lower(), morsel["domain"]) == ("/", "lax", "")
+    assert (bool(morsel["httponly"]), bool(morsel["secure"])) == (True, name.startswith("__Host-"))
+
+
+def is_live(manager: SessionManager, key: str) -> bool:
     return manager.getUsernameFromSessionKey(key) is not False
 
 
-class TestSignIn:
-    def test_without_a_session_it_begins_one(self, either):
-        session = sign_in(either, [None, "", "unknown"], "Luca", data={"a": 1}, timeout=60)
-        assert either.getLoggedUsers() == ["Luca"]
-        assert (session.username, session.data, session.timeout) == ("Luca", {"a": 1}, 60)
-        assert either.getSessionTimeLeft(session.key) == 60
+class TestGuard:
+    def test_live_key(self, site, manager, clock):
+        """A live key in the header or else the cookie passes, and restarts the idle timeout."""
+        key = manager.loadNewSession("Luca", data="cart")
+        for headers in (header(key), header(f" {key} "), cookie(key), cookie(f"{key}; a=b"), header(key) | cookie("x")):
+            clock.turn(1000)
+            answer = site.get("/me", headers)
+            assert (answer.status, answer.json) == (200, {"username": "Luca", "data": "cart"})
+            assert answer.cookie is None
+            assert manager.getSessionTimeLeft(key) == 3000
 
-    def test_that_of_the_same_user_goes_on_under_a_new_key(self, either, heard, wall, clock):
-        old = either.loadNewSession("Luca", data={"cart": 1})
-        heard.events.clear()
+    def test_passive(self, site, manager, clock):
+        """A passive view, an open one and one that is not guarded let the session be."""
+        key = manager.loadNewSession("Luca")
         clock.turn(1000)
-        wall.now = 2000.0
-        session = sign_in(either, [old], "Luca")
-        assert session.key != old
-        assert not is_alive(either, old)
-        assert (session.data, session.createdAt, session.authenticatedAt) == ({"cart": 1}, 1000.0, 2000.0)
-        assert either.getSessionTimeLeft(session.key) == 3000
-        assert (either.getLoggedUsers(), heard.events) == (["Luca"], [])
+        assert site.get("/passive", header(key)).json["username"] == "Luca"
+        assert site.get("/open", header(key)).status == 200
+        assert manager.getSessionTimeLeft(key) == 2000
+        clock.turn(2000)
+        assert_rejected(site.get("/passive", header(key)))
 
-    def test_data_that_is_given_takes_the_place_of_what_was_there(self, either):
-        session = sign_in(either, [either.loadNewSession("Luca", data={"cart": 1})], "Luca", data={"cart": 2})
-        assert session.data == either.getSessionData(session.key) == {"cart": 2}
+    @pytest.mark.parametrize("path", ["/me", "/passive", "/recent"])
+    def test_dead_key(self, site, manager, path):
+        """Everything but a live key is answered 401, and a dead cookie is deleted."""
+        ended, live = manager.loadNewSession("Luca"), manager.loadNewSession("Luca")
+        manager.deleteSession(ended)
+        assert_rejected(site.get(path))
+        for key in (ended, UNKNOWN, "", "Luca", "x" * 5000, live[:-1], live.lower(), f"{live}x"):
+            assert_rejected(site.get(path, header(key)))
+        for key in (ended, UNKNOWN, "Luca", live[:-1]):
+            assert_rejected(site.get(path, cookie(key)), deletes_cookie=True)
+            assert_rejected(site.get(path, header(key) | cookie(key)), deletes_cookie=True)
+        assert is_live(manager, live)
+
+    def test_expired_key(self, site, manager, clock):
+        """A session that has expired is rejected at its deadline, announced or not."""
+        key = manager.loadNewSession("Luca")
+        clock.seconds += 3000
+        assert_rejected(site.get("/me", cookie(key)), deletes_cookie=True)
+        clock.turn(0)
+        assert_rejected(site.get("/me", header(key)))
+
+    def test_doubled_header(self, site, manager):
+        """A header that is sent twice, joined or empty is no key, and does not leave the word to the cookie."""
+        key = manager.loadNewSession("Luca")
+        for values in ([key, key], [key, "x"], ["x", key], [f"{key},{key}"], [f"{key}, x"], [""]):
+            headers = [("Session-Key", value) for value in values]
+            assert_rejected(site.get("/me", headers))
+            assert_rejected(site.get("/me", [*headers, *cookie(key).items()]))  # and the cookie is live
+        assert site.get("/me", cookie(key)).status == 200
+
+    def test_key_elsewhere(self, site, manager):
+        """A key in the URL, or under a name that only looks like ours, is none."""
+        key = manager.loadNewSession("Luca")
+        assert_rejected(site.get("/me", {}, session_key=key, **{"Session-Key": key}))
+        assert_rejected(site.get("/me", {"Session": key, "X-Session-Key": key}))
+        for name in ("session_key", "__Secure-session_key", "session"):
+            assert_rejected(site.get("/me", cookie(key, name)))
+
+    def test_no_key_is_no_event(self, site, heard):
+        """A request without a key is rejected without an event."""
+        assert_rejected(site.get("/me"))
+        assert heard.events == []
+
+    def test_other_key_rejected(self, site, manager):
+        """The cookie of a live session stays when another key is rejected."""
+        live = cookie(manager.loadNewSession("Luca"))
+        assert_rejected(site.get("/me", header(UNKNOWN) | live))
+        assert_rejected(site.get("/looks-up", live))
+        assert site.get("/me", live).status == 200
+
+    def test_optional(self, site, manager):
+        """A view that is open to all has the session of the request, or none."""
+        key = manager.loadNewSession("Luca")
+        for headers in (header(key), cookie(key)):
+            assert site.get("/optional", headers).json == {"username": "Luca"}
+        manager.deleteSession(key)
+        for headers in ({}, header(key), cookie(key), header(UNKNOWN)):
+            answer = site.get("/optional", headers)
+            assert (answer.status, answer.json) == (200, {"username": None})
+
+    def test_end_during_request(self, site, manager):
+        """A session that ends during the request stays readable; writing to it is rejected."""
+        keys = [manager.loadNewSession("Luca") for _ in range(3)]
+        answer = site.get("/ends", header(keys[0]))
+        assert (answer.status, answer.json) == (200, {"username": "Luca"})
+        assert_rejected(site.get("/ends-and-writes", header(keys[1])))
+        assert_rejected(site.get("/ends-and-writes", cookie(keys[2])), deletes_cookie=True)
+        assert manager.getLoggedUsers() == []
+
+    def test_data(self, site, manager):
+        """A view can store data with its session."""
+        key = manager.loadNewSession("Luca")
+        assert site.post("/writes", header(key), data="cart").json == {"data": "cart"}
+        assert manager.getSessionData(key) == site.get("/me", header(key)).json["data"] == "cart"
+
+    def test_former_key(self, site, manager, clock):
+        """A key that was renewed is as good as the new one until its overlap is over."""
+        old = manager.loadNewSession("Luca")
+        new = manager.renewSessionKey(old, overlap=10)
+        clock.turn(9.5)
+        for key in (old, new):
+            answer = site.get("/me", cookie(key))
+            assert (answer.json["username"], answer.cookie) == ("Luca", None)
+        clock.turn(0.5)
+        assert_rejected(site.get("/me", cookie(old)), deletes_cookie=True)
+        assert site.get("/me", cookie(new)).status == 200
+
+    @pytest.mark.parametrize("name", [name for name in SITES if not name.startswith("fastapi")])
+    def test_no_store(self, make, manager, name):
+        """Flask and Django forbid to store what a guarded view answers, and a refusal."""
+        site, key = make(name), manager.loadNewSession("Luca")
+        for path, headers in (("/me", header(key)), ("/me", {}), ("/passive", header(key)), ("/ends", cookie(key))):
+            assert "no-store" in site.get(path, headers).header("Cache-Control")
+        assert site.get("/open").header("Cache-Control") == ""
+
+
+class TestMaxAge:
+    """`/recent` is for logins of the last hour."""
+
+    @pytest.fixture
+    def now(self, monkeypatch: pytest.MonkeyPatch) -> float:
+        now = 1_000_000.0
+        monkeypatch.setattr(time, "time", lambda: now)
+        return now
+
+    def test_recent_login(self, site, manager, now):
+        """A login is recent up to the very second."""
+        key = manager.loadNewSession("Luca")
+        for age in (0.0, 59.9, float(MAX_AGE)):
+            manager.sessions[key].authenticatedAt = now - age
+            assert site.get("/recent", cookie(key)).json["username"] == "Luca"
+
+    def test_old_login(self, site, manager, now):
+        """An older login is answered 403, one in the future too, and nothing ends."""
+        key = manager.loadNewSession("Luca")
+        for age in (MAX_AGE + 0.1, 1e12, -0.1, -MAX_AGE, float("nan"), float("inf")):
+            manager.sessions[key].authenticatedAt = now - age
+            answer = site.get("/recent", cookie(key))
+            assert (answer.status, answer.json, answer.cookie) == (403, {"reauthenticate": True}, None)
+            assert site.get("/me", cookie(key)).status == 200
+
+    def test_renewal(self, site, manager, now):
+        """A renewal of the key or another login makes it recent again; a request does not."""
+        for path, query in (("/renew", {}), ("/login", {"name": "Luca"})):
+            old = manager.loadNewSession("Luca")
+            manager.sessions[old].authenticatedAt = manager.sessions[old].createdAt = 1000.0
+            assert site.get("/me", cookie(old)).status == 200
+            assert site.get("/recent", cookie(old)).status == 403
+            key = site.post(path, cookie(old), **query).json["key"]
+            session = manager.getSession(key)
+            assert (session.createdAt, session.authenticatedAt) == (1000.0, now)
+            assert site.get("/recent", cookie(key)).status == 200
+
+    def test_rejected(self, site, manager):
+        """Without a live session it is a rejection like any other."""
+        for key in DEAD:
+            assert_rejected(site.get("/recent", {} if key is None else header(key)))
+        assert_rejected(site.get("/recent", cookie(UNKNOWN)), deletes_cookie=True)
+
+
+class TestSignIn:
+    def test_new_session(self, site, manager):
+        """A login begins a session, with its data, and sets the cookie."""
+        for headers in ({}, header("x"), cookie(UNKNOWN), header(UNKNOWN) | cookie("x")):
+            answer = site.post("/login", headers, name="Luca", data="cart")
+            key = answer.json["key"]
+            assert (answer.json["username"], manager.getSessionData(key)) == ("Luca", "cart")
+            assert_sets(answer, key)
+            assert manager.getLoggedUsers() == ["Luca"]
+            assert UNKNOWN not in manager.sessions
+            manager.deleteSession(key)
+
+    @pytest.mark.parametrize("carry", [header, cookie])
+    def test_same_user(self, site, manager, heard, clock, carry):
+        """The session of the same user goes on under a new key, with its data and a full timeout."""
+        old = manager.loadNewSession("Luca", data="cart")
+        manager.sessions[old].createdAt = manager.sessions[old].authenticatedAt = 1000.0
+        clock.turn(1000)
+        heard.events.clear()
+        answer = site.post("/login", carry(old), name="Luca")
+        key = answer.json["key"]
+        assert_sets(answer, key)
+        session = manager.getSession(key)
+        assert (list(manager.sessions), session.data, session.createdAt) == ([key], "cart", 1000.0)
+        assert session.authenticatedAt > 1000.0
+        assert manager.getSessionTimeLeft(key) == 3000
+        assert heard.events == []
+        assert_rejected(site.get("/me", header(old)))
+        assert site.get("/me", carry(key)).json == {"username": "Luca", "data": "cart"}
+
+    def test_data_replaced(self, site, manager):
+        """Data that a login brings replaces the data of the session."""
+        answer = site.post("/login", cookie(manager.loadNewSession("Luca", data="old")), name="Luca", data="new")
+        assert manager.getSessionData(answer.json["key"]) == "new"
 
     @pytest.mark.parametrize(("before", "after"), [(None, 60), (60, None), (60, 90)])
-    def test_with_another_timeout_it_is_a_new_session_and_the_old_one_ends(self, either, before, after):
-        either.setMaxSessionsPerUser(1, "reject")  # the one that goes is not in the way
-        old = either.loadNewSession("Luca", data={"cart": 1}, timeout=before)
-        session = sign_in(either, [old], "Luca", timeout=after)
-        assert not is_alive(either, old)
-        assert (either.getLoggedUsers(), session.data, session.timeout) == (["Luca"], None, after)
+    def test_other_timeout(self, site, manager, before, after):
+        """With another timeout it is a new session; the old one ends first and is not counted."""
+        manager.setMaxSessionsPerUser(1, "reject")
+        old = manager.loadNewSession("Luca", data="cart", timeout=before)
+        key = site.post("/login", cookie(old), name="Luca", timeout=after).json["key"]
+        session = manager.getSession(key)
+        assert (list(manager.sessions), session.data, session.timeout) == ([key], None, after)
 
-    def test_those_of_others_end_after_the_new_one_has_begun(self, either, heard):
-        planted = either.loadNewSession("Mallory")
+    def test_own_timeout(self, site, manager, clock):
+        """With a timeout of its own the session has a cookie that outlasts the browser, also after a renewal."""
+        answer = site.post("/login", name="Luca", timeout=9000)
+        key = answer.json["key"]
+        assert_sets(answer, key, max_age=str(400 * 24 * 3600))
+        clock.turn(8000)
+        assert site.get("/me", cookie(key)).status == 200
+        assert manager.getSessionTimeLeft(key) == 9000
+        answer = site.post("/renew", cookie(key))
+        assert_sets(answer, answer.json["key"], max_age=str(400 * 24 * 3600))
+        answer = site.post("/login", cookie(answer.json["key"]), name="Luca")
+        assert_sets(answer, answer.json["key"])
+
+    def test_other_user(self, site, manager, heard):
+        """The session of another user ends once the new one has begun."""
+        for carry in (header, cookie):
+            planted = manager.loadNewSession("Mallory", data="planted")
+            heard.events.clear()
+            key = site.post("/login", carry(planted), name="Luca").json["key"]
+            assert heard.events[:2] == [("sessionCreated", key), ("sessionDeleted", planted)]
+            assert (manager.getLoggedUsers(), manager.getSessionData(key)) == (["Luca"], None)
+            manager.deleteSession(key)
+
+    def test_planted_keys(self, site, manager):
+        """No key that the client presents lives on, so nobody can have fixed it."""
+        planted = [manager.loadNewSession(name) for name in ("Mallory", "Luca", "Luca")]
+        former = manager.renewSessionKey(planted[1], overlap=60)
+        planted.append(former)
+        for first, second in ((0, 1), (1, 2), (2, 0), (3, 0), (0, 3)):
+            headers = header(planted[first]) | cookie(planted[second])
+            key = site.post("/login", headers, name="Luca").json["key"]
+            assert key not in planted
+            assert not is_live(manager, planted[first])
+            assert not is_live(manager, planted[second])
+        assert not any(is_live(manager, key) for key in planted)
+
+    def test_both_keys(self, site, manager):
+        """The sessions of the header and of the cookie both end, at a login and at a logout."""
+        for path, left in (("/login", ["Luca"]), ("/logout", [])):
+            headers = header(manager.loadNewSession("Fabio")) | cookie(manager.loadNewSession("Mallory"))
+            site.post(path, headers, name="Luca")
+            assert manager.getLoggedUsers() == left
+            manager.deleteAllSessions()
+
+    def test_refused(self, site, manager, heard):
+        """A login that is refused leaves the session and the cookie of the client as they were."""
+        manager.setMaxSessionsPerUser(1, "reject")
+        manager.loadNewSession("Luca")
+        here = manager.loadNewSession("Fabio", data="cart")
         heard.events.clear()
-        session = sign_in(either, [planted], "Luca")
-        assert heard.events[:2] == [("sessionCreated", session.key), ("sessionDeleted", planted)]
-        assert (session.data, either.getLoggedUsers()) == (None, ["Luca"])
-
-    def test_no_key_that_was_shown_lives_on_whosever_it_was(self, either):
-        keys = [either.loadNewSession(name) for name in ("Luca", "Mallory", "Luca")]
-        former = either.renewSessionKey(keys[0], overlap=60)
-        session = sign_in(either, [*keys, former, "unknown"], "Luca")
-        assert session.key not in (*keys, former)
-        assert not any(is_alive(either, key) for key in (*keys, former))
-        assert list(either.sessions) == [session.key]
-
-    def test_a_refused_login_leaves_the_others_as_they_were(self, either, heard):
-        either.setMaxSessionsPerUser(1, "reject")
-        elsewhere, here = either.loadNewSession("Luca"), either.loadNewSession("Fabio", data=1)
-        heard.events.clear()
-        with pytest.raises(TooManySessions):
-            sign_in(either, [here], "Luca")
-        assert (either.getSessionData(here), is_alive(either, elsewhere), heard.events) == (1, True, [])
-
-    @pytest.mark.parametrize(
-        ("username", "timeout"), [("", None), (None, None), (False, None), ("Luca", 1), ("Luca", "60")]
-    )
-    def test_what_the_manager_would_not_take_changes_nothing(self, either, username, timeout):
-        either.on("error", lambda *_: None)
-        key = either.loadNewSession("Luca", data=1)
-        with pytest.raises((TypeError, ValueError)):
-            sign_in(either, [key, "unknown"], username, timeout=timeout)
-        assert (list(either.sessions), either.getSessionData(key)) == ([key], 1)
+        answer = site.post("/login", cookie(here), name="Luca")
+        assert (answer.status, answer.cookie) == (409, None)
+        assert heard.events == []
+        assert site.get("/me", cookie(here)).json == {"username": "Fabio", "data": "cart"}
+        assert manager.getLoggedUsers() == ["Luca", "Fabio"]
 
     @pytest.mark.parametrize("moment", ["getUsernameFromSessionKey", "resumeSession", "renewSessionKey"])
-    def test_a_session_that_ends_meanwhile_is_followed_by_a_new_one(self, either, monkeypatch, moment):
-        key = either.loadNewSession("Luca")
-        original = getattr(either, moment)
+    def test_ends_meanwhile(self, site, manager, monkeypatch, moment):
+        """A session that ends while its user logs in again is followed by a new one."""
+        key, original = manager.loadNewSession("Luca"), getattr(manager, moment)
 
-        def end_after(*args):
+        def end_after(*args: Any) -> Any:
             answer = original(*args)
-            either.deleteUserSessions("Luca")
-            monkeypatch.setattr(either, moment, original)
+            monkeypatch.setattr(manager, moment, original)
+            manager.deleteUserSessions("Luca")
             return answer
 
-        monkeypatch.setattr(either, moment, end_after)
-        session = sign_in(either, [key], "Luca", data=2)
-        assert session.data == either.getSessionData(session.key) == 2
-        assert list(either.sessions) == [session.key]
+        monkeypatch.setattr(manager, moment, end_after)
+        key = site.post("/login", header(key), name="Luca", data="cart").json["key"]
+        assert (list(manager.sessions), manager.getSessionData(key)) == ([key], "cart")
+
+    def test_changes_its_mind(self, site, manager):
+        """Two logins and a logout in one request leave no session and no cookie."""
+        for names in ([], ["Mallory"]):
+            headers = [cookie(manager.loadNewSession(name)) for name in names]
+            answer = site.post("/changes-its-mind", headers[0] if headers else {})
+            assert answer.status == 200
+            assert manager.getLoggedUsers() == []
+            assert answer.cookie is None or deletes(answer)
+        assert deletes(answer)
+
+
+class TestSignOut:
+    @pytest.mark.parametrize("carry", [header, cookie])
+    def test_ends_session(self, site, manager, heard, carry):
+        """A logout ends the session, and deletes the cookie."""
+        key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Luca")
+        answer = site.post("/logout", carry(key))
+        assert (answer.status, answer.json) == (200, {"username": None})
+        assert carry is header or deletes(answer)
+        assert (is_live(manager, key), is_live(manager, other)) == (False, True)
+        assert heard.names()[2:] == ["sessionDeleted", "activeUserDeleted"]
+        assert_rejected(site.get("/me", header(key)))
+
+    def test_without_session(self, site, manager, heard):
+        """A logout without a session is no event."""
+        for headers in ({}, header(UNKNOWN), cookie(UNKNOWN), header("")):
+            assert site.post("/logout", headers).json == {"username": None}
+        assert heard.events == []
+
+    def test_ends_meanwhile(self, site, manager, monkeypatch):
+        """A session that ends while its user logs out is no error."""
+        monkeypatch.setattr(manager, "getUsernameFromSessionKey", lambda key: "Luca")
+        assert site.post("/logout", cookie(UNKNOWN)).status == 200
 
 
 class TestRenewKey:
-    def test_the_old_key_is_dead_at_once(self, either):
-        old = either.loadNewSession("Luca", data=1)
-        session = renew_key(either, old)
-        assert not is_alive(either, old)
-        assert (session.username, session.data, list(either.sessions)) == ("Luca", 1, [session.key])
-
-    def test_no_deadline_moves(self, either, clock):
-        old = either.loadNewSession("Luca")
+    @pytest.mark.parametrize("carry", [header, cookie])
+    def test_new_key(self, site, manager, clock, carry):
+        """The new key is in the answer and the cookie; the old one is dead at once, and no deadline moves."""
+        old = manager.loadNewSession("Luca", data="cart")
         clock.turn(1000)
-        assert either.getSessionTimeLeft(renew_key(either, old).key) == 2000
+        answer = site.post("/renew", carry(old))
+        key = answer.json["key"]
+        assert_sets(answer, key)
+        assert (list(manager.sessions), manager.getSessionTimeLeft(key)) == ([key], 2000)
+        assert_rejected(site.get("/me", header(old)))
+        assert site.get("/me", carry(key)).json == {"username": "Luca", "data": "cart"}
 
-    @pytest.mark.parametrize("key", [None, "", "unknown"])
-    def test_without_a_session_it_is_a_rejection(self, either, key):
-        with pytest.raises(SessionRejected):
-            renew_key(either, key)
+    def test_overlap(self, site, manager, clock):
+        """During the overlap a request under way passes, and keeps the cookie that the client has got since."""
+        old = manager.loadNewSession("Luca")
+        key = site.post("/renew", cookie(old), overlap=10).json["key"]
+        clock.turn(9.5)
+        answer = site.get("/me", cookie(old))
+        assert (answer.status, answer.cookie) == (200, None)
+        clock.turn(0.5)
+        assert_rejected(site.get("/me", cookie(old)), deletes_cookie=True)
+        assert site.get("/me", cookie(key)).status == 200
 
-    def test_whoever_holds_the_session_of_the_request_writes_under_the_new_key(self, either):
-        session = admit(either, either.loadNewSession("Luca", data=1))
-        session.become(renew_key(either, session.key))
-        session.data = 2
-        assert either.getSessionData(session.key) == 2
+    def test_session_in_hand(self, site, manager):
+        """The session that a view has goes on under the new key, each time."""
+        answer = site.post("/renews-and-writes", cookie(manager.loadNewSession("Luca")))
+        first, second, held = (answer.json[name] for name in ("first", "second", "held"))
+        assert first != second == held
+        assert_sets(answer, second)
+        assert (list(manager.sessions), manager.getSessionData(second)) == ([second], first)
+
+    def test_rejected(self, site, manager):
+        """Without a live session there is nothing to renew."""
+        for key in DEAD:
+            assert_rejected(site.post("/renew", {} if key is None else header(key)))
+        assert_rejected(site.post("/renew", cookie(UNKNOWN)), deletes_cookie=True)
 
 
-class TestFind:
-    def test_a_live_session_is_found_by_each_of_its_keys(self, either):
-        old = either.loadNewSession("Luca")
-        new = either.renewSessionKey(old, overlap=60)
-        assert either.findSession(old) is either.findSession(new) is either.sessions[new]
+class TestSignOutElsewhere:
+    @pytest.mark.parametrize("carry", [header, cookie])
+    def test_others_end(self, site, manager, clock, carry):
+        """All other sessions of the user end, nobody else's, and this one is not prolonged."""
+        here, there, _ = (manager.loadNewSession("Luca") for _ in range(3))
+        manager.loadNewSession("Fabio")
+        clock.turn(1000)
+        answer = site.post("/elsewhere", carry(here))
+        assert (answer.json, answer.cookie) == ({"ended": 2}, None)
+        assert (manager.getLoggedUsers(), is_live(manager, there)) == (["Luca", "Fabio"], False)
+        assert manager.getSessionTimeLeft(here) == 2000
+        assert site.post("/elsewhere", carry(here)).json == {"ended": 0}
+        assert site.get("/me", carry(here)).status == 200
 
-    @pytest.mark.parametrize("key", [None, "", "unknown"])
-    def test_any_other_key_is_no_event(self, manager, heard, key):
-        assert manager.findSession(key) is None
-        assert heard.events == []
+    def test_former_key(self, site, manager):
+        """Under a former key the session itself is spared too."""
+        old = manager.loadNewSession("Luca")
+        new = manager.renewSessionKey(old, overlap=60)
+        assert site.post("/elsewhere", header(old)).json == {"ended": 0}
+        assert is_live(manager, new)
+
+    def test_rejected(self, site, manager):
+        """Without a live session it is a rejection, and ends nothing."""
+        manager.loadNewSession("Luca")
+        for key in DEAD:
+            assert_rejected(site.post("/elsewhere", {} if key is None else header(key)))
+        assert_rejected(site.post("/elsewhere", cookie(UNKNOWN)), deletes_cookie=True)
+        assert manager.getLoggedUsers() == ["Luca"]
 
 
-class TestDismiss:
-    def test_a_live_session_is_ended(self, manager, heard):
+class TestUnreachableStore:
+    """While the store is unreachable, no request passes and no session ends."""
+
+    @pytest.fixture(params=["in memory", "blocking"])
+    def store(self, request: pytest.FixtureRequest) -> WatchedStore:
+        return WatchedStore(blocking=request.param == "blocking")
+
+    @pytest.fixture
+    def manager(self, store: WatchedStore) -> SessionManager:
+        return SessionManager(store=store)
+
+    def test_503(self, site, manager, store):
+        """Every request that needs the store is answered 503, and no cookie changes."""
         key = manager.loadNewSession("Luca")
-        assert dismiss(manager, key) is True
-        assert manager.getLoggedUsers() == []
-        assert heard.names() == ["sessionCreated", "sessionDeleted", "activeUserDeleted"]
+        store.unreachable = True
+        calls = [("GET", path, carry(key)) for path in ("/me", "/passive", "/recent") for carry in (header, cookie)]
+        calls += [("POST", path, cookie(key)) for path in ("/login", "/logout", "/renew", "/elsewhere")]
+        calls += [("GET", "/me", header(UNKNOWN)), ("GET", "/optional", cookie(key))]
+        for method, path, headers in calls:
+            answer = site.send(method, path, headers, name="Luca")
+            assert (answer.status, answer.json) == (503, {"unavailable": True}), path
+            assert (answer.header("Retry-After"), answer.cookie) == ("5", None), path
+        assert site.get("/open", cookie(key)).status == 200
+        assert_rejected(site.get("/me"))
+        store.unreachable = False
+        assert site.get("/me", cookie(key)).json["username"] == "Luca"
 
-    @pytest.mark.parametrize("key", [None, "", "unknown"])
-    def test_any_other_key_is_no_event(self, manager, heard, key):
-        assert dismiss(manager, key) is False
+    def test_cookie_stays(self, site, manager, store):
+        """A cookie that is not known to be dead stays: the store fails between the rejection and its answer."""
+        manager.on("error", lambda *_: setattr(store, "unreachable", True))
+        assert_rejected(site.get("/me", cookie(UNKNOWN)))
+
+
+class TestFindSession:
+    """What an integration, or an application, looks a session up with."""
+
+    def test_each_key(self, manager):
+        """A live session is found by each of its keys."""
+        old = manager.loadNewSession("Luca")
+        new = manager.renewSessionKey(old, overlap=60)
+        assert manager.findSession(old) is manager.findSession(new) is manager.sessions[new]
+
+    def test_dead_key(self, manager, heard):
+        """Any other key is no event."""
+        assert [manager.findSession(key) for key in DEAD] == [None] * len(DEAD)
         assert heard.events == []
 
-    def test_a_session_that_ends_meanwhile_is_no_error(self, either, monkeypatch):
-        monkeypatch.setattr(either, "getUsernameFromSessionKey", lambda key: "Luca")
-        assert dismiss(either, "ended") is False
 
-    def test_the_others_of_the_same_user_are_ended_and_nobody_elses(self, either, clock):
-        here, _, _ = (either.loadNewSession("Luca") for _ in range(3))
-        either.loadNewSession("Fabio")
-        clock.turn(1000)
-        assert dismiss_elsewhere(either, here) == 2
-        assert either.getLoggedUsers() == ["Luca", "Fabio"]
-        assert either.getSessionTimeLeft(here) == 2000
-        assert dismiss_elsewhere(either, here) == 0
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+class TestNames:
+    """Where the key travels is configured."""
 
-    def test_under_a_former_key_the_session_itself_is_spared_too(self, either):
-        old = either.loadNewSession("Luca")
-        new = either.renewSessionKey(old, overlap=60)
-        assert dismiss_elsewhere(either, old) == 0
-        assert is_alive(either, new)
+    def test_plain_http(self, make, name):
+        """For http alone, the cookie has no prefix and is not `Secure`."""
+        site = make(name, secure=False)
+        answer = site.post("/login", name="Luca")
+        key = answer.json["key"]
+        assert_sets(answer, key, "session_key")
+        assert site.get("/me", cookie(key, "session_key")).status == 200
+        assert deletes(site.post("/logout", cookie(key, "session_key")))
+        assert_rejected(site.get("/me", cookie(key, "session_key")), deletes_cookie=True)
 
-    @pytest.mark.parametrize("key", [None, "", "unknown"])
-    def test_elsewhere_without_a_session_is_a_rejection_and_ends_nothing(self, either, key):
-        either.loadNewSession("Luca")
-        with pytest.raises(SessionRejected):
-            dismiss_elsewhere(either, key)
-        assert either.getLoggedUsers() == ["Luca"]
+    def test_header_alone(self, make, manager, name):
+        """Without a cookie the header is what counts."""
+        site = make(name, cookie=None)
+        answer = site.post("/login", name="Luca")
+        key = answer.json["key"]
+        assert site.get("/me", header(key)).status == 200
+        for other in (COOKIE, "session_key", "None"):
+            assert_rejected(site.get("/me", cookie(key, other)))
+        answers = [answer, site.get("/me", header(UNKNOWN)), site.post("/renew", header(key))]
+        answers.append(site.post("/logout", header(answers[-1].json["key"])))
+        assert [answer.cookie for answer in answers] == [None] * 4
+        assert manager.getLoggedUsers() == []
+
+    def test_cookie_alone(self, make, manager, name):
+        """Without a header the cookie is what counts, and nothing that a header says."""
+        site, key = make(name, header=None), manager.loadNewSession("Luca")
+        for headers in (cookie(key), header(UNKNOWN) | cookie(key)):
+            assert site.get("/me", headers).status == 200
+        for headers in (header(key), {"None": key}):
+            assert_rejected(site.get("/me", headers))
+
+    def test_other_names(self, make, manager, name):
+        """The header and the cookie can have other names."""
+        site, key = make(name, header="X-Key", cookie="my_session_key"), manager.loadNewSession("Luca")
+        for headers in ({"X-Key": key}, cookie(key, "__Host-my_session_key")):
+            assert site.get("/me", headers).status == 200
+        for headers in (header(key), cookie(key)):
+            assert_rejected(site.get("/me", headers))
+
+
+class TestKeyCarrier:
+    """Its class is the one that the integrations use."""
+
+    @pytest.fixture
+    def carrier(self) -> Any:
+        return pytest.importorskip("users_session_manager.integrations.fastapi").KeyCarrier
+
+    def test_names(self, carrier):
+        """The cookie has the prefix `__Host-` unless it is for http alone."""
+        assert (carrier().header, carrier().cookie) == ("Session-Key", COOKIE)
+        assert carrier(secure=False).cookie == "session_key"
+        assert (carrier(header=None).header, carrier(cookie=None).cookie) == (None, None)
+
+    def test_wrong_names(self, carrier):
+        """A name that cannot work is refused by name."""
+        wrong = [("header", name) for name in ("session_key", "Session_Key", "", "a b", "a:b", "ä", "a\n", 5)]
+        wrong += [("cookie", name) for name in ("", "a b", "a=b", "a;b", 5)]
+        for what, name in wrong:
+            with pytest.raises(ValueError, match=what) as refusal:
+                carrier(**{what: name})
+            assert repr(name) in str(refusal.value)
+
+    def test_neither(self, carrier):
+        """A key needs one of the two."""
+        with pytest.raises(ValueError, match="both are None"):
+            carrier(header=None, cookie=None)
