@@ -1,30 +1,28 @@
-"""The Django integration, in a project as its users have it: Django's own auth, sessions and admin; WSGI and ASGI."""
+"""The Django integration with Django's own auth, sessions and admin; `test_web.py` has what all frameworks share."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from watched_store import WatchedStore
+from web_sites import set_up_django
 
 pytest.importorskip("django")
 
-import django
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.conf import settings
 from django.contrib import admin, auth
 from django.contrib.auth import authenticate, get_user_model, login, logout, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.hashers import make_password
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
-from django.core.handlers.asgi import ASGIHandler
-from django.core.management import call_command
 from django.db import connection
 from django.http import HttpResponse, HttpResponseForbidden, JsonResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
@@ -32,7 +30,7 @@ from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
 
-from users_session_manager import MemoryStore, SessionManager, SessionRejected, StoreUnavailable, TooManySessions
+from users_session_manager import SessionManager, TooManySessions
 from users_session_manager.integrations.django import (
     UserSessionMiddleware,
     renew_key,
@@ -41,8 +39,7 @@ from users_session_manager.integrations.django import (
 )
 from users_session_manager.integrations.django import sign_in as sign_in_with
 
-os.environ["DJANGO_SETTINGS_MODULE"] = "django_settings"
-django.setup()
+set_up_django()
 
 COOKIE = "__Host-session_key"
 UNKNOWN = "Otter-candid-46_" + "0" * 32
@@ -93,13 +90,6 @@ def renew(request: Any) -> Any:
 async def renew_async(request: Any) -> Any:
     key = await sync_to_async(renew_key)(request, overlap=float(request.POST.get("overlap", 0)))
     return JsonResponse({"key": key})
-
-
-@session_required
-def renew_and_write(request: Any) -> Any:
-    held = request.user_session
-    held.data = renew_key(request)
-    return JsonResponse({"key": held.key})
 
 
 def elsewhere(request: Any) -> Any:
@@ -206,24 +196,6 @@ def django_guarded(request: Any) -> Any:
 
 
 @session_required
-def ends(request: Any) -> Any:
-    SessionManager().deleteSession(request.user_session.key)
-    return HttpResponse(request.user_session.username)
-
-
-@session_required
-def ends_and_writes(request: Any) -> Any:
-    SessionManager().deleteSession(request.user_session.key)
-    request.user_session.data = "lost"
-    return HttpResponse("written")
-
-
-@session_required
-def other(request: Any) -> Any:
-    raise SessionRejected
-
-
-@session_required
 def broken(request: Any) -> Any:
     raise ZeroDivisionError
 
@@ -240,7 +212,6 @@ urlpatterns = [
     path("async/remember", remember_async),
     path("sync/renew", renew),
     path("async/renew", renew_async),
-    path("renew-and-write", renew_and_write),
     path("sync/elsewhere", elsewhere),
     path("async/elsewhere", elsewhere_async),
     path("sync/recent", recent),
@@ -261,9 +232,6 @@ urlpatterns = [
     path("sync/user", user),
     path("async/user", user_async),
     path("guarded", django_guarded),
-    path("ends", ends),
-    path("ends-and-writes", ends_and_writes),
-    path("other", other),
     path("broken", broken),
     path("bare", bare),
     path("admin/", admin.site.urls),
@@ -289,7 +257,6 @@ class OverAsgi:
 
 @pytest.fixture(scope="module", autouse=True)
 def users() -> Any:
-    call_command("migrate", verbosity=0)
     model = get_user_model()
     model.objects.all().delete()
     model.objects.create_user("luca", password="lasagne")
@@ -312,6 +279,15 @@ def client(request, manager) -> Any:
     return new_client(request.param)
 
 
+@pytest.fixture
+def unreachable(manager) -> WatchedStore:
+    """The store of the manager, which a test can make unreachable."""
+    manager.close()
+    store = WatchedStore()
+    SessionManager(store=store)
+    return store
+
+
 def new_client(kind: str = "wsgi") -> Any:
     return Client(raise_request_exception=False) if kind == "wsgi" else OverAsgi()
 
@@ -332,14 +308,20 @@ def is_logged_out(answer: Any) -> bool:
     return (answer.status_code, answer.json()) == (401, {"logout": True})
 
 
-every_view = pytest.mark.parametrize("kind", ["sync", "async", "class", "asyncclass"])
-both_views = pytest.mark.parametrize("kind", ["sync", "async"])
+EVERY_VIEW = ("sync", "async", "class", "asyncclass")
+
+
+@pytest.fixture
+def kind(client: Any) -> str:
+    """The kind of view that fits the handler; `test_kinds_of_views` has all of them on both."""
+    return "async" if isinstance(client, OverAsgi) else "sync"
 
 
 # Logging in and out
 
 
-def test_djangos_login_begins_a_session_and_its_logout_ends_it(client, manager, heard):
+def test_login_and_logout(client, manager, heard):
+    """Django's login begins a session, and its logout ends it."""
     key = log_in(client)
     assert manager.getLoggedUsers() == ["luca"]
     cookie = client.cookies[COOKIE]
@@ -356,12 +338,14 @@ def test_djangos_login_begins_a_session_and_its_logout_ends_it(client, manager, 
     assert is_logged_out(client.get("/sync/mine"))
 
 
-def test_a_wrong_password_begins_nothing(client, manager, heard):
+def test_wrong_password(client, manager, heard):
+    """A wrong password begins nothing."""
     assert client.post("/login", {"username": "luca", "password": "wrong"}).status_code == 403
     assert (heard.events, dict(client.cookies)) == ([], {})
 
 
-def test_a_login_ends_what_the_client_had_before(client, manager):
+def test_login_ends_session_before(client, manager):
+    """A login ends the session that the client had before."""
     planted = manager.loadNewSession("mallory")
     client.cookies[COOKIE] = planted
     first = log_in(client)
@@ -373,8 +357,8 @@ def test_a_login_ends_what_the_client_had_before(client, manager):
     assert manager.getLoggedUsers() == ["fabio"]
 
 
-@both_views
-def test_a_login_of_the_same_user_goes_on_with_the_session_under_a_new_key(client, manager, clock, kind):
+def test_login_of_same_user(client, manager, clock, kind):
+    """The session of the same user goes on under a new key, and Django's own session changes too."""
     old, djangos = log_in(client, url=f"/{kind}/login"), client.cookies["sessionid"].value
     session = manager.sessions[old]
     session.createdAt = session.authenticatedAt = 1000.0
@@ -393,26 +377,8 @@ def test_a_login_of_the_same_user_goes_on_with_the_session_under_a_new_key(clien
     assert stolen.get(f"/{kind}/mine").status_code == 401
 
 
-@both_views
-def test_an_attacker_never_knows_the_key_the_victim_ends_up_with(client, manager, kind):
-    planted = [manager.loadNewSession("mallory"), manager.loadNewSession("luca"), UNKNOWN]
-    for key in planted:
-        client.cookies[COOKIE] = key
-        assert log_in(client, url=f"/{kind}/login") not in planted
-        client.post("/logout")
-    assert not any(is_alive(manager, key) for key in planted)
-
-
-def test_the_sessions_of_both_the_header_and_the_cookie_are_gone(client, manager):
-    for url in ("/login", "/logout"):
-        client.cookies[COOKIE] = manager.loadNewSession("fabio")
-        headers = {"Session-Key": manager.loadNewSession("mallory")}
-        client.post(url, {"username": "luca", "password": "lasagne"}, headers=headers)
-        assert manager.getLoggedUsers() == (["luca"] if url == "/login" else [])
-
-
-@both_views
-def test_a_refused_login_leaves_the_clients_session_and_cookie_alone(client, manager, kind):
+def test_refused_login(client, manager, kind):
+    """A login that is refused is none for Django either, and leaves the session of the client alone."""
     manager.setMaxSessionsPerUser(1, "reject")
     manager.loadNewSession("luca")
     here = log_in(client, "fabio", "focaccia")
@@ -424,10 +390,8 @@ def test_a_refused_login_leaves_the_clients_session_and_cookie_alone(client, man
     assert (client.cookies[COOKIE].value, client.get(f"/{kind}/user").content) == (here, b"")
 
 
-@both_views
-def test_with_a_timeout_of_its_own_the_session_keeps_to_it_and_the_browser_keeps_the_cookie(
-    client, manager, clock, kind
-):
+def test_own_timeout(client, manager, clock, kind):
+    """The cookie of a session with a timeout of its own comes back as it was when it was lost."""
     answer = client.post(f"/{kind}/remember", {"timeout": 9000})
     key = answer.json()["key"]
     assert (client.cookies[COOKIE].value, client.cookies[COOKIE]["max-age"]) == (key, 400 * 24 * 3600)
@@ -443,7 +407,9 @@ def test_with_a_timeout_of_its_own_the_session_keeps_to_it_and_the_browser_keeps
     assert manager.getSessionTimeLeft(key) == 3000
 
 
-def test_the_next_login_in_a_request_has_the_usual_timeout_again(manager):
+def test_next_login_in_request(manager):
+    """The next login in a request has the usual timeout again."""
+
     def twice(request: Any) -> Any:
         remember(request)
         login(request, request.user)
@@ -454,30 +420,31 @@ def test_the_next_login_in_a_request_has_the_usual_timeout_again(manager):
     assert manager.getLoggedUsers() == ["luca"]
 
 
-@both_views
-def test_a_timeout_that_cannot_be_logs_nobody_in(client, manager, kind):
+def test_wrong_timeout(client, manager, kind):
+    """With a timeout that is refused, Django logs nobody in."""
     assert client.post(f"/{kind}/remember", {"timeout": 1}).status_code == 500
     assert (manager.getLoggedUsers(), client.get("/sync/user").content) == ([], b"")
 
 
-def test_a_login_ends_the_session_of_djangos_own_when_the_cookie_was_lost(client, manager):
+def test_login_after_lost_cookie(client, manager):
+    """A login ends the session of Django's login when the cookie of its key was lost."""
     log_in(client)
     del client.cookies[COOKIE]
     log_in(client)
     assert manager.getLoggedUsers() == ["luca"]
 
 
-def test_a_login_that_gets_no_session_is_none(client, manager, monkeypatch):
-    def away(*_: Any, **__: Any) -> Any:
-        raise StoreUnavailable("no answer")
-
-    monkeypatch.setattr(manager._store, "add", away)
-    answer = client.post("/login", {"username": "luca", "password": "lasagne"})
+def test_login_without_store(client, kind, unreachable):
+    """A login that gets no session is none."""
+    unreachable.unreachable = True
+    answer = client.post(f"/{kind}/login", {"username": "luca", "password": "lasagne"})
     assert (answer.status_code, answer.json(), answer["Retry-After"]) == (503, {"unavailable": True}, "5")
-    assert client.get("/sync/user").content == b""
+    unreachable.unreachable = False
+    assert client.get(f"/{kind}/user").content == b""
 
 
-def test_force_login_of_djangos_test_client_is_a_login(client, manager):
+def test_force_login(client, manager):
+    """`force_login` of Django's test client is a login."""
     client.force_login(get_user_model().objects.get(username="luca"))
     assert client.get("/async/mine").json() == {"username": "luca"}
     assert client.cookies[COOKIE].value in manager.sessions
@@ -487,17 +454,20 @@ def test_force_login_of_djangos_test_client_is_a_login(client, manager):
 # Django's login ends with the session
 
 
-@both_views
-@pytest.mark.parametrize("end", ["runs out", "is deleted", "everyone is logged out"])
-def test_djangos_login_ends_with_the_session(client, manager, clock, kind, end):
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda manager, clock, key: clock.turn(3000),
+        lambda manager, clock, key: manager.deleteSession(key),
+        lambda manager, clock, key: manager.deleteAllSessions(),
+    ],
+    ids=["expires", "deleteSession", "deleteAllSessions"],
+)
+def test_login_ends_with_session(client, manager, clock, kind, end):
+    """Django's login ends with the session, and a copy of Django's cookie is worth nothing then."""
     key = log_in(client, "admin", "antipasti")
     assert client.get("/admin/").status_code == 200
-    if end == "runs out":
-        clock.turn(3000)
-    elif end == "is deleted":
-        manager.deleteSession(key)
-    else:
-        manager.deleteAllSessions()
+    end(manager, clock, key)
     old = client.cookies["sessionid"].value
     assert client.get(f"/{kind}/user").content == b""
     assert client.cookies["sessionid"].value == ""
@@ -508,23 +478,28 @@ def test_djangos_login_ends_with_the_session(client, manager, clock, kind, end):
         assert client.get(url).status_code == 302
 
 
-def test_the_admin_is_closed_by_the_first_request_after_the_end(client, manager, clock):
+def test_admin_closes(client, manager, clock):
+    """The admin is closed from the first request after the end."""
     log_in(client, "admin", "antipasti")
     clock.turn(3000)
     answer = client.get("/admin/auth/user/")
     assert (answer.status_code, answer["Location"]) == (302, "/admin/login/?next=/admin/auth/user/")
 
 
-def test_a_login_of_djangos_that_never_had_a_session_is_none(client, manager):
-    log_in(client)
-    session = djangos_session(client)
-    del session["_user_session_key"]
+def test_login_from_before(client, manager, kind):
+    """A login of Django's that never had a session is none: it is from before the integration was installed."""
+    luca = get_user_model().objects.get(username="luca")
+    session = SessionStore()
+    session[auth.SESSION_KEY], session[auth.BACKEND_SESSION_KEY] = str(luca.pk), settings.AUTHENTICATION_BACKENDS[0]
+    session[auth.HASH_SESSION_KEY] = luca.get_session_auth_hash()
     session.save()
-    assert client.get("/sync/user").content == b""
+    client.cookies["sessionid"] = session.session_key
+    assert client.get(f"/{kind}/user").content == b""
     assert "sessionid" not in {name for name, cookie in client.cookies.items() if cookie.value}
 
 
-def test_a_key_of_another_session_makes_nobody_of_djangos_user_and_ends_nothing(client, manager):
+def test_key_of_other_session(client, manager):
+    """With the key of another session the user is anonymous, and nothing ends."""
     log_in(client)
     other = manager.loadNewSession("fabio")
     for key in (other, UNKNOWN):
@@ -534,8 +509,8 @@ def test_a_key_of_another_session_makes_nobody_of_djangos_user_and_ends_nothing(
     assert client.get("/sync/user").content == b"luca"
 
 
-@both_views
-def test_whom_django_lets_in_no_more_has_no_session_either(client, manager, kind):
+def test_inactive_user(client, manager, kind):
+    """A user whom Django lets in no more has no session either."""
     luca = get_user_model().objects.filter(username="luca")
     key = log_in(client)
     luca.update(is_active=False)  # without a signal
@@ -546,7 +521,8 @@ def test_whom_django_lets_in_no_more_has_no_session_either(client, manager, kind
         luca.update(is_active=True)
 
 
-def test_who_is_deactivated_or_deleted_is_logged_out_at_once(client, manager):
+def test_deactivated_or_deleted(client, manager):
+    """A user who is deactivated or deleted is logged out at once."""
     model = get_user_model()
     fabio = manager.loadNewSession("fabio")
     maria = model.objects.create_user("maria", password="minestrone")
@@ -564,8 +540,8 @@ def test_who_is_deactivated_or_deleted_is_logged_out_at_once(client, manager):
     assert is_logged_out(client.get("/sync/mine"))
 
 
-@both_views
-def test_a_new_password_logs_out_everywhere_else_at_once(client, manager, kind):
+def test_new_password(client, manager, kind):
+    """A new password logs its user out everywhere else at once."""
     maria = get_user_model().objects.create_user("maria", password="minestrone")
     try:
         there, key = log_in(new_client(), "maria", "minestrone"), log_in(client, "maria", "minestrone")
@@ -583,7 +559,8 @@ def test_a_new_password_logs_out_everywhere_else_at_once(client, manager, kind):
         maria.delete()
 
 
-def test_a_hash_that_a_login_brings_up_to_date_is_no_new_password(client, manager):
+def test_password_rehash(client, manager):
+    """A hash that a login brings up to date is no new password."""
     first = log_in(new_client())
     old = make_password("lasagne", salt="short")
     get_user_model().objects.filter(username="luca").update(password=old)
@@ -595,8 +572,8 @@ def test_a_hash_that_a_login_brings_up_to_date_is_no_new_password(client, manage
 # A new key
 
 
-@both_views
-def test_a_renewed_key_is_in_the_cookie_and_the_old_one_is_dead_at_once(client, manager, clock, kind):
+def test_renewal(client, manager, clock, kind):
+    """A renewal of the key changes Django's own session too; the old cookies of both are dead at once."""
     old, djangos = log_in(client), client.cookies["sessionid"].value
     clock.turn(1000)
     key = client.post(f"/{kind}/renew").json()["key"]
@@ -615,8 +592,8 @@ def test_a_renewed_key_is_in_the_cookie_and_the_old_one_is_dead_at_once(client, 
     assert client.get(f"/{kind}/mine").cookies[COOKIE].value == key
 
 
-@both_views
-def test_with_an_overlap_a_request_under_way_passes_and_is_rejected_from_then_on(client, manager, clock, kind):
+def test_renewal_with_overlap(client, manager, clock, kind):
+    """During the overlap Django's old cookie counts as long as the old key."""
     old, djangos = log_in(client), client.cookies["sessionid"].value
     client.post(f"/{kind}/renew", {"overlap": 10})
     assert client.cookies["sessionid"].value != djangos
@@ -634,8 +611,13 @@ def test_with_an_overlap_a_request_under_way_passes_and_is_rejected_from_then_on
 
 
 @pytest.mark.parametrize("engine", ["db", "cache", "cached_db", "signed_cookies"])
-@pytest.mark.parametrize("overlap", [0, 10])
-def test_djangos_old_cookie_is_worth_as_long_as_the_old_key_wherever_its_sessions_are(manager, clock, engine, overlap):
+def test_session_engines(manager, clock, engine):
+    """Django's old cookie counts as long as the old key wherever Django keeps its sessions."""
+    for overlap in (0, 10):
+        check_old_cookie(clock, engine, overlap)
+
+
+def check_old_cookie(clock: Any, engine: str, overlap: float) -> None:
     with override_settings(SESSION_ENGINE=f"django.contrib.sessions.backends.{engine}"):
         client, stolen = new_client(), new_client()
         log_in(client)
@@ -648,8 +630,8 @@ def test_djangos_old_cookie_is_worth_as_long_as_the_old_key_wherever_its_session
         assert client.get("/sync/user").content == b"luca"
 
 
-@both_views
-def test_a_request_under_way_that_brings_djangos_old_cookie_back_costs_nobody_their_login(client, manager, clock, kind):
+def test_old_cookie_comes_back(client, manager, clock, kind):
+    """A request under way that brings Django's old cookie back costs nobody their login."""
     log_in(client)
     djangos = client.cookies["sessionid"].value
     client.post("/sync/renew", {"overlap": 10})
@@ -662,8 +644,8 @@ def test_a_request_under_way_that_brings_djangos_old_cookie_back_costs_nobody_th
     assert copied.get(f"/{kind}/user").content == b""
 
 
-@both_views
-def test_a_key_from_a_header_is_renewed_and_djangos_login_is_not_touched(client, manager, kind):
+def test_renewal_by_header(client, manager, kind):
+    """The key of a header is renewed, and Django's login is not touched."""
     luca, fabio = log_in(client), manager.loadNewSession("fabio")
     djangos = client.cookies["sessionid"].value
     key = client.post(f"/{kind}/renew", headers={"Session-Key": fabio}).json()["key"]
@@ -674,26 +656,11 @@ def test_a_key_from_a_header_is_renewed_and_djangos_login_is_not_touched(client,
     assert client.get(f"/{kind}/user").content == b"luca"
 
 
-@both_views
-def test_there_is_nothing_to_renew_without_a_session(client, manager, kind):
-    assert is_logged_out(client.post(f"/{kind}/renew"))
-    client.cookies[COOKIE] = UNKNOWN
-    answer = client.post(f"/{kind}/renew")
-    assert is_logged_out(answer)
-    assert answer.cookies[COOKIE]["max-age"] == 0
-
-
-def test_what_a_view_holds_goes_on_under_the_new_key(client, manager):
-    log_in(client)
-    key = client.post("/renew-and-write").json()["key"]
-    assert client.cookies[COOKIE].value == manager.getSessionData(key) == key
-
-
 # Logging out elsewhere
 
 
-@both_views
-def test_elsewhere_the_same_user_is_logged_out_and_nobody_else(client, manager, kind):
+def test_sign_out_elsewhere(client, manager, kind):
+    """A logout elsewhere ends the logins of the same user in Django too."""
     other = new_client()
     there, here = log_in(other), log_in(client)
     manager.loadNewSession("fabio")
@@ -706,122 +673,63 @@ def test_elsewhere_the_same_user_is_logged_out_and_nobody_else(client, manager, 
     assert client.get("/sync/user").content == b"luca"
 
 
-@both_views
-def test_elsewhere_without_a_session_is_a_rejection_and_ends_nothing(client, manager, kind):
-    manager.loadNewSession("luca")
-    for headers in ({}, {"Session-Key": UNKNOWN}):
-        assert is_logged_out(client.post(f"/{kind}/elsewhere", headers=headers))
-    assert manager.getLoggedUsers() == ["luca"]
-
-
 # A login of late
 
 
-@every_view
-def test_a_login_that_is_too_old_is_403_until_it_is_done_again(client, manager, kind):
-    url = f"/{kind}/recent"
-    assert is_logged_out(client.get(url))
-    key = log_in(client)
-    for again in (lambda: log_in(client), lambda: client.post("/sync/renew").json()["key"]):
-        assert client.get(url).json() == {"username": "luca"}
-        # The second one: as if the computer's time had been set back since.
-        for away in (-3601, +3600):
-            manager.sessions[key].authenticatedAt = time.time() + away
+def test_max_age(client, manager):
+    """A login that is too old is answered 403 to a browser too, until it is done again, by every kind of view."""
+    for kind in EVERY_VIEW:
+        url = f"/{kind}/recent"
+        assert is_logged_out(client.get(url))
+        key = log_in(client)
+        for again in (lambda: log_in(client), lambda: client.post("/sync/renew").json()["key"]):
+            assert client.get(url).json() == {"username": "luca"}
+            manager.sessions[key].authenticatedAt = time.time() - 3601
             answer = client.get(url, headers=HTML)
             assert (answer.status_code, answer.json()) == (403, {"reauthenticate": True})
             assert answer["Cache-Control"] == "no-store, private"
             assert client.get("/sync/mine").status_code == 200
-        key = again()
-    assert client.get(url).json() == {"username": "luca"}
-    manager.deleteSession(key)
-    assert is_logged_out(client.get(url))
+            key = again()
+        assert client.get(url).json() == {"username": "luca"}
+        manager.deleteSession(key)
+        assert is_logged_out(client.get(url))
 
 
-@pytest.mark.parametrize("max_age", ["60", -1, float("nan"), float("inf"), True])
-def test_a_max_age_that_is_no_time_is_refused_where_it_stands(max_age):
-    with pytest.raises((TypeError, ValueError), match="max_age"):
-        session_required(max_age=max_age)(bare)
+def test_wrong_max_age():
+    """A `max_age` that is no number of seconds is refused where it is written."""
+    for max_age in ("60", -1, float("nan"), float("inf"), True):
+        with pytest.raises((TypeError, ValueError), match="max_age"):
+            session_required(max_age=max_age)(bare)
 
 
 # Guarded views
 
 
-@every_view
-def test_a_guarded_view_lets_a_live_session_through(client, manager, kind):
-    log_in(client)
-    answer = client.get(f"/{kind}/mine")
-    assert answer.json() == {"username": "luca"}
-    assert answer["Cache-Control"] == "no-store, private"
-    assert COOKIE not in answer.cookies
+def test_kinds_of_views(client, manager, clock):
+    """Functions and classes, with and without coroutines, are guarded, and prolong the session unless passive."""
+    for kind in EVERY_VIEW:
+        assert is_logged_out(client.get(f"/{kind}/mine"))
+        client.cookies[COOKIE] = UNKNOWN
+        answer = client.get(f"/{kind}/mine")
+        assert is_logged_out(answer)
+        assert answer.cookies[COOKIE]["max-age"] == 0
+        key = log_in(client)
+        clock.turn(1000)
+        if kind != "class":
+            assert client.get(f"/{kind}/poll").content in (b"luca", b'{"username": "luca"}')
+            assert client.get("/sync/who").json()["session"] == client.get("/async/who").json()["session"] == "luca"
+            assert client.get("/sync/user").content == client.get("/async/user").content == b"luca"
+            assert manager.getSessionTimeLeft(key) == 2000
+        answer = client.get(f"/{kind}/mine")
+        assert answer.json() == {"username": "luca"}
+        assert answer["Cache-Control"] == "no-store, private"
+        assert COOKIE not in answer.cookies
+        assert manager.getSessionTimeLeft(key) == (2000 if kind == "asyncclass" else 3000)
+        client.post("/logout")
 
 
-@every_view
-@pytest.mark.parametrize("listener", [True, False])
-def test_anything_else_is_401_and_the_dead_cookie_is_deleted(client, manager, clock, kind, listener):
-    if listener:
-        manager.on("error", lambda *_: None)
-    url = f"/{kind}/mine"
-    assert is_logged_out(client.get(url))
-    client.cookies[COOKIE] = UNKNOWN
-    answer = client.get(url)
-    assert is_logged_out(answer)
-    assert answer.cookies[COOKIE]["max-age"] == 0
-    log_in(client)
-    clock.turn(3000)
-    assert is_logged_out(client.get(url))
-
-
-@pytest.mark.parametrize("name", ["sync", "async", "class"])
-def test_a_request_prolongs_the_session_and_a_passive_one_does_not(client, manager, clock, name):
-    key = log_in(client)
-    clock.turn(1000)
-    passive = {"sync": "/sync/poll", "async": "/async/poll", "class": "/asyncclass/poll"}[name]
-    assert client.get(passive).status_code == 200
-    assert client.get("/sync/who").json()["session"] == client.get("/async/who").json()["session"] == "luca"
-    assert client.get("/sync/user").content == b"luca"
-    assert manager.getSessionTimeLeft(key) == 2000
-    client.get(f"/{name}/mine")
-    assert manager.getSessionTimeLeft(key) == 3000
-
-
-def test_the_key_may_travel_in_the_header(client, manager):
-    key = manager.loadNewSession("luca")
-    assert client.get("/sync/mine", headers={"Session-Key": key}).json() == {"username": "luca"}
-    assert client.get("/async/mine", headers={"Session-Key": f" {key} "}).json() == {"username": "luca"}
-
-
-@pytest.mark.parametrize("header", ["{key},{key}", "{key}, x", "", UNKNOWN])
-def test_a_doubled_header_is_a_rejection_and_no_way_to_the_cookie(client, manager, header):
-    key = log_in(client)
-    answer = client.get("/sync/mine", headers={"Session-Key": header.format(key=key)})
-    assert is_logged_out(answer)
-    assert COOKIE not in answer.cookies  # it was not the cookie that was rejected
-    assert client.get("/sync/mine").status_code == 200
-
-
-def test_a_header_that_stands_twice_is_a_rejection_on_asgi(manager):
-    key = manager.loadNewSession("luca")
-
-    async def call() -> int:
-        scope = {"type": "http", "method": "GET", "path": "/sync/mine", "query_string": b"", "http_version": "1.1"}
-        scope["headers"] = [(b"session-key", key.encode())] * 2
-        sent, asked = [], []
-
-        async def receive() -> Any:
-            asked.append(True)
-            return {"type": "http.request", "body": b""} if len(asked) == 1 else await asyncio.Event().wait()
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await ASGIHandler()(scope, receive, send)
-        return sent[0]["status"]
-
-    assert async_to_sync(call)() == 401
-
-
-@both_views
-def test_the_session_of_an_open_view_is_one_or_none(client, manager, kind):
+def test_open_view(client, manager, kind):
+    """The session of an open view is one or `None`; its answer varies by what carries the key."""
     answer = client.get(f"/{kind}/who")
     assert answer.json() == {"session": None, "none": True}
     assert answer["Vary"] == "Session-Key, Cookie"
@@ -833,39 +741,21 @@ def test_the_session_of_an_open_view_is_one_or_none(client, manager, kind):
     assert client.get(f"/{kind}/who").json() == {"session": "luca", "none": False}
 
 
-def test_a_view_that_does_not_ask_costs_no_look_at_the_store(client, manager, heard):
+def test_bare_view(client, manager, heard):
+    """A view that does not ask costs no call of the store."""
     client.cookies[COOKIE] = UNKNOWN
     answer = client.get("/bare")
     assert (answer.content, answer.get("Vary"), heard.events) == (b"hello", None, [])
 
 
-def test_what_was_let_in_stays_readable_when_the_session_ends_meanwhile(client, manager):
-    log_in(client)
-    answer = client.get("/ends")
-    assert (answer.status_code, answer.content) == (200, b"luca")
-    assert is_logged_out(client.get("/ends"))
-
-
-def test_writing_to_a_session_that_has_ended_meanwhile_is_401(client, manager):
-    log_in(client)
-    answer = client.get("/ends-and-writes")
-    assert is_logged_out(answer)
-    assert answer.cookies[COOKIE]["max-age"] == 0
-
-
-def test_a_rejection_of_another_key_leaves_the_cookie(client, manager):
-    log_in(client)
-    answer = client.get("/other")
-    assert is_logged_out(answer)
-    assert COOKIE not in answer.cookies
-
-
-def test_other_exceptions_are_djangos(client, manager):
+def test_other_exceptions(client, manager):
+    """Other exceptions are Django's."""
     log_in(client)
     assert client.get("/broken").status_code == 500
 
 
-def test_browsers_are_sent_to_the_login_page_and_back(client, manager):
+def test_login_page(client, manager):
+    """A browser is sent to the login page and back."""
     answer = client.get("/sync/mine?a=1", headers=HTML)
     assert (answer.status_code, answer["Location"]) == (302, "/login?next=/sync/mine%3Fa%3D1")
     assert answer["Cache-Control"] == "no-store, private"
@@ -874,7 +764,8 @@ def test_browsers_are_sent_to_the_login_page_and_back(client, manager):
         assert is_logged_out(client.get("/sync/mine", headers={"Accept": accept}))
 
 
-def test_the_way_back_is_always_within_the_site(manager):
+def test_way_back(manager):
+    """The way back is always within the site."""
     request = RequestFactory().get("/", headers=HTML)
     request.path = "//evil.example/x"
     request.session = Client().session
@@ -883,103 +774,74 @@ def test_the_way_back_is_always_within_the_site(manager):
     assert answer["Location"] == "/login?next=/%252Fevil.example/x"
 
 
-# A store that is away, or slow
-
-
-class SlowStore(MemoryStore):
-    """A store that may wait: notes whether an event loop has to wait with it, and can be away."""
-
-    blocking = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked_on_loop: list[bool] = []
-        self.away = False
-
-    def _asked(self) -> None:
-        self.asked_on_loop.append(asyncio._get_running_loop() is not None)
-        if self.away:
-            raise StoreUnavailable("no answer")
-
-
-def asked_first(name: str) -> Callable[..., Any]:
-    def method(store: SlowStore, *args: Any, **options: Any) -> Any:
-        store._asked()
-        return getattr(MemoryStore, name)(store, *args, **options)
-
-    return method
-
-
-for name in ("add", "get", "restart", "renew_key", "time_left", "set_data", "of_user", "remove", "remove_user"):
-    setattr(SlowStore, name, asked_first(name))
+# A store that is unreachable, or slow
 
 
 @pytest.fixture
-def slow() -> SlowStore:
-    return SessionManager(store=SlowStore())._store
+def slow() -> WatchedStore:
+    """The store of the manager, which says that it may have to be waited for."""
+    store = WatchedStore(thread=True)
+    SessionManager(store=store)
+    return store
 
 
-@every_view
-@pytest.mark.parametrize("over", ["wsgi", "asgi"])
-def test_a_store_that_is_away_is_503_and_nobody_gets_in(slow, kind, over):
-    client = new_client(over)
+def test_unreachable_store(client, unreachable):
+    """While the store is unreachable, whatever asks who the user is is answered 503, and nobody is logged out."""
     key = log_in(client)
-    slow.away = True
-    urls = [f"/{kind}/mine", f"/{kind}/recent", "/sync/who", "/async/who", "/sync/user", "/async/user"]
+    unreachable.unreachable = True
+    urls = [f"/{kind}/{view}" for kind in EVERY_VIEW for view in ("mine", "recent")]
+    urls += ["/sync/who", "/async/who", "/sync/user", "/async/user"]
     changes = [f"/{view}/{change}" for view in ("sync", "async") for change in ("renew", "elsewhere")]
     for url in urls + changes:
         answer = client.post(url) if url in changes else client.get(url)
         assert (answer.status_code, answer.json(), answer["Retry-After"]) == (503, {"unavailable": True}, "5"), url
         assert "no-store" in answer["Cache-Control"]
-    slow.away = False
-    assert client.get(f"/{kind}/mine").json() == {"username": "luca"}
-    assert key in slow.sessions
+    unreachable.unreachable = False
+    assert client.get("/sync/mine").json() == {"username": "luca"}
+    assert key in unreachable.sessions
 
 
-@pytest.mark.parametrize("url", ["/async/mine", "/asyncclass/mine", "/async/who", "/async/poll"])
-def test_an_event_loop_never_waits_for_the_store(slow, url):
-    client = new_client("asgi")
-    log_in(client)
-    assert client.get(url).status_code == 200
-    client.cookies[COOKIE] = UNKNOWN
-    assert client.get(url).status_code in (200, 401)
-    assert slow.asked_on_loop
-    assert not any(slow.asked_on_loop)
-
-
-def test_nor_does_it_wait_when_sessions_change(slow):
+def test_never_on_the_loop(slow):
+    """A store that may wait is asked on a thread without an event loop, also for what changes sessions."""
     client = new_client("asgi")
     for _ in range(2):
         log_in(client, url="/async/login")
     for url in ("/async/remember", "/async/renew", "/async/elsewhere"):
-        slow.asked_on_loop.clear()
         assert client.post(url, {"timeout": 60, "overlap": 60}).status_code == 200
-        assert slow.asked_on_loop
-        assert not any(slow.asked_on_loop)
-    assert client.get("/async/recent").status_code == 200
-    assert not any(slow.asked_on_loop)
+    for url in ("/async/mine", "/asyncclass/mine", "/async/who", "/async/poll", "/async/recent"):
+        assert client.get(url).status_code == 200
+    client.cookies[COOKIE] = UNKNOWN
+    for url in ("/async/mine", "/asyncclass/mine", "/async/who", "/async/poll"):
+        assert client.get(url).status_code in (200, 401)
+    assert len(slow.asked) > 12
+    assert not any(is_on_loop for _, is_on_loop in slow.asked)
 
 
 @pytest.mark.parametrize("over", ["wsgi", "asgi", "asgi below a middleware of old"])
-@pytest.mark.parametrize("function", [renew_key, sign_out_elsewhere, sign_in_with])
-def test_changing_sessions_on_a_loop_says_what_to_do_instead_and_changes_nothing(manager, function, over):
-    async def hasty(request: Any) -> Any:
-        return HttpResponse(function(request, *([None] if function is sign_in_with else [])))
-
+def test_refused_on_the_loop(manager, over):
+    """What changes sessions is refused on the loop with the way out, and changes nothing."""
     keys = [manager.loadNewSession("luca") for _ in range(2)]
     middleware = [*MIDDLEWARE, f"{__name__}.middleware_of_old"] if "old" in over else MIDDLEWARE
-    project = override_settings(ROOT_URLCONF=(path("hasty", hasty),), MIDDLEWARE=middleware)
-    client = Client() if over == "wsgi" else OverAsgi(raise_request_exception=True)
-    with project, pytest.raises(SynchronousOnlyOperation, match=rf"await sync_to_async\({function.__name__}\)"):
-        client.get("/hasty", headers={"Session-Key": keys[0]})
-    assert list(manager.sessions) == keys
+    for function in (renew_key, sign_out_elsewhere, sign_in_with):
+
+        async def hasty(request: Any, function: Any = function) -> Any:
+            return HttpResponse(function(request, *([None] if function is sign_in_with else [])))
+
+        project = override_settings(ROOT_URLCONF=(path("hasty", hasty),), MIDDLEWARE=middleware)
+        client = Client() if over == "wsgi" else OverAsgi(raise_request_exception=True)
+        cure = rf"await sync_to_async\({function.__name__}\)"
+        with project, pytest.raises(SynchronousOnlyOperation, match=cure):
+            client.get("/hasty", headers={"Session-Key": keys[0]})
+        assert list(manager.sessions) == keys
 
 
 def middleware_of_old(get_response: Any) -> Any:
     return lambda request: get_response(request)
 
 
-def test_reading_the_session_on_a_loop_says_what_to_do_instead(slow):
+def test_reading_on_the_loop(slow):
+    """Reading the session on a loop says what to do instead."""
+
     async def hasty(request: Any) -> Any:
         return HttpResponse(request.user_session)
 
@@ -989,7 +851,8 @@ def test_reading_the_session_on_a_loop_says_what_to_do_instead(slow):
         client.get("/hasty")
 
 
-def test_async_listeners_run_on_the_loop_of_the_application(manager):
+def test_listeners(manager):
+    """Coroutine functions that listen run on the loop of the application."""
     heard: list[tuple[str, Any]] = []
 
     @manager.on("sessionCreated")  # as the project is loaded: there is no loop yet
@@ -1014,14 +877,15 @@ def errors_of(**changes: Any) -> list[str]:
         return [problem.msg for problem in run_checks() if problem.id.startswith("users_session_manager.")]
 
 
-def test_a_sound_project_has_nothing_to_complain_of():
+def test_sound_settings():
+    """A sound project passes the checks."""
     assert errors_of() == []
     assert errors_of(USER_SESSIONS={"HEADER": None, "COOKIE_SECURE": False, "TIMEOUT": 60.5}) == []
 
 
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
+def test_wrong_settings():
+    """A wrong setting is named by a check, and by the middleware where no check is run."""
+    settings: list[tuple[Any, str]] = [
         (["HEADER"], "dict"),
         ({"HAEDER": "X"}, "'HAEDER'"),
         ({"HEADER": "Session_Key"}, "'Session_Key'.*underscore"),
@@ -1031,16 +895,16 @@ def test_a_sound_project_has_nothing_to_complain_of():
         ({"COOKIE_SECURE": "yes"}, "COOKIE_SECURE.*'yes'"),
         ({"TIMEOUT": 1}, "TIMEOUT.*1"),
         ({"TIMEOUT": "60"}, "TIMEOUT.*str"),
-    ],
-)
-def test_a_wrong_setting_is_named_by_a_check_and_where_none_is_run(wrong, named):
-    (error,) = errors_of(USER_SESSIONS=wrong)
-    with pytest.raises(ImproperlyConfigured, match=named) as refusal, override_settings(USER_SESSIONS=wrong):
-        UserSessionMiddleware(mine)
-    assert error in str(refusal.value)
+    ]
+    for wrong, named in settings:
+        (error,) = errors_of(USER_SESSIONS=wrong)
+        with pytest.raises(ImproperlyConfigured, match=named) as refusal, override_settings(USER_SESSIONS=wrong):
+            UserSessionMiddleware(mine)
+        assert error in str(refusal.value)
 
 
-def test_a_middleware_that_is_missing_or_stands_too_early_is_named():
+def test_wrong_middleware():
+    """A middleware that is missing or comes too early is named."""
     (error,) = errors_of(MIDDLEWARE=MIDDLEWARE[:-1])
     assert error == f"{OURS!r} has to be in MIDDLEWARE"
     for wrong in ([OURS, *MIDDLEWARE[:-1]], [MIDDLEWARE[0], OURS, *MIDDLEWARE[1:-1]]):
@@ -1051,38 +915,42 @@ def test_a_middleware_that_is_missing_or_stands_too_early_is_named():
             UserSessionMiddleware(mine)
 
 
-def test_an_application_that_is_not_installed_is_named():
+def test_not_installed():
+    """An application that is not installed is named."""
     without = override_settings(INSTALLED_APPS=settings.INSTALLED_APPS[:-1])
     with without, pytest.raises(ImproperlyConfigured, match="INSTALLED_APPS"):
         UserSessionMiddleware(mine)
 
 
-def test_a_view_that_never_met_the_middleware_says_so(manager):
+def test_view_without_middleware(manager):
+    """A view whose request did not pass the middleware says so."""
     for function in (mine, renew_key, sign_out_elsewhere, lambda request: sign_in_with(request, None)):
         with pytest.raises(ImproperlyConfigured, match="UserSessionMiddleware"):
             function(RequestFactory().get("/"))
 
 
-def test_without_the_middleware_there_is_no_session_to_read(client, manager):
+def test_request_without_middleware(client, manager):
+    """Without the middleware a request has no session to read."""
     client.get("/bare")
     with pytest.raises(AttributeError, match="UserSessionMiddleware"):
         RequestFactory().get("/").user_session  # noqa: B018
 
 
-def test_settings_say_where_keys_travel_and_how_long_sessions_last(manager):
+def test_timeout_setting(manager):
+    """The settings say how long sessions last; each middleware keeps the names that it was made with."""
     options = {"HEADER": "X-Key", "COOKIE": "who", "COOKIE_SECURE": False, "TIMEOUT": 60}
     with override_settings(USER_SESSIONS=options):
         client = Client()
         key = log_in(client)
     assert client.cookies["who"].value == key
-    assert not client.cookies["who"]["secure"]
     assert manager.getSessionTimeLeft(key) == 60
     assert Client().get("/sync/mine", headers={"X-Key": key}).status_code == 401  # back to the names of everyone
     with override_settings(USER_SESSIONS=options):
         assert Client().get("/sync/mine", headers={"X-Key": key}).status_code == 200
 
 
-def test_without_a_cookie_the_header_is_what_counts(manager):
+def test_no_cookie(manager):
+    """Without our cookie only Django's are set."""
     with override_settings(USER_SESSIONS={"COOKIE": None}):
         client = Client()
         key = log_in(client)
@@ -1091,13 +959,15 @@ def test_without_a_cookie_the_header_is_what_counts(manager):
         assert is_logged_out(Client().get("/sync/mine"))
 
 
-def test_a_guarded_view_stays_what_it_was():
+def test_guarded_view():
+    """A guarded view stays the kind of function that it was."""
     assert iscoroutinefunction(mine_async)
     assert not iscoroutinefunction(mine)
     assert mine.__name__ == "mine"
 
 
-def test_without_django_the_error_says_what_to_install():
+def test_missing_django():
+    """Without Django, the import says what to install."""
     code = """
         import sys
         sys.modules["django"] = None
