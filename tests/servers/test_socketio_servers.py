@@ -1,7 +1,11 @@
-"""Every kind of Socket.IO server, every way a session can end, both transports, real clients of two languages."""
+"""Every kind of Socket.IO server, every way a session can end, both transports, real clients of two languages.
+
+Two kinds have all tests, one with threads and one with an event loop; the others have `test_smoke`.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import queue
@@ -12,15 +16,15 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from server_process import PATIENCE, ServerProcess
 
 socketio = pytest.importorskip("socketio")
 
 HERE = Path(__file__).parent
-PATIENCE = 60
-
 SERVERS = {
     "threading": ["simple_websocket", "werkzeug"],
     "gevent": ["simple_websocket", "gevent"],
@@ -34,15 +38,9 @@ class Server:
     """apps/socketio_server.py in a process of its own."""
 
     def __init__(self, mode: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "apps" / "socketio_server.py"), mode],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        port = self._process.stdout.readline().strip()
-        assert port, self._process.communicate(timeout=PATIENCE)[1]
-        self.address = f"http://127.0.0.1:{port}"
+        self._process = ServerProcess(str(HERE / "apps" / "socketio_server.py"), mode, printed=r"(?m)^(\d+)$")
+        self.address = self._process.address
+        self.stop = self._process.stop
 
     def do(self, what: str, **order: object) -> object:
         body = json.dumps({"what": what, **order}).encode()
@@ -51,11 +49,6 @@ class Server:
         )
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.load(answer)
-
-    def stop(self) -> None:
-        self._process.terminate()
-        _, said = self._process.communicate(timeout=PATIENCE)
-        assert "Traceback" not in said, said
 
 
 class JavaScriptClient:
@@ -78,11 +71,11 @@ class JavaScriptClient:
     def present(self, key: object) -> object:
         self._process.stdin.write(json.dumps({"session_key": key}) + "\n")
         self._process.stdin.flush()
-        told = self.next()
-        if told == "logout":  # it comes before the acknowledgement
+        heard = self.next()
+        if heard == "logout":  # it comes before the acknowledgement
             assert self.next() == {"answer": False}
             return False
-        return told["answer"]
+        return heard["answer"]
 
     def leave(self) -> None:
         self._process.stdin.close()
@@ -93,18 +86,18 @@ class JavaScriptClient:
 
 class PythonClient:
     def __init__(self, address: str, transport: str) -> None:
-        self._told: queue.Queue[object] = queue.Queue()
+        self._heard: queue.Queue[object] = queue.Queue()
         self._gone = threading.Event()
         self._io = socketio.Client(reconnection=False)
         for word in ("logout", "mark"):
-            self._io.on(word, lambda *_, word=word: self._told.put(word))
-        self._io.on("session_expiring", lambda left: self._told.put({"left": left}))
+            self._io.on(word, lambda *_, word=word: self._heard.put(word))
+        self._io.on("session_expiring", lambda left: self._heard.put({"left": left}))
         self._io.on("disconnect", lambda *_: self._gone.set())
         self._io.connect(address, transports=[transport], wait_timeout=PATIENCE)
         self.sid = self._io.get_sid()
 
     def next(self):
-        return self._told.get(timeout=PATIENCE)
+        return self._heard.get(timeout=PATIENCE)
 
     def present(self, key: object) -> object:
         answer = self._io.call("session_key", {"session_key": key}, timeout=PATIENCE)
@@ -122,8 +115,8 @@ class PythonClient:
             self._io.disconnect()
 
 
-def told_until_marked(server, client) -> list[object]:
-    """All that a client is told before a mark that is sent after it."""
+def heard(server, client) -> list[object]:
+    """Return all that a client has heard before a mark that is sent after it."""
     server.do("mark", sid=client.sid)
     words = []
     while (word := client.next()) != "mark":
@@ -131,20 +124,17 @@ def told_until_marked(server, client) -> list[object]:
     return words
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+def has(packages: list[str]) -> bool:
+    return all(importlib.util.find_spec(package) for package in packages)  # importing eventlet warns of its end
+
+
+@pytest.fixture(scope="module")
 def server(request):
-    for package in SERVERS[request.param]:
-        pytest.importorskip(package) if package != "eventlet" else _require_eventlet()
+    if not has(SERVERS[request.param]):
+        pytest.skip(f"could not import {SERVERS[request.param]}")
     server = Server(request.param)
     yield server
     server.stop()
-
-
-def _require_eventlet() -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("eventlet") is None:  # importing it warns of its end
-        pytest.skip("could not import 'eventlet'")
 
 
 @pytest.fixture(scope="module")
@@ -163,93 +153,131 @@ def modules(tmp_path_factory):
     return script.parents[2]
 
 
-@pytest.fixture(scope="module", params=["websocket", "polling"])
-def clients(request, server, modules):
-    """A client of each language; connecting is what takes long, so they live as long as the server."""
-    found = [
-        JavaScriptClient(modules, server.address, request.param),
-        PythonClient(server.address, request.param),
-    ]
-    yield found
-    for client in found:
-        client.leave()
+@pytest.fixture(scope="module")
+def clients(server, modules):
+    """A client of each language over each transport; connecting is what takes long, so all tests have the same."""
+    with ThreadPoolExecutor(4) as threads:
+        found = [threads.submit(JavaScriptClient, modules, server.address, each) for each in ("websocket", "polling")]
+        found += [threads.submit(PythonClient, server.address, each) for each in ("websocket", "polling")]
+        clients = [client.result(PATIENCE) for client in found]
+        yield clients
+        list(threads.map(lambda client: client.leave(), clients))
 
 
-ENDS = ["runs out", "deleteSession", "deleteAllSessions", "deleteUserSessions", "evicted"]
+on_two_kinds = pytest.mark.parametrize("server", ["threading", "asgi"], indirect=True, scope="module")
+ENDS = ["expires", "deleteSession", "deleteAllSessions", "deleteUserSessions", "evicted"]
 
 
-@pytest.mark.parametrize("end", [*ENDS, "sendLogoutMessage"])
-def test_each_client_gets_exactly_one_logout(server, clients, end):
-    key = server.do("login")
-    assert [client.present(key) for client in clients] == [True, True]
-    server.do(end, key=key)
-    assert [client.next() for client in clients] == ["logout", "logout"]
-    assert [told_until_marked(server, client) for client in clients] == [[], []]
-    if end == "sendLogoutMessage":  # the session goes on, and its end is an end like any other
-        assert server.do("deleteSession", key=key) is True
-        assert [client.next() for client in clients] == ["logout", "logout"]
-    assert [client.present(key) for client in clients] == [False, False]
+def check_one_logout(server, clients, end, *, key=None, **options):
+    """Let the session of the clients end like that: each hears one logout, and nothing else."""
+    if key is None:
+        key = server.do("login")
+        assert [client.present(key) for client in clients] == [True] * len(clients)
+    server.do(end, key=key, **options)
+    assert [client.next() for client in clients] == ["logout"] * len(clients)
+    assert [heard(server, client) for client in clients] == [[]] * len(clients)
 
 
+@on_two_kinds
 @pytest.mark.parametrize("end", ENDS)
-def test_renewed_by_another_request_it_sends_none_and_one_at_its_end(server, clients, end):
-    first, second = clients
+def test_one_logout_each(server, clients, end):
+    """Each client hears one logout, and cannot join again."""
+    check_one_logout(server, clients, end)
+    key = server.do("login")
+    assert [client.present(key) for client in clients] == [True] * 4
+    check_one_logout(server, clients, end, key=key)
+    assert [client.present(key) for client in clients] == [False] * 4
+
+
+@on_two_kinds
+def test_message(server, clients):
+    """After a message the session goes on, and its end is an end like any other."""
+    key = server.do("login")
+    assert [client.present(key) for client in clients] == [True] * 4
+    check_one_logout(server, clients, "sendLogoutMessage", key=key)
+    check_one_logout(server, clients, "deleteSession", key=key)
+
+
+@on_two_kinds
+@pytest.mark.parametrize("end", ENDS)
+def test_renewal(server, clients, end):
+    """A renewal by another request sends no logout, and the end sends one."""
     old = server.do("login")
-    assert first.present(old) is True
+    assert [client.present(old) for client in clients[::2]] == [True, True]
     key = server.do("renewed", key=old, overlap=PATIENCE)
-    assert second.present(old) is True
-    assert [told_until_marked(server, client) for client in clients] == [[], []]
-    server.do(end, key=key)
-    assert [client.next() for client in clients] == ["logout", "logout"]
-    assert [told_until_marked(server, client) for client in clients] == [[], []]
-    assert [client.present(gone) for client in clients for gone in (old, key)] == [False] * 4
+    assert [client.present(old) for client in clients[1::2]] == [True, True]
+    assert [heard(server, client) for client in clients] == [[]] * 4
+    check_one_logout(server, clients, end, key=key)
+    assert [client.present(dead) for client in clients for dead in (old, key)] == [False] * 8
 
 
-def test_a_session_that_goes_on_sends_none(server, clients):
+@on_two_kinds
+def test_session_goes_on(server, clients):
+    """A restart, and the ends of other sessions, send no logout."""
     key, other = server.do("login"), server.do("login")
-    assert [client.present(key) for client in clients] == [True, True]
+    assert [client.present(key) for client in clients] == [True] * 4
     assert server.do("restarted", key=key) is True
     server.do("deleteSession", key=other)
-    server.do("runs out", key=server.do("login"))
+    server.do("expires", key=server.do("login"))
     server.do("deleteUserSessions", **{"except": key})
-    assert [told_until_marked(server, client) for client in clients] == [[], []]
-    server.do("deleteSession", key=key)
-    assert [client.next() for client in clients] == ["logout", "logout"]
+    assert [heard(server, client) for client in clients] == [[]] * 4
+    check_one_logout(server, clients, "deleteSession", key=key)
 
 
-def test_a_warning_reaches_the_clients_of_that_session_with_the_seconds_that_are_left(server, clients):
-    warned, other = clients
+def check_warning(server, warned, others):
+    """The clients of a session hear a warning with the seconds that are left, once a countdown; others do not."""
     old, bystanders = server.do("login"), server.do("login")
-    assert (warned.present(old), other.present(bystanders)) == (True, True)
+    assert [client.present(old) for client in warned] == [True] * len(warned)
+    assert [client.present(bystanders) for client in others] == [True] * len(others)
     key = server.do("renewed", key=old)
-    for _ in range(2):  # once for each countdown
+    for _ in range(2):
         server.do("warned", key=key)
-        assert 3000 - PATIENCE < warned.next()["left"] <= 3000
-        assert [told_until_marked(server, client) for client in clients] == [[], []]
-    server.do("deleteUserSessions")
-    assert [client.next() for client in clients] == ["logout", "logout"]
+        for client in warned:
+            assert 3000 - PATIENCE < client.next()["left"] <= 3000
+        assert [heard(server, client) for client in (*warned, *others)] == [[]] * 4
+    check_one_logout(server, [*warned, *others], "deleteUserSessions", key=key)
 
 
-def test_what_is_no_live_key_is_refused(server, clients):
-    first, second = clients
-    assert first.present(second.sid) is False
-    assert first.present(None) is False
-    assert first.present("Otter-candid-46_00000000000000000000000000000000") is False
-    assert [told_until_marked(server, client) for client in clients] == [[], []]
+@on_two_kinds
+def test_warning(server, clients):
+    """A warning reaches the clients of that session, in both languages and over both transports."""
+    check_warning(server, clients[::2], clients[1::2])
+    check_warning(server, clients[1::2], clients[::2])
 
 
-def test_an_end_on_another_thread_reaches_them_too(server, clients):
-    key = server.do("login")
-    assert [client.present(key) for client in clients] == [True, True]
-    server.do("deleteSession", key=key, thread=True)
-    assert [client.next() for client in clients] == ["logout", "logout"]
+def check_refusal(server, clients):
+    for key in (clients[1].sid, None, "Otter-candid-46_00000000000000000000000000000000"):
+        assert [client.present(key) for client in clients] == [False] * 4
+    assert [heard(server, client) for client in clients] == [[]] * 4
+
+
+@on_two_kinds
+def test_refusal(server, clients):
+    """What is no live key is refused."""
+    check_refusal(server, clients)
+
+
+@on_two_kinds
+def test_other_thread(server, clients):
+    """An end on another thread than that of the loop reaches the clients too."""
+    check_one_logout(server, clients, "deleteSession", thread=True)
+
+
+@pytest.mark.parametrize("server", [kind for kind in SERVERS if kind not in ("threading", "asgi")], indirect=True)
+def test_smoke(server, clients):
+    """Joining, a refusal, a warning, an end by a request and by the clock."""
+    check_refusal(server, clients)
+    check_warning(server, clients[::2], clients[1::2])
+    for end in ("expires", "deleteAllSessions"):
+        check_one_logout(server, clients, end)
 
 
 @pytest.mark.parametrize(
     ("mode", "package", "cure"),
     [("gevent", "gevent", r"gevent\.monkey\.patch_all"), ("eventlet", "eventlet", r"eventlet\.monkey_patch")],
 )
-def test_a_server_that_would_lose_logouts_without_monkey_patching_is_refused(mode, package, cure):
+def test_not_patched(mode, package, cure):
+    """A server that would lose logouts without monkey-patching is refused with the cure."""
     program = f"""
 import warnings; warnings.simplefilter("ignore")
 import {package}, socketio
@@ -261,10 +289,8 @@ except SessionError as refusal:
     assert SessionManager().getSocketReference() is None
     print(refusal)
 """
-    if package == "eventlet":
-        _require_eventlet()
-    else:
-        pytest.importorskip(package)
+    if not has([package]):
+        pytest.skip(f"could not import {package!r}")
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False
     )

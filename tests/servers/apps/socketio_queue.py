@@ -1,14 +1,15 @@
-"""Logouts through a message queue, one scenario a run: `socketio_queue.py SCENARIO REDIS_URL`.
+"""Logouts through a message queue: `socketio_queue.py REDIS_URL` runs all scenarios, and prints the name of each.
 
-In a process of its own, since the queue's managers keep their connections until the end of theirs. It stands for
-several processes that share their sessions: there is one manager for all servers, and of what happens to a session one
-of them hears, as the process does in which it happens.
+In a process of its own, since the queue's managers keep their connections until the end of theirs. It simulates several
+processes that share their sessions: there is one manager for all servers, and only one of them hears of what happens to
+a session, as the process does in which it happens.
 """
 
 import asyncio
 import contextlib
 import os
 import queue
+import re
 import socket
 import sys
 import threading
@@ -21,9 +22,9 @@ from werkzeug import serving
 
 from users_session_manager import MemoryStore, SessionError, SessionManager
 from users_session_manager.integrations.socketio import attach
-from users_session_manager.keys import is_key
 
 PATIENCE = 30
+KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d_[0-9A-F]{32}")
 
 
 class HandClock:
@@ -37,7 +38,7 @@ class HandClock:
 
 
 class Process:
-    """The hook in one process, which hears of nothing until it is told to."""
+    """The hook in one process, which hears of nothing but within `hears`."""
 
     def __init__(self, manager, io):
         self.manager, self.io = manager, io
@@ -97,21 +98,21 @@ class LoopServer(Process):
 
 class Client:
     def __init__(self, server):
-        self._told = queue.Queue()
+        self._heard = queue.Queue()
         self._io = socketio.Client(reconnection=False)
         for word in ("logout", "mark", "private"):
-            self._io.on(word, lambda *_, word=word: self._told.put(word))
-        self._io.on("session_expiring", self._told.put)
-        self._io.connect(server.address, transports=["polling"], wait_timeout=PATIENCE)
+            self._io.on(word, lambda *_, word=word: self._heard.put(word))
+        self._io.on("session_expiring", self._heard.put)
+        self._io.connect(server.address, transports=["websocket"], wait_timeout=PATIENCE)
 
     def next(self):
-        return self._told.get(timeout=PATIENCE)
+        return self._heard.get(timeout=PATIENCE)
 
     def present(self, key):
         return self._io.call("session_key", key, timeout=PATIENCE)
 
 
-class House:
+class Workers:
     """Two workers with threads, one with an event loop, and clients of all three."""
 
     def __init__(self, manager, clock, redis_url):
@@ -124,23 +125,27 @@ class House:
             eventually(lambda: asked.pubsub_numsub("socketio")[0][1] == len(self.servers))
 
     def expect(self, clients, *words):
-        """Wait until these clients are told that, and look whether anybody has been told anything else."""
+        """Wait until these clients have heard that, and check that no client has heard anything else."""
         for client in clients:
             for word in words:
-                told = client.next()
-                assert told == word, (told, word)
+                heard = client.next()
+                assert heard == word, (heard, word)
         self.servers[0].emit("mark")
         for client in (*self.clients, *self.late, *self.bystanders):
-            told = client.next()
-            assert told == "mark", told
+            heard = client.next()
+            assert heard == "mark", heard
 
     def expect_rooms(self, *keys):
         for server in self.servers:
-            eventually(lambda server=server: {room for room in rooms(server) if is_key(room)} == set(keys))
+            eventually(lambda server=server: session_rooms(server) == set(keys))
 
 
 def rooms(server):
     return server.io.manager.rooms["/"].copy()
+
+
+def session_rooms(server):
+    return {room for room in rooms(server) if isinstance(room, str) and KEY.match(room)}
 
 
 def eventually(condition):
@@ -157,116 +162,117 @@ def evict(manager):
 
 
 ENDS = {
-    "runs out": lambda house, key: house.clock.turn(60),
-    "deleteSession": lambda house, key: house.manager.deleteSession(key),
-    "deleteAllSessions": lambda house, key: house.manager.deleteAllSessions(),
-    "deleteUserSessions": lambda house, key: house.manager.deleteUserSessions("Luca"),
-    "evicted": lambda house, key: evict(house.manager),
+    "expires": lambda workers, key: workers.clock.turn(60),
+    "deleteSession": lambda workers, key: workers.manager.deleteSession(key),
+    "deleteAllSessions": lambda workers, key: workers.manager.deleteAllSessions(),
+    "deleteUserSessions": lambda workers, key: workers.manager.deleteUserSessions("Luca"),
+    "evicted": lambda workers, key: evict(workers.manager),
 }
 
 
-def every_end_heard_by(house, process):
-    """All clients of a session are told once, on whichever server and under whichever of its keys they have joined."""
-    manager = house.manager
+def every_end_heard_by(workers, process):
+    """Each client of a session hears each end once, on whichever server and under whichever key it has joined."""
+    manager = workers.manager
     manager.setExpiryWarning(60)
     for name, end in ENDS.items():
         for renewed in (False, True):
             old = key = manager.loadNewSession("Luca")
-            assert [client.present(key) for client in house.clients] == [True] * 3
+            assert [client.present(key) for client in workers.clients] == [True] * 3
             with process.hears():
                 if renewed:
                     key = manager.renewSessionKey(manager.renewSessionKey(old, 10), 10)
-                assert [client.present(old) for client in house.late] == [True] * 3
-                house.expect([])
-                house.clock.turn(2940)
-                house.expect([*house.clients, *house.late], 60)
+                assert [client.present(old) for client in workers.late] == [True] * 3
+                workers.expect([])
+                workers.clock.turn(2940)
+                workers.expect([*workers.clients, *workers.late], 60)
                 manager.sendLogoutMessage(key)
-                house.expect([*house.clients, *house.late], "logout")
-                end(house, key)
-            house.expect([*house.clients, *house.late], "logout")
-            house.expect_rooms()
+                workers.expect([*workers.clients, *workers.late], "logout")
+                end(workers, key)
+            workers.expect([*workers.clients, *workers.late], "logout")
+            workers.expect_rooms()
             assert manager.deleteUserSessions("Luca") == (name == "evicted")
 
 
-def a_process_without_a_server(house):
-    writer = Process(house.manager, socketio.RedisManager(house.redis_url, write_only=True))
-    assert house.manager.getSocketReference() is writer.io
-    every_end_heard_by(house, writer)
+def a_process_without_a_server(workers):
+    writer = Process(workers.manager, socketio.RedisManager(workers.redis_url, write_only=True))
+    assert workers.manager.getSocketReference() is writer.io
+    every_end_heard_by(workers, writer)
     writer.detach()
-    assert house.manager.getSocketReference() is None
+    assert workers.manager.getSocketReference() is None
 
 
-def a_worker(house):
-    every_end_heard_by(house, house.servers[0])
+def a_worker(workers):
+    every_end_heard_by(workers, workers.servers[0])
 
 
-def an_async_server(house):
-    every_end_heard_by(house, house.servers[2])
+def an_async_server(workers):
+    every_end_heard_by(workers, workers.servers[2])
 
 
-def an_async_server_without_clients(house):
+def an_async_server_without_clients(workers):
     async def application():
-        io = socketio.AsyncServer(client_manager=socketio.AsyncRedisManager(house.redis_url))
-        await asyncio.to_thread(every_end_heard_by, house, Process(house.manager, io))
+        io = socketio.AsyncServer(client_manager=socketio.AsyncRedisManager(workers.redis_url))
+        await asyncio.to_thread(every_end_heard_by, workers, Process(workers.manager, io))
 
     asyncio.run(application())
 
 
-def an_async_server_without_a_loop(house):
+def an_async_server_without_a_loop(workers):
     """Other processes may have clients of the session, so saying nothing would lose their logout."""
     errors = []
-    house.manager.on("listenerFailed", lambda error, event, listener: errors.append(error))
-    queue_manager = socketio.AsyncRedisManager(house.redis_url)
-    detach = attach(house.manager, socketio.AsyncServer(client_manager=queue_manager))
-    key = house.manager.renewSessionKey(house.manager.loadNewSession("Luca"))
-    assert errors == []  # there is nobody to take along
-    house.manager.deleteSession(key)
+    workers.manager.on("listenerFailed", lambda error, event, listener: errors.append(error))
+    queue_manager = socketio.AsyncRedisManager(workers.redis_url)
+    detach = attach(workers.manager, socketio.AsyncServer(client_manager=queue_manager))
+    key = workers.manager.renewSessionKey(workers.manager.loadNewSession("Luca"))
+    assert errors == []  # there is no client to move
+    workers.manager.deleteSession(key)
     (error,) = errors
     assert isinstance(error, SessionError)
     assert "attach() in a coroutine" in str(error)
     detach()
 
 
-def a_session_that_each_worker_does_something_to(house):
-    """Renewed in each, one after the other, and ended in one: each takes its own clients along, from whichever room."""
-    first = house.manager.loadNewSession("Luca")
-    assert [client.present(first) for client in house.clients] == [True] * 3
+def a_session_that_each_worker_does_something_to(workers):
+    """Renewed in each, one after the other, and ended in one: each moves its own clients, from whichever room."""
+    first = workers.manager.loadNewSession("Luca")
+    assert [client.present(first) for client in workers.clients] == [True] * 3
     key = first
-    for server, client in zip(house.servers, house.clients, strict=True):
+    for server, client in zip(workers.servers, workers.clients, strict=True):
         with server.hears():
-            key = house.manager.renewSessionKey(key)
+            key = workers.manager.renewSessionKey(key)
         eventually(lambda server=server, key=key: key in rooms(server) and first not in rooms(server))
         server.emit("private", to=key)
-        house.expect([client], "private")
-    with house.servers[0].hears():
-        house.manager.deleteSession(key)
-    house.expect(house.clients, "logout")
-    house.expect_rooms()
+        workers.expect([client], "private")
+    with workers.servers[0].hears():
+        workers.manager.deleteSession(key)
+    workers.expect(workers.clients, "logout")
+    workers.expect_rooms()
 
 
-def a_worker_that_detaches(house):
+def a_worker_that_detaches(workers):
     """Its own clients hear of nothing any more; those of the others stay in the rooms of their sessions."""
-    for server in (house.servers[0], house.servers[2]):
-        key = house.manager.loadNewSession("Luca")
-        joined = [client for client in house.clients if client.present(key)]
+    for server in (workers.servers[0], workers.servers[2]):
+        key = workers.manager.loadNewSession("Luca")
+        joined = [client for client in workers.clients if client.present(key)]
         server.detach()
         eventually(lambda server=server, key=key: key not in rooms(server))
-        house.clients.remove(joined[house.servers.index(server)])
-        house.bystanders.append(joined[house.servers.index(server)])
-        with house.servers[1].hears():
-            house.manager.deleteSession(key)
-        house.expect(house.clients, "logout")
-        house.servers.remove(server)
+        workers.clients.remove(joined[workers.servers.index(server)])
+        workers.bystanders.append(joined[workers.servers.index(server)])
+        with workers.servers[1].hears():
+            workers.manager.deleteSession(key)
+        workers.expect(workers.clients, "logout")
+        workers.servers.remove(server)
 
 
-def a_refusal(house):
-    """It is told to the one who is refused, and to nobody who happens to be on a server."""
-    house.manager.on("error", lambda error, details: None)
-    for client in house.clients:
+def a_refusal(workers):
+    """It is sent to the client that is refused, and to no other client of any server."""
+    workers.manager.on("error", lambda error, details: None)
+    for client in workers.clients:
         assert client.present("unknown") is False
-        house.expect([client], "logout")
+        workers.expect([client], "logout")
 
 
+# The last one leaves less than it found.
 SCENARIOS = [
     a_process_without_a_server,
     a_worker,
@@ -274,13 +280,15 @@ SCENARIOS = [
     an_async_server_without_clients,
     an_async_server_without_a_loop,
     a_session_that_each_worker_does_something_to,
-    a_worker_that_detaches,
     a_refusal,
+    a_worker_that_detaches,
 ]
 
 if __name__ == "__main__":
-    name, url = sys.argv[1:]
     clock = HandClock()
-    house = House(SessionManager(store=clock.store), clock, url)
-    next(scenario for scenario in SCENARIOS if scenario.__name__ == name)(house)
+    workers = Workers(SessionManager(store=clock.store), clock, sys.argv[1])
+    for scenario in SCENARIOS:
+        workers.manager.initSocketReference(workers.servers[0].io)  # the one before may have taken it away
+        scenario(workers)
+        print(scenario.__name__, flush=True)
     os._exit(0)

@@ -1,4 +1,4 @@
-"""A Socket.IO server of the mode named on the command line, on a free port, that a test steers by HTTP.
+"""A Socket.IO server of the mode that its argument names, on a free port, that a test controls by HTTP.
 
 `POST /do` takes `{"what": ..., "key": ..., "sid": ...}` and answers JSON. Prints its port when it listens.
 """
@@ -25,14 +25,14 @@ import socketio
 from users_session_manager import MemoryStore, SessionManager
 from users_session_manager.integrations.socketio import attach
 
-OPTIONS = {"ping_interval": 3}  # a client that polls leaves no sooner than its poll is answered
+OPTIONS = {"ping_interval": 1}  # a client that polls leaves no sooner than its poll is answered
 
 store = MemoryStore()
 manager = SessionManager(store=store)
 manager.on("error", lambda error, details: None)
 
 
-def run_out(key):
+def expire(key):
     store.restart(key, 0.01)
 
 
@@ -50,7 +50,7 @@ def warn(key):
 
 ACTIONS = {
     "login": lambda order: manager.loadNewSession("Luca"),
-    "runs out": lambda order: run_out(order["key"]),
+    "expires": lambda order: expire(order["key"]),
     "deleteSession": lambda order: manager.deleteSession(order["key"]),
     "deleteAllSessions": lambda order: manager.deleteAllSessions(),
     "sendLogoutMessage": lambda order: manager.sendLogoutMessage(order["key"]),
