@@ -38,13 +38,15 @@ def values(registry: CollectorRegistry) -> dict[str, float]:
     }
 
 
-def test_importing_it_without_the_client_says_what_to_install():
+def test_missing_client():
+    """Without the client library, the import says what to install."""
     code = "import sys; sys.modules['prometheus_client'] = None; import users_session_manager.integrations.prometheus"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "prometheus-client is not installed: pip install 'users-session-manager[prometheus]'" in ended.stderr
 
 
-def test_importing_it_registers_nothing():
+def test_import_registers_nothing():
+    """The import registers nothing."""
     code = """if True:
         import prometheus_client
         before = prometheus_client.generate_latest()
@@ -54,7 +56,8 @@ def test_importing_it_registers_nothing():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_number_is_there_from_the_beginning(manager, registry):
+def test_zeros(manager, registry):
+    """Every number is there from the beginning."""
     instrument(manager, registry=registry)
     assert values(registry) == {
         "sessions": 0,
@@ -68,7 +71,8 @@ def test_every_number_is_there_from_the_beginning(manager, registry):
     }
 
 
-def test_sessions_are_counted_with_the_reason_of_their_end(manager, clock, registry):
+def test_reasons(manager, clock, registry):
+    """Sessions are counted with the reason of their end."""
     instrument(manager, registry=registry)
     keys = [manager.loadNewSession(name) for name in ("Luca", "Luca", "Fabio", "Gino")]
     manager.deleteSession(keys[0])
@@ -84,7 +88,8 @@ def test_sessions_are_counted_with_the_reason_of_their_end(manager, clock, regis
     assert now["session_duration_seconds_count"] == 6
 
 
-def test_a_session_that_made_room_for_another_is_evicted_and_one_that_was_refused_is_none(manager, registry):
+def test_evicted_and_refused(manager, registry):
+    """A session that made room for another is evicted; one that was refused is not counted."""
     instrument(manager, registry=registry)
     manager.setMaxSessionsPerUser(1)
     for _ in range(3):
@@ -97,7 +102,8 @@ def test_a_session_that_made_room_for_another_is_evicted_and_one_that_was_refuse
     assert (now["sessions_ended_total evicted"], now["sessions_ended_total deleted"]) == (2, 0)
 
 
-def test_a_renewal_is_no_end_and_no_login(manager, registry, monkeypatch):
+def test_renewal(manager, registry, monkeypatch):
+    """A renewal is no end and no login."""
     instrument(manager, registry=registry)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
@@ -112,16 +118,18 @@ def test_a_renewal_is_no_end_and_no_login(manager, registry, monkeypatch):
     assert values(registry)["sessions_ended_total deleted"] == 1
 
 
-def test_the_gauge_is_right_at_the_instant_of_the_scrape(manager, clock, registry):
+def test_gauge(manager, clock, registry):
+    """The gauge is right at the instant of the scrape."""
     manager.loadNewSession("from before it was instrumented")
     instrument(manager, registry=registry)
     assert values(registry)["sessions"] == 1
-    clock.seconds += 3000  # and nobody has announced the end yet
+    clock.seconds += 3000  # its end is not announced yet
     assert values(registry)["sessions"] == 0
     assert values(registry)["sessions_ended_total expired"] == 0
 
 
-def test_durations_fall_into_buckets_from_seconds_to_a_day(manager, registry, monkeypatch):
+def test_durations(manager, registry, monkeypatch):
+    """Durations are in buckets from seconds to a day, and never negative."""
     instrument(manager, registry=registry)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
@@ -139,7 +147,8 @@ def test_durations_fall_into_buckets_from_seconds_to_a_day(manager, registry, mo
     assert values(registry)["session_duration_seconds_sum"] == pytest.approx(1 + 59 + 3601 + 90_000)
 
 
-def test_rejections_are_counted_and_stay_exceptions(manager, registry):
+def test_rejections(manager, registry):
+    """Rejections are counted and stay exceptions."""
     instrument(manager, registry=registry)
     for key in ("unknown", None, []):
         with pytest.raises(SessionRejected):
@@ -150,7 +159,8 @@ def test_rejections_are_counted_and_stay_exceptions(manager, registry):
     assert values(registry)["rejections_total"] == 4
 
 
-def test_who_is_logged_in_does_not_show(manager, clock, registry):
+def test_no_names(manager, clock, registry):
+    """No username and no part of a key is in the metrics."""
     instrument(manager, registry=registry)
     keys = [manager.loadNewSession(name) for name in ("Lucrezia", "Fabrizio")]
     manager.deleteSession(keys[0])
@@ -160,7 +170,8 @@ def test_who_is_logged_in_does_not_show(manager, clock, registry):
         assert secret not in text
 
 
-def test_names_kinds_and_units_are_those_of_prometheus(manager, registry):
+def test_names(manager, registry):
+    """Names, kinds and units are those of Prometheus."""
     instrument(manager, registry=registry)
     families = list(parse_open_metrics(generate_open_metrics(registry).decode()))
     assert {family.name for family in families} == {PREFIX + name for name in NAMES}
@@ -169,20 +180,22 @@ def test_names_kinds_and_units_are_those_of_prometheus(manager, registry):
     assert [family.name for family in families if family.name.endswith("_seconds")]
 
 
-def test_a_store_that_is_away_leaves_the_gauge_out_and_the_rest_in(manager, clock, registry, monkeypatch):
+def test_unreachable_store(manager, clock, registry, monkeypatch):
+    """While the store is unreachable, the gauge is left out and the rest is not."""
     instrument(manager, registry=registry)
     manager.loadNewSession("Luca")
 
-    def away() -> None:
+    def fail() -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(clock.store, "usernames", away)
+    monkeypatch.setattr(clock.store, "usernames", fail)
     now = values(registry)
     assert "sessions" not in now
     assert now["sessions_created_total"] == 1
 
 
-def test_twice_in_one_registry_is_an_error_and_changes_nothing(manager, registry):
+def test_twice(manager, registry):
+    """Twice in one registry is an error, and changes nothing."""
     undo = instrument(manager, registry=registry)
     with pytest.raises(SessionError, match="already"):
         instrument(manager, registry=registry)
@@ -195,7 +208,8 @@ def test_twice_in_one_registry_is_an_error_and_changes_nothing(manager, registry
     assert (values(registry), values(elsewhere)["sessions_created_total"]) == ({}, 1)
 
 
-def test_undone_it_leaves_nothing_behind_and_twice_is_harmless(manager, registry):
+def test_undo(manager, registry):
+    """Undone, it leaves nothing; undoing twice is harmless."""
     undo = instrument(manager, registry=registry)
     undo()
     undo()
@@ -207,14 +221,16 @@ def test_undone_it_leaves_nothing_behind_and_twice_is_harmless(manager, registry
     assert values(registry)["sessions_created_total"] == 1
 
 
-def test_it_can_be_undone_when_the_application_has_removed_all_listeners(manager, registry):
+def test_undo_without_listeners(manager, registry):
+    """It can be undone after the application has removed all listeners."""
     undo = instrument(manager, registry=registry)
     manager.remove_all_listeners()
     undo()
     assert generate_latest(registry) == b""
 
 
-def test_in_multiprocess_mode_what_each_process_counted_is_added_up(tmp_path: Path):
+def test_multiprocess(tmp_path: Path):
+    """In multiprocess mode the counts of all processes are added up."""
     worker = """if True:
         from prometheus_client import CollectorRegistry
         from users_session_manager import SessionManager
