@@ -5,6 +5,7 @@ The fixture `example` is `examples/flask_app`; the tests of another example have
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +48,7 @@ class Example:
         environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
         self.output = ""
+        self._seen = 0  # how much of it is from before the present test
         try:
             self.url = self.wait_for_output(r"http://127\.0\.0\.1:\d+/")
         except BaseException:
@@ -53,17 +56,32 @@ class Example:
             self._process.communicate()
             raise
 
+    @property
+    def new_output(self) -> str:
+        """The output since `begin`."""
+        return self.output[self._seen :]
+
+    def begin(self) -> None:
+        """Let the output up to now be that of earlier tests."""
+        self._seen = len(self.output)
+
     def wait_for_output(self, pattern: str) -> str:
-        """Return what in the output matches `pattern`, as soon as it is there."""
+        """Return what in the new output matches `pattern`, as soon as it is there."""
+        self.wait_until(lambda: re.search(pattern, self.new_output), pattern)
+        found = re.search(pattern, self.new_output)
+        assert found is not None
+        return found[0]
+
+    def wait_until(self, condition: Callable[[], object], expected: str) -> None:
+        """Read the output until a condition of it is met."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + 2 * PATIENCE
-        while not (found := re.search(pattern, self.output)):
+        while not condition():
             left = deadline - time.monotonic()
             readable = left > 0 and select.select([self._process.stdout], [], [], left)[0]
             more = os.read(self._process.stdout.fileno(), 65536) if readable else b""
-            assert more, f"the example never printed {pattern!r}, but:\n{self.output}"
+            assert more, f"the example never printed {expected!r}, but:\n{self.output}"
             self.output += more.decode()
-        return found[0]
 
     def stop(self) -> str:
         """End the process; return everything it printed."""
@@ -75,7 +93,7 @@ class Example:
 class Cable:
     """A TCP connection to the example that can be cut: what was open breaks, what is tried is refused.
 
-    Playwright's own offline mode is a setting of the browser; here nothing but the network tells either side.
+    Playwright's own offline mode is a setting of the browser; here each side learns it from the network alone.
     """
 
     def __init__(self, url: str) -> None:
@@ -95,7 +113,7 @@ class Cable:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self._whole = True
 
     def close(self) -> None:
@@ -130,9 +148,7 @@ class Cable:
             sink.shutdown(socket.SHUT_WR)
 
 
-@pytest.fixture
-def start_example() -> Iterator[Callable[..., Example]]:
-    """Starts an example with more options; it ends with the test."""
+def starter() -> Iterator[Callable[..., Example]]:
     started: list[Example] = []
 
     def start(*options: str, script: str = "flask_app/app.py") -> Example:
@@ -146,9 +162,32 @@ def start_example() -> Iterator[Callable[..., Example]]:
 
 
 @pytest.fixture
-def example(start_example: Callable[..., Example]) -> Example:
-    """The example, with sessions that outlast every test; their pages ask in the last 300 seconds who is there."""
-    return start_example("--timeout", "600", "--warning", "300")
+def start_example() -> Iterator[Callable[..., Example]]:
+    """Starts an example with more options; it ends with the test."""
+    yield from starter()
+
+
+@pytest.fixture(scope="module")
+def start_shared_example() -> Iterator[Callable[..., Example]]:
+    """Starts an example for all tests of a module."""
+    yield from starter()
+
+
+@pytest.fixture(scope="module")
+def flask_example(start_shared_example: Callable[..., Example]) -> Example:
+    return start_shared_example("--timeout", "600", "--warning", "300")
+
+
+@pytest.fixture
+def example(flask_example: Example) -> Example:
+    """The example without a session, with sessions that outlast every test; their pages ask in the last 300 seconds."""
+    administrator = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    password = {"username": "admin", "password": "antipasti"}
+    for path, body in (("login", password), ("admin/timeout", {"seconds": 600}), ("admin/logout-everyone", {})):
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(flask_example.url + path, json.dumps(body).encode(), headers)
+        administrator.open(request, timeout=PATIENCE).close()
+    return flask_example
 
 
 @pytest.fixture
@@ -158,7 +197,7 @@ def cable(example: Example) -> Iterator[Cable]:
     cable.close()
 
 
-@pytest.fixture(scope="module")  # not longer: while Playwright runs, its event loop is in the way of other tests
+@pytest.fixture(scope="package")  # not longer: while Playwright runs, its event loop is in the way of other tests
 def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -227,6 +266,8 @@ def new_person(browser: Browser, example: Example) -> Iterator[Callable[..., Per
 
     yield new_person
     for context in contexts:
+        with suppress(Exception):  # the example may have been stopped
+            context.request.post(example.url + "logout", data={})  # an example that tests share has no session then
         context.close()
     assert [text for text in complaints if not EXPECTED.search(text) and not OFFLINE.search(text)] == []
 

@@ -87,7 +87,8 @@ def change(database: Any, example_module: Callable[[str], Any], username: str, *
             setattr(user, name, value)
 
 
-def test_whoever_logs_in_gets_their_own_orders_page_by_page(call, log_in):
+def test_own_orders(call, log_in):
+    """A user gets their own orders, page by page."""
     luca, fabio = log_in("luca", "lasagne"), log_in("fabio", "focaccia")
     status, first = call("get_table_data", luca, table="orders", page=1)
     assert (status, first["accepted"], first["message"]) == (200, True, "OK")
@@ -101,13 +102,15 @@ def test_whoever_logs_in_gets_their_own_orders_page_by_page(call, log_in):
     assert len(set(numbers)) == 10
 
 
-def test_a_page_that_there_is_not_is_the_nearest_one(call, log_in):
+def test_page_out_of_range(call, log_in):
+    """Instead of a page that does not exist, the nearest one is shown."""
     key = log_in("luca", "lasagne")
     for page, shown in ((0, 1), (-5, 1), (99, 2), ("2", 1), (None, 1), (10**30, 2)):
         assert call("get_table_data", key, table="orders", page=page)[1]["table_data"]["page"] == shown
 
 
-def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(call, database):
+def test_wrong_password(call, database):
+    """A wrong password and an unknown user get the same answer."""
     attempts = [("luca", "focaccia"), ("nobody at all", "nobody"), ("", ""), (None, None), (["luca"], {"a": 1})]
     attempts += [("luca\0", "lasagne"), ("luca", "lasagne\0"), ("luca' --", "x"), ("LUCA", "lasagne")]
     answers = [call("try_login", username=username, password=password) for username, password in attempts]
@@ -116,7 +119,8 @@ def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(call, database
 
 
 @pytest.mark.parametrize("api_name", GUARDED)
-def test_a_forged_key_an_ended_one_and_none_at_all_are_logged_out(call, log_in, api_name):
+def test_dead_key(call, log_in, api_name):
+    """A forged key, one whose session has ended and none at all are answered with a logout."""
     ended, live = log_in("luca", "lasagne"), log_in("luca", "lasagne")
     assert call("logout", ended) == (200, {"logout": True})
     forged = live.partition("_")[0] + "_" + "0" * 32
@@ -126,7 +130,8 @@ def test_a_forged_key_an_ended_one_and_none_at_all_are_logged_out(call, log_in, 
     assert SessionManager().getSessionTimeout() == 60
 
 
-def test_what_a_user_may_not_do_is_not_done(call, log_in):
+def test_not_allowed(call, log_in):
+    """What a user may not do is not done."""
     fabio, _ = log_in("fabio", "focaccia"), log_in("luca", "lasagne")
     assert call("get_table_data", fabio, table="users") == NOT_ALLOWED
     assert call("log_user_out", fabio, username="luca") == NOT_ALLOWED
@@ -137,7 +142,8 @@ def test_what_a_user_may_not_do_is_not_done(call, log_in):
     assert call("get_table_data", fabio, table="orders")[0] == 200
 
 
-def test_whoever_manages_users_sees_who_is_logged_in_and_ends_their_sessions(call, log_in):
+def test_manage_users(call, log_in):
+    """A user who manages users sees which of them are logged in, and ends their sessions."""
     luca, fabio = log_in("luca", "lasagne"), log_in("fabio", "focaccia")
     log_in("fabio", "focaccia")
     assert call("get_table_data", luca, table="users")[1]["table_data"]["rows"] == [["fabio", 2], ["luca", 1]]
@@ -150,14 +156,16 @@ def test_whoever_manages_users_sees_who_is_logged_in_and_ends_their_sessions(cal
     assert SessionManager().getSessionTimeout() == 5
 
 
-def test_a_permission_counts_from_the_moment_it_is_given_or_taken(call, log_in, database, example_module):
+def test_permission_changes(call, log_in, database, example_module):
+    """A permission counts from the moment in which it is given or taken."""
     fabio = log_in("fabio", "focaccia")
     change(database, example_module, "fabio", users_management=True, dataset_management=False)
     assert call("get_table_data", fabio, table="users")[0] == 200
     assert call("get_table_data", fabio, table="orders") == NOT_ALLOWED
 
 
-def test_who_is_removed_from_the_database_is_logged_out(call, log_in, database, example_module):
+def test_removed_user(call, log_in, database, example_module):
+    """A user who is removed from the database is logged out."""
     fabio = log_in("fabio", "focaccia")
     module = example_module("database")
     with database._session.begin() as session:
@@ -167,9 +175,8 @@ def test_who_is_removed_from_the_database_is_logged_out(call, log_in, database, 
     assert SessionManager().getLoggedUsers() == []
 
 
-def test_a_password_is_kept_as_an_argon2_hash_which_is_renewed_when_its_cost_rises(
-    call, log_in, database, example_module
-):
+def test_password_hash(call, log_in, database, example_module):
+    """A password is stored as an Argon2 hash, which is renewed when its cost rises."""
     module = example_module("database")
     cheap = argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash("focaccia")
     change(database, example_module, "fabio", password_hash=cheap)
@@ -183,7 +190,8 @@ def test_a_password_is_kept_as_an_argon2_hash_which_is_renewed_when_its_cost_ris
     assert call("try_login", username="fabio", password="focaccia")[0] == 403
 
 
-def test_what_is_in_the_database_is_there_after_a_restart(example_module, database, database_url):
+def test_restart(example_module, database, database_url):
+    """What is in the database is there after a restart."""
     change(database, example_module, "fabio", dataset_management=False)
     again = example_module("database").Database(database_url)
     assert again.users() == ["fabio", "luca"]
@@ -192,7 +200,8 @@ def test_what_is_in_the_database_is_there_after_a_restart(example_module, databa
     again.close()
 
 
-def test_a_database_that_fails_is_an_error_and_no_logout(call, log_in, database, example_module):
+def test_database_fails(call, log_in, database, example_module):
+    """A database that fails is an error and no logout."""
     key = log_in("luca", "lasagne")
     with database._session() as session:
         example_module("database").Base.metadata.drop_all(session.connection())
@@ -203,7 +212,8 @@ def test_a_database_that_fails_is_an_error_and_no_logout(call, log_in, database,
     assert SessionManager().checkSessionStatus(key)
 
 
-def test_what_the_api_does_not_know_is_refused(call, log_in):
+def test_unknown_call(call, log_in):
+    """A call that the API does not have is refused."""
     key = log_in("luca", "lasagne")
     for name in ("", "__init__", "validate_api_request", "GET_TABLE_DATA"):
         assert call(name, key)[0] == 400

@@ -66,7 +66,8 @@ def call(url: str, api_name: str, key: str | None = None, **body: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_log_in_see_your_data_run_out_be_logged_out(kind, request, start_example, new_person, log_in, tmp_path, expect):
+def test_login_to_expiry(kind, request, start_example, new_person, log_in, tmp_path, expect):
+    """Log in, see your data, let the session expire, and be logged out."""
     url = f"sqlite:///{tmp_path / 'exchange.sqlite3'}"
     if kind == "postgresql":
         pytest.importorskip("psycopg")
@@ -89,7 +90,8 @@ def test_log_in_see_your_data_run_out_be_logged_out(kind, request, start_example
     assert_logged_out(expect, page)
 
 
-def test_a_wrong_password_is_said_and_logs_nobody_in(new_person, expect, example):
+def test_wrong_password(new_person, expect, example):
+    """A wrong password is shown as such, and logs nobody in."""
     page = new_person().open_tab()
     fill_in(page, "luca", "focaccia")
     expect(page.get_by_role("alert")).to_have_text("Wrong username or password.")
@@ -98,7 +100,8 @@ def test_a_wrong_password_is_said_and_logs_nobody_in(new_person, expect, example
     assert "logged in" not in example.stop()
 
 
-def test_a_forged_key_is_answered_with_a_logout(log_in, expect):
+def test_forged_key(log_in, expect):
+    """A forged key is answered with a logout."""
     page = log_in("luca", "lasagne")
 
     def forge(route: Any) -> None:
@@ -111,9 +114,10 @@ def test_a_forged_key_is_answered_with_a_logout(log_in, expect):
     assert_logged_out(expect, page)
 
 
-def test_a_key_whose_session_has_ended_is_answered_with_a_logout(new_person, log_in, expect, example):
+def test_ended_key(new_person, log_in, expect, example):
+    """The key of a session that has ended is answered with a logout."""
     person = new_person()
-    person.context.route("**/socket.io-client.js", lambda route: route.abort())  # nobody tells this page
+    person.context.route("**/socket.io-client.js", lambda route: route.abort())  # so the page hears no logout
     page = person.open_tab()
     fill_in(page, "fabio", "focaccia")
     expect(page.get_by_text("No live updates")).to_be_visible()
@@ -125,7 +129,8 @@ def test_a_key_whose_session_has_ended_is_answered_with_a_logout(new_person, log
     assert_logged_out(expect, page)
 
 
-def test_what_a_user_may_not_do_is_refused_and_what_they_may_goes_on(log_in, expect):
+def test_not_allowed(log_in, expect):
+    """What a user may not do is refused, and the rest goes on."""
     page = log_in("fabio", "focaccia")
     expect(page.get_by_role("cell", name="Minestrone")).to_be_visible()
     button(page, "Users").click()
@@ -139,7 +144,8 @@ def test_what_a_user_may_not_do_is_refused_and_what_they_may_goes_on(log_in, exp
     assert_logged_out(expect, page)
 
 
-def test_who_is_logged_out_by_somebody_else_learns_it_at_once(log_in, expect):
+def test_logged_out_by_other(log_in, expect):
+    """A user who is logged out by another one learns it at once."""
     luca, fabio = log_in("luca", "lasagne"), log_in("fabio", "focaccia")
     button(luca, "Users").click()
     expect(luca.get_by_role("row", name="fabio 1")).to_be_visible()
@@ -151,7 +157,8 @@ def test_who_is_logged_out_by_somebody_else_learns_it_at_once(log_in, expect):
     expect(luca.get_by_text("It has to be a number of at least 2 seconds.")).to_be_visible()
 
 
-def test_the_key_is_in_a_variable_of_the_page_alone(new_person, log_in, expect, example):
+def test_key_in_variable(new_person, log_in, expect, example):
+    """The key is in a variable of the page alone."""
     page = log_in("luca", "lasagne")
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
@@ -167,7 +174,8 @@ def test_the_key_is_in_a_variable_of_the_page_alone(new_person, log_in, expect, 
     expect(page.get_by_role("heading", name="Log in")).to_be_visible()
 
 
-def test_nothing_sticks_out_on_a_phone(log_in, expect):
+def test_phone(log_in, expect):
+    """Nothing sticks out on a phone."""
     page = log_in("luca", "lasagne", viewport={"width": 320, "height": 700})
     for table, rows in (("Orders", 6), ("Users", 3)):
         button(page, table).click()

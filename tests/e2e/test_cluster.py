@@ -53,19 +53,30 @@ class Cluster:
         self.example = example
 
     def said(self, pattern: str) -> int:
-        """How often the workers have said that."""
-        return len(re.findall(pattern, self.example.output))
+        """How often the workers have printed that in this test."""
+        return len(re.findall(pattern, self.example.new_output))
 
 
-@pytest.fixture
-def example(start_example: Callable[..., Example]) -> Example:
+@pytest.fixture(scope="module")
+def running_cluster(start_shared_example: Callable[..., Example]) -> Cluster:
     need_programs()
-    return start_example("--timeout", "600", script="cluster/run.py")
+    return Cluster(start_shared_example("--timeout", "600", script="cluster/run.py"))
 
 
 @pytest.fixture
-def cluster(example: Example) -> Cluster:
-    return Cluster(example)
+def example(running_cluster: Cluster) -> Example:
+    """The cluster without a session: those of the test before have ended, and the workers have printed it."""
+    example = running_cluster.example
+    example.wait_until(
+        lambda: example.output.count(" logged in, ") == example.output.count(" has ended: "), "the end of each session"
+    )
+    example.begin()
+    return example
+
+
+@pytest.fixture
+def cluster(running_cluster: Cluster, example: Example) -> Cluster:
+    return running_cluster
 
 
 def need_programs() -> None:
@@ -127,10 +138,10 @@ def log_out(pages: list[Page], key: str, cluster: Cluster) -> None:
     pages[0].get_by_role("button", name="Log out").click()
 
 
-def run_out(pages: list[Page], key: str, cluster: Cluster) -> None:
-    """Let the session run out soon: it is begun again, as in any process that has these sessions, with a short timeout.
+def expire(pages: list[Page], key: str, cluster: Cluster) -> None:
+    """Let the session expire soon: restart it with a short timeout, as any process that shares these sessions can.
 
-    With a short one from the start it could run out before the second page is there.
+    With a short timeout from the start it could expire before the second page is there.
     """
     with redis.Redis.from_url(cluster.redis_url) as client:
         # Without a thread: it announces no end, so a worker does.
@@ -140,10 +151,9 @@ def run_out(pages: list[Page], key: str, cluster: Cluster) -> None:
         manager.close()
 
 
-@pytest.mark.parametrize(("end", "reason"), [(log_out, "deleted"), (run_out, "expired")])
-def test_the_end_of_a_session_logs_two_browsers_on_two_workers_out(
-    cluster, two_pages, new_bystander, new_person, expect, end, reason
-):
+@pytest.mark.parametrize(("end", "reason"), [(log_out, "deleted"), (expire, "expired")])
+def test_end_on_two_workers(cluster, two_pages, new_bystander, new_person, expect, end, reason):
+    """The end of a session logs two browsers on two workers out."""
     pages, key = two_pages
     for worker, page in enumerate(pages, start=1):
         expect(answered_by(page, worker)).to_be_visible()
@@ -163,7 +173,8 @@ def test_the_end_of_a_session_logs_two_browsers_on_two_workers_out(
     assert cluster.said("has ended") == 1
 
 
-def test_a_page_behind_nginx_gets_its_websocket_from_the_worker_that_answered_it(new_person, expect):
+def test_sticky_websocket(new_person, expect):
+    """A page behind nginx gets its WebSocket from the worker that answered it."""
     person = new_person()
     page = person.context.new_page()
     sent: list[str | bytes] = []
@@ -190,14 +201,16 @@ def test_a_page_behind_nginx_gets_its_websocket_from_the_worker_that_answered_it
     assert received.count('42["logout"]') == 1
 
 
-def test_everybody_sees_who_is_logged_in_on_whichever_worker(luca, fabio, expect):
+def test_list_of_users(luca, fabio, expect):
+    """Every page shows who is logged in, on whichever worker."""
     expect(luca.get_by_role("listitem").filter(has_text="fabio")).to_be_visible()
     expect(fabio.get_by_role("listitem").filter(has_text="luca")).to_be_visible()
     fabio.get_by_role("button", name="Log out").click()
     expect(luca.get_by_role("listitem").filter(has_text="fabio")).to_have_count(0)
 
 
-def test_a_login_through_nginx_holds_on_every_worker_and_each_browser_stays_with_one(cluster, new_person):
+def test_login_through_nginx(cluster, new_person):
+    """A login through nginx counts on every worker, and each browser stays with one."""
     seen = set()
     for _ in range(16):
         request = new_person().context.request
@@ -215,7 +228,8 @@ def test_a_login_through_nginx_holds_on_every_worker_and_each_browser_stays_with
     assert [request.get(worker + "session").status for worker in cluster.workers] == [401] * 4
 
 
-def test_a_wrong_password_and_what_a_form_of_another_site_can_post_are_refused(cluster, new_person):
+def test_refused_login(cluster, new_person):
+    """A wrong password, and what a form of another site can post, are refused."""
     request = new_person().context.request
     assert request.post(cluster.url + "login", data={**LUCA, "password": "focaccia"}).status == 403
     assert request.post(cluster.url + "login", form=LUCA).status == 415
@@ -224,7 +238,8 @@ def test_a_wrong_password_and_what_a_form_of_another_site_can_post_are_refused(c
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_all_that_was_started(number, monkeypatch, tmp_path, new_bystander):
+def test_ctrl_c(number, monkeypatch, tmp_path, new_bystander):
+    """Ctrl-C ends every process that was started."""
     need_programs()
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     command = [sys.executable, str(FOLDER / "run.py"), "--port", "0"]
@@ -242,7 +257,7 @@ def test_ctrl_c_ends_all_that_was_started(number, monkeypatch, tmp_path, new_bys
         assert [is_open(port) for port in ports] == [True] * 6
         assert len(os.listdir(tmp_path)) == 1
     finally:
-        # A terminal tells the whole group, and people press it twice.
+        # A terminal signals the whole group, and users press it twice.
         for _ in range(2):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
@@ -259,7 +274,8 @@ def is_open(port: int) -> bool:
 
 
 @pytest.mark.parametrize("missing", ["nginx", "redis-server"])
-def test_a_program_that_is_missing_is_named_in_one_line(missing, monkeypatch):
+def test_missing_program(missing, monkeypatch):
+    """A program that is missing is named in one line."""
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setattr(sys, "argv", ["run.py"])
     monkeypatch.setattr(shutil, "which", lambda program, **options: None if program == missing else program)
@@ -271,7 +287,8 @@ def test_a_program_that_is_missing_is_named_in_one_line(missing, monkeypatch):
     assert refused.value.code == f"This example needs {missing}, which is not on the PATH: apt-get install {missing}"
 
 
-def test_a_port_that_is_taken_is_said_and_nothing_is_started(tmp_path):
+def test_port_taken(tmp_path):
+    """A port that is taken is an error, and nothing is started."""
     need_programs()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = [sys.executable, str(FOLDER / "run.py"), "--port", str(taken.getsockname()[1])]

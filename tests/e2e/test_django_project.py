@@ -45,7 +45,8 @@ def enter_admin(context: Any, example: Any) -> Any:
     return page
 
 
-def test_people_see_who_is_logged_in_and_leave_by_themselves(new_person, example, expect):
+def test_login_and_logout(new_person, example, expect):
+    """Users see who is logged in, and log themselves out."""
     luca = new_person().log_in("luca", "lasagne")
     cookie = key_cookie(luca.context)
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Lax", False)
@@ -64,7 +65,8 @@ def test_people_see_who_is_logged_in_and_leave_by_themselves(new_person, example
     expect(luca.get_by_label("Password")).to_be_visible()
 
 
-def test_a_session_that_runs_out_ends_the_page_and_the_admin(admin, expect, example):
+def test_expiry(admin, expect, example):
+    """A session that expires ends the page and the admin."""
     inside = enter_admin(admin.context, example)
     admin.evaluate("window.neverReloaded = true")
     for seconds, answer in (("1", "It has to be at least 2 seconds."), ("2", "Set to 2 seconds.")):
@@ -78,7 +80,8 @@ def test_a_session_that_runs_out_ends_the_page_and_the_admin(admin, expect, exam
     assert "/admin/login/" in inside.url
 
 
-def test_staff_log_everyone_out(admin, new_person, expect, example):
+def test_log_everyone_out(admin, new_person, expect, example):
+    """Staff log everyone out."""
     luca = new_person().log_in("luca", "lasagne")
     inside = enter_admin(admin.context, example)
     for page in (luca, admin):
@@ -90,7 +93,8 @@ def test_staff_log_everyone_out(admin, new_person, expect, example):
     expect(inside.locator("#id_username")).to_be_visible()
 
 
-def test_who_is_deactivated_in_the_admin_is_logged_out_at_once(admin, new_person, expect, example):
+def test_deactivated(admin, new_person, expect, example):
+    """A user who is deactivated in the admin is logged out at once."""
     luca = new_person().log_in("luca", "lasagne")
     luca.evaluate("window.neverReloaded = true")
     page = enter_admin(admin.context, example)
@@ -103,7 +107,8 @@ def test_who_is_deactivated_in_the_admin_is_logged_out_at_once(admin, new_person
         assert_logged_out_without_reload(luca, expect)
 
 
-def test_a_wrong_password(new_person, expect):
+def test_wrong_password(new_person, expect):
+    """A wrong password is shown as such, and logs nobody in."""
     page = new_person().open_tab()
     for username in ("luca", "nobody"):
         page.get_by_label("Username").fill(username)
@@ -114,7 +119,8 @@ def test_a_wrong_password(new_person, expect):
     assert [cookie["name"] for cookie in page.context.cookies()] == ["csrftoken"]
 
 
-def test_a_forged_key_and_that_of_a_session_that_ended_open_nothing(new_person, example, expect):
+def test_dead_key(new_person, example, expect):
+    """A forged key, and that of a session that has ended, open nothing."""
     page = new_person().log_in("luca", "lasagne")
     ended = key_cookie(page.context)
     page.get_by_role("button", name="Log out").click()

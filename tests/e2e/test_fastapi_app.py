@@ -25,9 +25,10 @@ pytestmark = pytest.mark.browser
 FORGED = "Otter-candid-46_" + "0" * 32
 
 
-@pytest.fixture
-def example(start_example: Callable[..., Example]) -> Example:
-    return start_example("--timeout", "600", script="fastapi_app/app.py")
+@pytest.fixture(scope="module")
+def example(start_shared_example: Callable[..., Example]) -> Example:
+    """The example; the browsers of each test log out at its end."""
+    return start_shared_example("--timeout", "600", script="fastapi_app/app.py")
 
 
 def session_cookie(page: Page) -> str:
@@ -41,6 +42,13 @@ def metrics(example: Example) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
+@pytest.fixture
+def counted(example: Example) -> Callable[[str], float]:
+    """Return by how much a counter has grown in this test."""
+    before = metrics(example)
+    return lambda name: metrics(example)["users_session_manager_" + name] - before["users_session_manager_" + name]
+
+
 def assert_logged_out(expect: Any, *pages: Page) -> None:
     for page in pages:
         expect(page.get_by_role("heading", name="You are logged out")).to_be_visible()
@@ -49,7 +57,8 @@ def assert_logged_out(expect: Any, *pages: Page) -> None:
         assert "luca" not in page.locator("body").inner_text().lower()
 
 
-def test_people_see_their_own_data_and_who_is_logged_in(luca, fabio, expect):
+def test_own_data(luca, fabio, expect):
+    """Users see their own data, and who is logged in."""
     expect(luca.get_by_role("heading", name="Hello, luca")).to_be_visible()
     expect(luca.get_by_role("row", name="Lasagne al forno 2")).to_be_visible()
     expect(luca.get_by_text("You have asked for them once in this session.")).to_be_visible()
@@ -63,13 +72,14 @@ def test_people_see_their_own_data_and_who_is_logged_in(luca, fabio, expect):
     expect(luca.get_by_role("listitem").filter(has_text="fabio")).to_have_count(0)
 
 
-def test_a_page_is_logged_out_when_its_session_runs_out_and_the_metrics_count_it(start_example, new_person, expect):
+def test_expiry(start_example, new_person, expect):
+    """A page is logged out when its session expires, and the metrics count it."""
     short = start_example("--timeout", "3", script="fastapi_app/app.py")
     page = new_person(url=short.url).open_tab()
     page.get_by_label("Username").fill("luca")
     page.get_by_label("Password").fill("lasagne")
     page.get_by_role("button", name="Log in").click()
-    # Nothing before this: on a machine that is slow enough, the session runs out before its page has seen anything.
+    # Nothing before this: on a machine that is slow enough, the session expires before its page has seen anything.
     assert_logged_out(expect, page)
     short.wait_for_output(r"luca logged in, session [A-Z][a-z]+-[a-z]+-\d\d\n")
     short.wait_for_output(r"session [A-Z][a-z]+-[a-z]+-\d\d of luca has ended: expired\n")
@@ -82,21 +92,22 @@ def test_a_page_is_logged_out_when_its_session_runs_out_and_the_metrics_count_it
     expect(page.get_by_role("heading", name="Log in")).to_be_visible()
 
 
-def test_logging_out_in_one_tab_logs_the_other_one_out_and_nobody_else(new_person, example, fabio, expect):
+def test_logout_in_one_tab(counted, new_person, fabio, expect):
+    """A logout in one tab logs the other one out, and nobody else."""
     person = new_person()
     first, second = person.log_in("luca", "lasagne"), person.open_tab()
     expect(second.get_by_text("Connected", exact=True)).to_be_visible()
-    assert metrics(example)["users_session_manager_sessions"] == 2
+    assert counted("sessions") == 2
     first.get_by_role("button", name="Log out").click()
     assert_logged_out(expect, first, second)
     assert person.context.cookies() == []
     expect(fabio.get_by_text("Connected", exact=True)).to_be_visible()
-    now = metrics(example)
-    assert now["users_session_manager_sessions"] == 1
-    assert now['users_session_manager_sessions_ended_total{reason="deleted"}'] == 1
+    assert counted("sessions") == 1
+    assert counted('sessions_ended_total{reason="deleted"}') == 1
 
 
-def test_a_wrong_password_is_said_and_logs_nobody_in(new_person, example, expect):
+def test_wrong_password(counted, new_person, expect):
+    """A wrong password is shown as such, and logs nobody in."""
     page = new_person().open_tab()
     for username, password in (("luca", "focaccia"), ("nobody", "nobody")):
         page.get_by_label("Username").fill(username)
@@ -106,10 +117,12 @@ def test_a_wrong_password_is_said_and_logs_nobody_in(new_person, example, expect
         expect(page.get_by_label("Password")).to_be_focused()
         expect(page.get_by_label("Password")).to_have_value("")
     assert page.context.cookies() == []
-    assert metrics(example)["users_session_manager_sessions_created_total"] == 0
+    assert counted("sessions_created_total") == 0
 
 
-def test_a_forged_key_logs_nobody_in(luca, example, expect):
+def test_forged_key(counted, luca, example, expect):
+    """A forged key logs nobody in."""
+    own = luca.context.cookies()
     cookie = {"name": "session_key", "value": FORGED, "url": example.url}
     luca.context.add_cookies([cookie])
     luca.get_by_role("button", name="Show my orders again").click()
@@ -118,10 +131,12 @@ def test_a_forged_key_logs_nobody_in(luca, example, expect):
     luca.context.add_cookies([cookie])
     luca.reload()
     expect(luca.get_by_role("heading", name="Log in")).to_be_visible()
-    assert metrics(example)["users_session_manager_rejections_total"] >= 2
+    assert counted("rejections_total") >= 2
+    luca.context.add_cookies(own)  # with which this browser logs out
 
 
-def test_the_key_of_a_session_that_has_ended_logs_nobody_in(luca, example, new_person, expect):
+def test_ended_key(luca, example, new_person, expect):
+    """The key of a session that has ended logs nobody in."""
     key = session_cookie(luca)
     luca.get_by_role("button", name="Log out").click()
     assert_logged_out(expect, luca)
@@ -137,7 +152,8 @@ def test_the_key_of_a_session_that_has_ended_logs_nobody_in(luca, example, new_p
                 assert (answer.code, json.load(answer)) == (401, {"logout": True})
 
 
-def test_every_answer_is_hardened_and_forms_of_other_sites_are_refused(example):
+def test_hardened(example):
+    """Every answer is hardened, and forms of other sites are refused."""
     with urllib.request.urlopen(example.url) as answer:
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'")
         assert answer.headers["Cache-Control"] == "no-store"

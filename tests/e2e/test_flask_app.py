@@ -60,7 +60,8 @@ def key_of(client: Any) -> str:
     return client.get_cookie("session_key").value
 
 
-def test_the_cookie_is_for_the_server_alone_and_secure_over_https(client, example_module):
+def test_cookie(client, example_module):
+    """The cookie is for the server alone, and secure over https."""
     plain = log_in(client).headers["Set-Cookie"]
     encrypted = log_in(example_module("app").create_app(https=True).test_client()).headers["Set-Cookie"]
     assert plain.startswith("session_key=")
@@ -70,7 +71,8 @@ def test_the_cookie_is_for_the_server_alone_and_secure_over_https(client, exampl
     assert "; Secure; " not in plain
 
 
-def test_an_unknown_user_and_a_wrong_password_get_the_same_answer(client, example_module, monkeypatch):
+def test_wrong_password(client, example_module, monkeypatch):
+    """An unknown user and a wrong password get the same answer."""
     app = example_module("app")
     checked: list[str] = []
     check = app.check_password_hash
@@ -78,13 +80,14 @@ def test_an_unknown_user_and_a_wrong_password_get_the_same_answer(client, exampl
     attempts = [("luca", "focaccia"), ("nobody at all", "nobody"), ("", ""), (None, None), (["luca"], {"a": 1})]
     answers = {client.post("/login", json={"username": u, "password": p}).data for u, p in attempts}
     assert len(answers) == 1
-    assert len(checked) == len(attempts), "a hash is checked whoever asks"
+    assert len(checked) == len(attempts), "a hash is checked for every user"
     assert {stored.split(":")[0] for stored in checked} == {"scrypt"}
     assert SessionManager().getLoggedUsers() == []
 
 
 @pytest.mark.parametrize("path", ["login", *GUARDED])
-def test_what_a_form_of_another_site_can_post_is_refused(client, path):
+def test_form_of_other_site(client, path):
+    """What a form of another site can post is refused."""
     log_in(client)
     for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data", None):
         assert client.post(f"/{path}", data='{"seconds": 5}', content_type=kind).status_code == 415
@@ -92,13 +95,15 @@ def test_what_a_form_of_another_site_can_post_is_refused(client, path):
 
 
 @pytest.mark.parametrize(("body", "status"), [("{", 400), ("[]", 400), ("null", 400), ("1", 400), ("9" * 5000, 413)])
-def test_a_body_that_is_no_json_object_is_refused(client, body, status):
+def test_wrong_body(client, body, status):
+    """A body that is no JSON object is refused."""
     log_in(client)
     for path in ("login", "logout-there", "admin/timeout"):
         assert client.post(f"/{path}", data=body, content_type="application/json").status_code == status
 
 
-def test_whoever_is_not_logged_in_gets_401_and_logout(client):
+def test_not_logged_in(client):
+    """Without a session the answer is 401 with a logout."""
     for key in (None, "", "luca", "Otter-candid-46_" + "0" * 32):
         if key is not None:
             client.set_cookie("session_key", key)
@@ -110,7 +115,8 @@ def test_whoever_is_not_logged_in_gets_401_and_logout(client):
     assert SessionManager().getSessionTimeout() == 60
 
 
-def test_a_browser_without_a_session_is_sent_to_the_login_and_from_there_to_where_it_wanted(client):
+def test_login_page(client):
+    """A browser without a session is sent to the login, and from there to the page that it wanted."""
     answer = client.get("/admin", headers={"Accept": "text/html,*/*;q=0.8"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/?next=%2Fadmin")
     assert log_in(client, "admin", path="/login?next=%2Fadmin").json == {"next": "/admin", "administrator": True}
@@ -118,7 +124,8 @@ def test_a_browser_without_a_session_is_sent_to_the_login_and_from_there_to_wher
         assert log_in(client, path=f"/login{elsewhere}").json == {"next": "", "administrator": False}
 
 
-def test_nobody_but_the_administrator_may_do_what_is_the_administrators(application, client):
+def test_not_administrator(application, client):
+    """Only the administrator may administer."""
     fabio = application.test_client()
     log_in(fabio, "fabio")
     log_in(client)
@@ -135,7 +142,8 @@ def test_nobody_but_the_administrator_may_do_what_is_the_administrators(applicat
     assert SessionManager().getSessionTimeout() == 60
 
 
-def test_the_administrator_ends_one_session_or_all_of_one_user(application):
+def test_administrator(application):
+    """The administrator ends one session, or all of one user."""
     admin, *others = clients = [application.test_client() for _ in range(5)]
     for client, username in zip(clients, ("admin", "luca", "luca", "luca", "fabio"), strict=True):
         log_in(client, username)
@@ -155,7 +163,8 @@ def test_the_administrator_ends_one_session_or_all_of_one_user(application):
     assert SessionManager().getLoggedUsers() == ["admin", "fabio"]
 
 
-def test_people_end_their_own_sessions_and_nobody_elses(application):
+def test_own_sessions(application):
+    """Users end their own sessions and nobody else's."""
     luca, luca_too, fabio = clients = [application.test_client() for _ in range(3)]
     for client, username in zip(clients, ("luca", "luca", "fabio"), strict=True):
         log_in(client, username)
@@ -173,7 +182,8 @@ def test_people_end_their_own_sessions_and_nobody_elses(application):
     assert [client.get("/sessions").status_code for client in (luca, luca_too, fabio)] == [200, 401, 200]
 
 
-def test_of_two_sessions_with_one_label_the_right_one_ends(application, monkeypatch):
+def test_same_label(application, monkeypatch):
+    """Of two sessions with one label the right one ends."""
     secrets = iter("ABC")
     monkeypatch.setattr("users_session_manager.stores.memory.new_key", lambda: "Otter-candid-46_" + next(secrets) * 32)
     here, first, second = clients = [application.test_client() for _ in range(3)]
@@ -185,7 +195,8 @@ def test_of_two_sessions_with_one_label_the_right_one_ends(application, monkeypa
     assert [client.get("/sessions").status_code for client in (here, first, second)] == [200, 200, 401]
 
 
-def test_everywhere_else_is_neither_here_nor_with_others(application):
+def test_everywhere_else(application):
+    """A logout everywhere else spares this session and other users."""
     clients = [application.test_client() for _ in range(4)]
     for client, username in zip(clients, ("luca", "luca", "luca", "fabio"), strict=True):
         log_in(client, username)
@@ -193,7 +204,8 @@ def test_everywhere_else_is_neither_here_nor_with_others(application):
     assert [client.get("/sessions").status_code for client in clients] == [401, 200, 401, 200]
 
 
-def test_no_list_holds_the_secret_of_a_key(application):
+def test_no_secret(application):
+    """No list holds the secret of a key."""
     clients = {username: application.test_client() for username in DEMO_USERS}
     for username, client in clients.items():
         log_in(client, username)
@@ -206,7 +218,8 @@ def test_no_list_holds_the_secret_of_a_key(application):
         assert not any(secret in text for text in texts)
 
 
-def test_the_sessions_of_others_are_nobodys_business_but_the_administrators(application, client):
+def test_sessions_of_others(application, client):
+    """Only the administrator sees the sessions of others."""
     fabio = application.test_client()
     log_in(fabio, "fabio", headers={"User-Agent": "curl/8.0"})
     log_in(client)
@@ -231,12 +244,14 @@ def test_the_sessions_of_others_are_nobodys_business_but_the_administrators(appl
         ("x" * 10_000 + " Firefox/140.0", "Unknown browser"),
     ],
 )
-def test_a_session_is_known_by_the_browser_it_was_begun_in(client, user_agent, browser):
+def test_browser_name(client, user_agent, browser):
+    """A session is shown with the browser in which it was started."""
     log_in(client, headers={"User-Agent": user_agent})
     assert [row["browser"] for row in client.get("/sessions").json["sessions"]] == [browser]
 
 
-def test_a_name_that_a_browser_gives_itself_is_cut(example_module):
+def test_long_browser_name(example_module):
+    """A long name of a browser is cut."""
     browser_of = example_module("app").browser_of
     assert max(len(browser_of(f"{'A' * length}bot/1.0 (Linux; Android 10)")) for length in range(0, 400, 7)) == 60
 
@@ -244,15 +259,15 @@ def test_a_name_that_a_browser_gives_itself_is_cut(example_module):
 @pytest.mark.parametrize(
     ("timeout", "warning", "expiring"), [(600, 20, False), (600, 599.999999, True), (600, 900, False)]
 )
-def test_the_warning_comes_when_it_is_said_to_and_half_way_in_a_session_that_is_too_short(
-    example_module, timeout, warning, expiring
-):
+def test_warning_time(example_module, timeout, warning, expiring):
+    """The warning comes at its time, and half-way in a session that is too short for that."""
     client = example_module("app").create_app(timeout=timeout, warning=warning).test_client()
     log_in(client)
     assert client.get("/sessions").json["you"]["expiring"] is expiring
 
 
-def test_whoever_logs_in_once_more_keeps_the_session_under_another_key(client):
+def test_login_again(client):
+    """Another login of the same user keeps the session under another key."""
     log_in(client)
     before, row = key_of(client), client.get("/sessions").json["sessions"][0]
     log_in(client, headers={"User-Agent": "curl/8.0"})
@@ -262,7 +277,8 @@ def test_whoever_logs_in_once_more_keeps_the_session_under_another_key(client):
     assert SessionManager().getLoggedUsers() == ["luca"]
 
 
-def test_every_answer_is_hardened(client):
+def test_hardened(client):
+    """Every answer is hardened."""
     for response in (client.get("/"), log_in(client), *map(client.get, ("/sessions", "/admin", "/nowhere"))):
         policy = response.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; ")
@@ -272,14 +288,14 @@ def test_every_answer_is_hardened(client):
         assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_a_timeout_that_the_manager_refuses_is_refused_at_the_start(example_module):
+def test_wrong_timeout(example_module):
+    """A timeout that the manager refuses is refused at the start."""
     with pytest.raises(ValueError, match="at least 2 seconds, got 1"):
         example_module("app").create_app(timeout=1)
 
 
-def test_without_npm_the_page_takes_the_script_from_the_cdn_and_checks_it(
-    client, example_module, tmp_path, monkeypatch
-):
+def test_without_npm(client, example_module, tmp_path, monkeypatch):
+    """Without npm the page takes the script from the CDN, and checks it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert example_module("shared.socket_io_client").fetch(tmp_path / "instance") is None
     page = client.get("/")
@@ -291,7 +307,8 @@ def test_without_npm_the_page_takes_the_script_from_the_cdn_and_checks_it(
 
 
 @pytest.mark.parametrize("script", ["exit 1", "kill $$", 'mkdir -p "$4" && echo tampered > "$4/socket.io.min.js"'])
-def test_an_npm_that_fails_or_brings_another_file_is_as_good_as_none(example_module, tmp_path, monkeypatch, script):
+def test_npm_fails(example_module, tmp_path, monkeypatch, script):
+    """An npm that fails, or brings another file, is the same as none."""
     npm = tmp_path / "npm"
     npm.write_text(f"#!/bin/sh\nset -- $1 $2 $3 $3/node_modules/socket.io-client/dist\n{script}\n")
     npm.chmod(0o755)
@@ -299,7 +316,8 @@ def test_an_npm_that_fails_or_brings_another_file_is_as_good_as_none(example_mod
     assert example_module("shared.socket_io_client").fetch(tmp_path / "instance") is None
 
 
-def test_a_port_that_is_taken_is_said():
+def test_port_taken():
+    """A port that is taken is an error in one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, str(EXAMPLE / "app.py"), "--port", str(port)]
@@ -309,7 +327,8 @@ def test_a_port_that_is_taken_is_said():
     assert "Traceback" not in ended.stderr
 
 
-def test_a_client_in_python_hears_what_a_page_hears(example):
+def test_python_client(example):
+    """A client in Python hears what a page hears."""
     socketio = pytest.importorskip("socketio")
     pytest.importorskip("requests")
     jar = http.cookiejar.CookieJar()

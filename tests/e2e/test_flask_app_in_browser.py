@@ -95,7 +95,7 @@ def ask(set_timeout: Callable[..., None], expect: Any) -> Callable[[Page], None]
     """Lets the pages of a session ask whether somebody is there: for 300 seconds, and this once."""
 
     def ask(page: Page) -> None:
-        set_timeout(303)
+        set_timeout(301)
         button(page, "I’m still here").click()
         expect(warning(page)).to_be_visible()
         set_timeout(3600)
@@ -103,7 +103,8 @@ def ask(set_timeout: Callable[..., None], expect: Any) -> Callable[[Page], None]
     return ask
 
 
-def test_whoever_logs_in_sees_themselves_and_everyone_else(luca, fabio, expect):
+def test_list_of_users(luca, fabio, expect):
+    """A user who logs in sees themselves and everyone else."""
     expect(luca.get_by_role("heading", name="Hello, luca")).to_be_visible()
     expect(session_row(luca, "luca")).to_contain_text("this is you")
     expect(session_row(luca, "fabio")).not_to_contain_text("this is you")
@@ -116,7 +117,8 @@ def test_whoever_logs_in_sees_themselves_and_everyone_else(luca, fabio, expect):
     expect(luca.get_by_role("link")).to_have_count(0)
 
 
-def test_a_wrong_password_is_said_and_logs_nobody_in(new_person, expect):
+def test_wrong_password(new_person, expect):
+    """A wrong password is shown as such, and logs nobody in."""
     page = new_person().open_tab()
     page.get_by_label("Username").fill("luca")
     page.get_by_label("Password").fill("focaccia")
@@ -126,7 +128,8 @@ def test_a_wrong_password_is_said_and_logs_nobody_in(new_person, expect):
     assert page.context.cookies() == []
 
 
-def test_both_tabs_of_a_session_are_logged_out_when_it_runs_out(new_person, admin, expect):
+def test_expiry(new_person, admin, expect):
+    """Both tabs of a session are logged out when it expires."""
     person = new_person()
     first, second = person.log_in("luca", "lasagne"), person.open_tab()
     expect(second.get_by_text("Connected", exact=True)).to_be_visible()
@@ -138,7 +141,8 @@ def test_both_tabs_of_a_session_are_logged_out_when_it_runs_out(new_person, admi
     expect(sessions_of(admin, "luca")).to_have_count(0)
 
 
-def test_logging_out_in_one_tab_logs_the_other_tab_out_and_nobody_else(new_person, fabio, expect):
+def test_logout_in_one_tab(new_person, fabio, expect):
+    """A logout in one tab logs the other one out, and nobody else."""
     person = new_person()
     first, second = person.log_in("luca", "lasagne"), person.open_tab()
     expect(second.get_by_text("Connected", exact=True)).to_be_visible()
@@ -149,35 +153,39 @@ def test_logging_out_in_one_tab_logs_the_other_tab_out_and_nobody_else(new_perso
     expect(session_row(fabio, "fabio")).to_be_visible()
 
 
-def test_logging_everyone_out_reaches_every_browser(luca, fabio, admin, expect):
+def test_log_everyone_out(luca, fabio, admin, expect):
+    """A logout of everyone reaches every browser."""
     button(admin, "Log everyone out").click()
     assert_logged_out(expect, luca, fabio, admin)
 
 
-def test_a_tab_that_was_cut_off_while_its_session_ended_learns_it_when_it_comes_back(new_person, cable, admin, expect):
+def test_cut_off_at_the_end(new_person, cable, admin, expect):
+    """A tab that was cut off while its session ended learns it when it comes back."""
     page = new_person(url=cable.url).log_in("luca", "lasagne")
     cable.cut()
     expect(page.get_by_text("Offline, retrying")).to_be_visible()
     button(admin, "Log everyone out").click()
     assert_logged_out(expect, admin)
     expect(page.get_by_text("Offline, retrying")).to_be_visible()
-    cable.mend()
+    cable.repair()
     assert_logged_out(expect, page)
 
 
-def test_a_tab_that_was_cut_off_while_its_session_lived_goes_on(new_person, cable, fabio, expect):
+def test_cut_off(new_person, cable, fabio, expect):
+    """A tab that was cut off while its session lived goes on."""
     page = new_person(url=cable.url).log_in("luca", "lasagne")
     cable.cut()
     expect(page.get_by_text("Offline, retrying")).to_be_visible()
     button(fabio, "Log out").click()
     assert_logged_out(expect, fabio)
-    cable.mend()
+    cable.repair()
     expect(page.get_by_text("Connected", exact=True)).to_be_visible()
     expect(session_row(page, "fabio")).to_have_count(0)
     expect(session_row(page, "luca")).to_be_visible()
 
 
-def test_a_browser_that_was_offline_learns_it_too(luca, admin, expect):
+def test_offline(luca, admin, expect):
+    """A browser that was offline learns of the end too."""
     luca.context.set_offline(True)
     expect(luca.get_by_text("Offline, retrying")).to_be_visible()
     button(admin, "Log everyone out").click()
@@ -186,12 +194,13 @@ def test_a_browser_that_was_offline_learns_it_too(luca, admin, expect):
     assert_logged_out(expect, luca)
 
 
-def test_what_is_pressed_while_cut_off_is_answered_with_a_reason(new_person, cable, expect):
+def test_button_while_cut_off(new_person, cable, expect):
+    """A button that is pressed while the page is cut off is answered with a reason."""
     page = new_person(url=cable.url).log_in("luca", "lasagne")
     cable.cut()
     button(page, "I’m still here").click()
     expect(page.get_by_text("The server did not answer.")).to_be_visible()
-    cable.mend()
+    cable.repair()
     expect(page.get_by_text("Connected", exact=True)).to_be_visible()
     button(page, "I’m still here").click()
     expect(page.get_by_text("The server did not answer.")).not_to_be_visible()
@@ -207,7 +216,8 @@ CONNECT = """() => new Promise((done) => {
 SEND_KEY = "(data) => new Promise((done) => raw.emit('session_key', data, done))"
 
 
-def test_a_stranger_joins_nothing_with_a_session_key_that_is_not_one(luca, new_person):
+def test_forged_keys(luca, new_person):
+    """A stranger joins nothing with what is no key of a live session."""
     stranger = new_person().open_tab()
     lucas_sid = luca.evaluate(CONNECT)
     assert luca.evaluate(SEND_KEY, None) is True
@@ -231,7 +241,7 @@ def test_a_stranger_joins_nothing_with_a_session_key_that_is_not_one(luca, new_p
         assert stranger.evaluate(SEND_KEY, wrong) is False, wrong
         stranger.wait_for_function("(count) => heard.length >= count", arg=count)
 
-    # What luca's connection alone is told: that its own wrong key is refused, and lists.
+    # What luca's connection alone hears: that its own wrong key is refused, and lists.
     assert luca.evaluate(SEND_KEY, forged) is False
     luca.wait_for_function("heard.includes('logout')")
     button(luca, "I’m still here").click()
@@ -241,7 +251,8 @@ def test_a_stranger_joins_nothing_with_a_session_key_that_is_not_one(luca, new_p
     assert stranger.evaluate("heard") == ["logout"] * (len(tries) + 1)
 
 
-def test_a_visitor_who_is_not_logged_in_hears_of_nobody(new_person):
+def test_visitor(new_person):
+    """A visitor who is not logged in hears of nobody."""
     visitor = new_person().open_tab()
     visitor.evaluate(CONNECT)
     new_person().log_in("fabio", "focaccia")
@@ -250,7 +261,8 @@ def test_a_visitor_who_is_not_logged_in_hears_of_nobody(new_person):
     assert visitor.evaluate("heard") == ["logout"]
 
 
-def test_the_routes_answer_401_with_logout_once_the_session_has_ended(luca, new_person, expect):
+def test_routes_after_the_end(luca, new_person, expect):
+    """The routes answer 401 with a logout once the session has ended."""
     key = session_key(luca)
     button(luca, "Log out").click()
     assert_logged_out(expect, luca)
@@ -262,14 +274,17 @@ def test_the_routes_answer_401_with_logout_once_the_session_has_ended(luca, new_
     assert [(answer.status, answer.json()) for answer in answers] == [(401, {"logout": True})] * 6
 
 
-def test_a_request_that_is_answered_with_401_logs_the_page_out(luca, new_person, expect):
+def test_401(luca, new_person, expect):
+    """An answer 401 logs the page out."""
     # The connection of the page is still that of the first session, but the browser's cookie is gone.
     luca.context.clear_cookies()
     button(luca, "I’m still here").click()
     assert_logged_out(expect, luca)
 
 
-def test_still_here_begins_the_countdown_again_and_reading_does_not(luca, admin, set_timeout, expect):
+def test_still_here(luca, admin, set_timeout, expect):
+    """The button restarts the countdown, and reading does not."""
+
     def time_left() -> float:
         return luca.context.request.get(luca.url + "sessions").json()["you"]["left"]
 
@@ -287,7 +302,8 @@ def test_still_here_begins_the_countdown_again_and_reading_does_not(luca, admin,
         expect(row).to_contain_text(re.compile(r"1:00:00|59:\d\d"))
 
 
-def test_the_timeout_field_takes_what_the_manager_takes(admin, expect):
+def test_timeout_field(admin, expect):
+    """The timeout field takes what the manager takes."""
     timeout = admin.get_by_label("Timeout in seconds")
     expect(timeout).to_have_value("600")
     for refused in ("1", "", "soon", "-5", "1e300"):
@@ -301,7 +317,8 @@ def test_the_timeout_field_takes_what_the_manager_takes(admin, expect):
     expect(timeout).to_have_attribute("aria-invalid", "false")
 
 
-def test_whoever_logs_in_next_in_a_browser_ends_the_session_before(new_person, fabio, expect):
+def test_next_login(new_person, fabio, expect):
+    """The next login in a browser ends the session before."""
     person = new_person()
     waiting = person.open_tab()
     first = person.log_in("luca", "lasagne")
@@ -314,7 +331,8 @@ def test_whoever_logs_in_next_in_a_browser_ends_the_session_before(new_person, f
     expect(session_row(fabio, "luca")).to_have_count(0)
 
 
-def test_the_key_is_nowhere_but_in_a_cookie_that_no_script_can_read(new_person, example, expect):
+def test_key_in_cookie_alone(new_person, example, expect):
+    """The key is nowhere but in a cookie that no script can read."""
     person = new_person()
     seen: list[str] = []
     person.context.on("request", lambda request: seen.append(request.url + (request.post_data or "")))
@@ -339,7 +357,8 @@ def test_the_key_is_nowhere_but_in_a_cookie_that_no_script_can_read(new_person, 
     assert secret not in everything
 
 
-def test_a_keyboard_is_enough(new_person, expect):
+def test_keyboard(new_person, expect):
+    """A keyboard is enough."""
     page = new_person().open_tab()
     expect(page.get_by_label("Username")).to_be_focused()
     page.keyboard.type("fabio")
@@ -358,14 +377,16 @@ def test_a_keyboard_is_enough(new_person, expect):
     expect(page.get_by_label("Username")).to_be_focused()
 
 
-def test_a_screen_reader_is_told_of_the_logout_at_once(luca, admin, expect):
+def test_screen_reader(luca, admin, expect):
+    """A screen reader announces the logout at once."""
     alarm = luca.locator("[aria-live=assertive]")
     expect(alarm).to_have_text("")
     button(admin, "Log everyone out").click()
     expect(alarm).to_have_text("You are logged out.")
 
 
-def test_staying_logged_in_in_one_tab_closes_the_warning_in_all(new_person, fabio, ask, expect):
+def test_stay_logged_in(new_person, fabio, ask, expect):
+    """To stay logged in in one tab closes the warning in all."""
     person = new_person()
     first, second = person.log_in(**ADMIN), person.open_tab()
     second.get_by_role("link", name="everyone’s sessions").click()
@@ -381,7 +402,8 @@ def test_staying_logged_in_in_one_tab_closes_the_warning_in_all(new_person, fabi
     expect(warning(fabio)).to_be_hidden()
 
 
-def test_silence_after_the_warning_ends_the_session_in_every_tab(new_person, set_timeout, expect):
+def test_no_reaction(new_person, set_timeout, expect):
+    """Without a reaction to the warning the session ends in every tab."""
     person = new_person()
     first, second = person.log_in("luca", "lasagne"), person.open_tab()
     expect(second.get_by_text("Connected", exact=True)).to_be_visible()
@@ -399,7 +421,8 @@ def test_silence_after_the_warning_ends_the_session_in_every_tab(new_person, set
         expect(page).to_have_title("Logged out")
 
 
-def test_the_warning_is_heard_as_such_and_waits_for_no_list(new_person, ask):
+def test_warning_without_list(new_person, ask):
+    """The warning comes by itself, and waits for no list."""
     person = new_person()
 
     def swallow_lists(socket: Any) -> None:
@@ -410,7 +433,8 @@ def test_the_warning_is_heard_as_such_and_waits_for_no_list(new_person, ask):
     ask(person.log_in("luca", "lasagne"))
 
 
-def test_logging_out_in_the_warning_does_so_in_every_tab(new_person, ask, expect):
+def test_logout_in_warning(new_person, ask, expect):
+    """A logout in the warning logs every tab out."""
     person = new_person()
     first, second = person.log_in("luca", "lasagne"), person.open_tab()
     ask(first)
@@ -418,15 +442,15 @@ def test_logging_out_in_the_warning_does_so_in_every_tab(new_person, ask, expect
     assert_logged_out(expect, first, second)
 
 
-def test_a_page_that_loads_when_the_warning_has_been_given_shows_it_too(luca, ask, expect):
+def test_late_page(luca, ask, expect):
+    """A page that loads after the warning shows it too."""
     ask(luca)
     luca.reload()
     expect(warning(luca)).to_be_visible()
 
 
-def test_a_page_that_was_cut_off_when_the_warning_was_given_shows_it_when_it_comes_back(
-    new_person, cable, example, ask, expect
-):
+def test_cut_off_at_the_warning(new_person, cable, example, ask, expect):
+    """A page that was cut off at the warning shows it when it comes back."""
     person = new_person(url=cable.url)
     page = person.log_in("luca", "lasagne")
     person.url = example.url  # the same browser and the same cookie, by another cable
@@ -436,11 +460,12 @@ def test_a_page_that_was_cut_off_when_the_warning_was_given_shows_it_when_it_com
     expect(page.get_by_text("Offline, retrying")).to_be_visible()
     ask(other)
     assert not warning(page).is_visible()
-    cable.mend()
+    cable.repair()
     expect(warning(page)).to_be_visible()
 
 
-def test_escape_is_a_sign_of_life_and_nobody_but_the_server_takes_the_warning_away(new_person, cable, ask, expect):
+def test_escape(new_person, cable, ask, expect):
+    """Escape counts as a reaction, and only the answer of the server closes the warning."""
     page = new_person(url=cable.url).log_in("luca", "lasagne")
     ask(page)
     cable.cut()
@@ -449,7 +474,7 @@ def test_escape_is_a_sign_of_life_and_nobody_but_the_server_takes_the_warning_aw
         page.keyboard.press("Escape")
         expect(warning(page).get_by_role("alert")).to_have_text(re.compile("The server did not answer"))
         expect(warning(page)).to_be_visible()
-    cable.mend()
+    cable.repair()
     expect(page.locator("#connection")).to_have_text("Connected")
     expect(warning(page)).to_be_visible()
     page.keyboard.press("Escape")
@@ -457,7 +482,8 @@ def test_escape_is_a_sign_of_life_and_nobody_but_the_server_takes_the_warning_aw
     expect(page.locator("#my-time")).to_have_text(re.compile(r"1:00:00|59:\d\d"))
 
 
-def test_a_keyboard_is_enough_for_the_warning_and_comes_back_to_where_it_was(luca, ask, expect):
+def test_keyboard_in_warning(luca, ask, expect):
+    """A keyboard is enough for the warning, and the focus comes back to where it was."""
     ask(luca)
     expect(button(luca, "Stay logged in")).to_be_focused()
     luca.keyboard.press("Tab")
@@ -468,21 +494,23 @@ def test_a_keyboard_is_enough_for_the_warning_and_comes_back_to_where_it_was(luc
     expect(button(luca, "I’m still here")).to_be_focused()
 
 
-def test_a_screen_reader_is_told_of_the_warning_once(luca, fabio, ask, expect):
+def test_screen_reader_in_warning(luca, fabio, ask, expect):
+    """A screen reader announces the warning once."""
     ask(luca)
     expect(warning(luca)).to_have_accessible_description(
         re.compile(r"^You will be logged out in \d+ seconds, here and in every other tab\.$")
     )
-    told, digits = luca.locator("#warning-text").text_content(), warning(luca).get_by_role("timer")
+    text, digits = luca.locator("#warning-text").text_content(), warning(luca).get_by_role("timer")
     expect(digits).not_to_have_text(digits.text_content())
     button(fabio, "Log out").click()  # which brings a list
     expect(session_row(luca, "fabio")).to_have_count(0)
-    assert luca.locator("#warning-text").text_content() == told
+    assert luca.locator("#warning-text").text_content() == text
     assert warning(luca).locator("[aria-live], [role=status]").count() == 0
     expect(warning(luca).get_by_role("alert")).to_have_text("")
 
 
-def test_logging_out_there_logs_that_browser_out_and_not_this_one(luca, fabio, new_person, expect):
+def test_logout_there(luca, fabio, new_person, expect):
+    """A logout there logs that browser out and not this one."""
     there = new_person(user_agent=FIREFOX).log_in("luca", "lasagne")
     expect(own_sessions(luca)).to_have_count(2)
     expect(own_sessions(luca).nth(0)).to_contain_text("this one")
@@ -497,7 +525,8 @@ def test_logging_out_there_logs_that_browser_out_and_not_this_one(luca, fabio, n
     expect(session_row(fabio, "luca").get_by_role("cell")).to_have_text(["1", re.compile(r"\d+:\d\d")])
 
 
-def test_logging_out_everywhere_else_leaves_this_browser_and_other_people_alone(luca, fabio, new_person, expect):
+def test_logout_everywhere_else(luca, fabio, new_person, expect):
+    """A logout everywhere else spares this browser and other users."""
     others = [new_person().log_in("luca", "lasagne") for _ in range(2)]
     expect(own_sessions(luca)).to_have_count(3)
     button(luca, "Log out everywhere else").click()
@@ -508,7 +537,8 @@ def test_logging_out_everywhere_else_leaves_this_browser_and_other_people_alone(
     expect(session_row(fabio, "luca").get_by_role("cell").nth(0)).to_have_text("1")
 
 
-def test_a_button_keeps_the_focus_while_lists_come_in(luca, new_person, expect):
+def test_focus(luca, new_person, expect):
+    """A button keeps the focus while lists come in."""
     new_person(user_agent=FIREFOX).log_in("luca", "lasagne")
     there = luca.get_by_role("button", name="Log out there: Firefox on Windows")
     there.focus()
@@ -520,7 +550,8 @@ def test_a_button_keeps_the_focus_while_lists_come_in(luca, new_person, expect):
     expect(there).to_be_focused()
 
 
-def test_the_administrator_ends_the_sessions_of_one_user_and_the_others_stay(luca, fabio, admin, new_person, expect):
+def test_administrator(luca, fabio, admin, new_person, expect):
+    """The administrator ends the sessions of one user, and the others stay."""
     there = new_person(user_agent=FIREFOX).log_in("luca", "lasagne")
     expect(sessions_of(admin, "luca")).to_have_count(2)
     expect(sessions_of(admin, "luca").nth(1)).to_have_text(
@@ -545,7 +576,8 @@ def test_the_administrator_ends_the_sessions_of_one_user_and_the_others_stay(luc
     expect(session_row(fabio, "fabio")).to_be_visible()
 
 
-def test_the_administrator_who_logs_out_comes_back_to_the_same_page(new_person, example, expect):
+def test_administrator_logs_out(new_person, example, expect):
+    """An administrator who logs out comes back to the same page."""
     person = new_person(url=example.url + "admin")
     page = person.open_tab()
     page.get_by_label("Username").fill("admin")
@@ -560,7 +592,8 @@ def test_the_administrator_who_logs_out_comes_back_to_the_same_page(new_person, 
     assert page.url == example.url + "?next=%2Fadmin"
 
 
-def test_nobody_else_sees_the_administrators_page(luca, example, expect):
+def test_not_administrator(luca, example, expect):
+    """Nobody else sees the administrator's page."""
     answer = luca.goto(example.url + "admin")
     assert answer.status == 403
     expect(luca.get_by_role("heading", name="For the administrator")).to_be_visible()
@@ -568,7 +601,8 @@ def test_nobody_else_sees_the_administrators_page(luca, example, expect):
     expect(luca.get_by_role("heading", name="Hello, luca")).to_be_visible()
 
 
-def test_whoever_logs_in_once_more_in_a_browser_keeps_the_session(new_person, expect):
+def test_login_again(new_person, expect):
+    """Another login of the same user in a browser keeps the session."""
     person = new_person()
     waiting = person.open_tab()
     first = person.log_in("luca", "lasagne")
@@ -586,7 +620,9 @@ def test_whoever_logs_in_once_more_in_a_browser_keeps_the_session(new_person, ex
 
 
 @pytest.mark.parametrize("width", [320, 375])
-def test_nothing_sticks_out_on_a_phone(new_person, fabio, ask, expect, width):
+def test_phone(new_person, fabio, ask, expect, width):
+    """Nothing sticks out on a phone."""
+
     def sticks_out(page: Page) -> bool:
         return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
 
@@ -623,9 +659,10 @@ img {{ border-radius: 12px; box-shadow: 0 6px 24px #0003 }}
 </style><img width=760 src="data:image/png;base64,{}"><img width=375 src="data:image/png;base64,{}">"""
 
 
-def test_the_picture_of_the_readme_shows_the_example(
+def test_picture_of_readme(
     browser: Browser, new_person: Any, start_example: Any, set_timeout: Any, tmp_path: Path, expect: Any
 ):
+    """The picture of the README shows the example."""
     # For the README there are 20 seconds for this, as there are for visitors; a test is given more.
     last = 20 if os.environ.get("UPDATE_PICTURE") else 300
     url = start_example("--warning", str(last)).url
@@ -662,7 +699,8 @@ def unserved(new_person: Callable[..., Any], expect: Any) -> Page:
     return page
 
 
-def test_without_the_client_script_the_page_says_so_and_works(unserved, new_person, expect):
+def test_without_script(unserved, new_person, expect):
+    """Without the client script the page says so, and works."""
     there = new_person(user_agent=FIREFOX).log_in("luca", "lasagne")
     expect(own_sessions(unserved)).to_have_count(2)  # it asks by itself
     unserved.get_by_role("button", name="Log out there: Firefox on Windows").click()
@@ -672,7 +710,8 @@ def test_without_the_client_script_the_page_says_so_and_works(unserved, new_pers
     assert_logged_out(expect, unserved)
 
 
-def test_without_the_client_script_a_page_learns_of_the_warning_and_of_the_end(unserved, ask, example, expect):
+def test_warning_without_script(unserved, ask, example, expect):
+    """Without the client script a page learns of the warning and of the end."""
     ask(unserved)
     button(unserved, "Stay logged in").click()
     expect(warning(unserved)).to_be_hidden()

@@ -44,7 +44,7 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def visitor(browser: Browser, tmp_path: Path) -> Iterator[BrowserContext]:
     """A browser without cookies, in which the CDN is npm's copy of the very file."""
-    spec = importlib.util.spec_from_file_location("socket_io_client", EXAMPLES / "socket_io_client.py")
+    spec = importlib.util.spec_from_file_location("socket_io_client", EXAMPLES / "shared" / "socket_io_client.py")
     assert spec is not None
     assert spec.loader is not None
     client = importlib.util.module_from_spec(spec)
