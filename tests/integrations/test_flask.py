@@ -253,6 +253,13 @@ class TestSignIn:
         (key,) = manager.sessions
         assert answer.headers.getlist("Set-Cookie")[0].startswith(f"{COOKIE}={key};")
 
+    def test_never_stored(self, manager):
+        """An answer with a cookie is not to be stored, whatever the view says."""
+        sessions = UserSessions()
+        app = make_app(sessions)
+        app.add_url_rule("/stored", view_func=lambda: (sessions.sign_in("Luca"), 200, {"Cache-Control": "max-age=60"}))
+        assert client_of(app).get("/stored").headers["Cache-Control"] == "no-store"
+
 
 def reject() -> Any:
     raise SessionRejected
