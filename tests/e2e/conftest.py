@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from npm_client import client_script
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -43,6 +44,7 @@ class Example:
     """An example as its users start it: a process that prints the address to open."""
 
     def __init__(self, script: str, *options: str) -> None:
+        client_script()  # else several examples could let npm install it at the same time
         command = [sys.executable, str(EXAMPLES / script), "--port", "0", *options]
         # Tests of Django in this process name settings of their own there.
         environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from npm_client import client_script
 
 pytest.importorskip("flask_socketio")
 
@@ -42,14 +43,14 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def visitor(browser: Browser, tmp_path: Path) -> Iterator[BrowserContext]:
+def visitor(browser: Browser) -> Iterator[BrowserContext]:
     """A browser without cookies, in which the CDN is npm's copy of the very file."""
     spec = importlib.util.spec_from_file_location("socket_io_client", EXAMPLES / "shared" / "socket_io_client.py")
     assert spec is not None
     assert spec.loader is not None
     client = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(client)
-    script = client.fetch(tmp_path)
+    script = client_script()
     assert script is not None, "npm could not bring socket.io-client"
     context = browser.new_context()
     context.set_default_timeout(30_000)

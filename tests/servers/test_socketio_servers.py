@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from npm_client import client_script
 from server_process import PATIENCE, ServerProcess
 
 socketio = pytest.importorskip("socketio")
@@ -138,17 +139,12 @@ def server(request):
 
 
 @pytest.fixture(scope="module")
-def modules(tmp_path_factory):
+def modules():
     """The folder of node modules that has the real socket.io-client."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         reason = "no node or npm on the PATH: apt-get install npm"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    sys.path.insert(0, str(next((HERE.parents[1] / "examples").rglob("socket_io_client.py")).parent))
-    try:
-        from socket_io_client import fetch
-    finally:
-        del sys.path[0]
-    script = fetch(tmp_path_factory.mktemp("npm"))
+    script = client_script()
     assert script is not None, "npm could not bring socket.io-client"
     return script.parents[2]
 
