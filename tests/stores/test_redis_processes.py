@@ -28,7 +28,7 @@ redis = pytest.importorskip("redis")
 
 from users_session_manager.stores.redis import RedisStore  # noqa: E402  # the extra may be missing
 
-WORKER = Path(__file__).parents[1] / "servers" / "apps" / "redis_worker.py"
+WORKER = Path(__file__).with_name("redis_worker.py")
 PATIENCE = 60
 # An announcement has been heard this long before its deadline at most: what two clocks of one machine may differ by.
 ROUNDING = 0.01
