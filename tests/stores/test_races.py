@@ -227,7 +227,7 @@ def test_warning(clock, manager, rounds):
         clock.turn(0)
         left = manager.getSessionTimeLeft(keys[-1])
         assert len(warned) <= 1
-        assert len(warned) == 1 or left > 10, "it was warned, or has begun anew"
+        assert len(warned) == 1 or left > 10, "it was warned, or was restarted"
         assert all(key in keys and seconds == 10 for key, seconds in warned)
         manager.remove_all_listeners("sessionExpiring")
         manager.deleteAllSessions()
