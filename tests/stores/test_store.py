@@ -134,6 +134,17 @@ def test_expired_once(store, case):
     assert dict(store.sessions) == {}
 
 
+def test_expired_order(store, case, store_kind):
+    """Sessions of different users are announced in the order of their deadlines, but for those on several nodes."""
+    users = ["Luca", "Fabio", "Gino", "Anna", "Marco", "Zoë", "Rita", "Ugo"]
+    keys = [case.add(user, 20 - number) for number, user in enumerate(users)]
+    case.turn(20)
+    case.settle()
+    assert sorted(case.ended_keys()) == sorted(keys)
+    if store_kind != "cluster":
+        assert case.ended_keys() == keys[::-1]
+
+
 def test_not_early(case):
     """Nothing is announced early."""
     case.add("Luca", 10)

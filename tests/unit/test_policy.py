@@ -434,6 +434,21 @@ class TestWarning:
         assert ("sessionExpiring", key, 60) in events
 
 
+def test_settings(manager):
+    """Each setting leaves the others as they are."""
+    manager.setMaxSessionsPerUser(1, "reject")
+    manager.setMaxSessionLifetime(100)
+    manager.setExpiryWarning(10)
+    manager.setSessionTimeOut(500)
+    assert (manager.getMaxSessionLifetime(), manager.getSessionTimeout()) == (100, 500)
+    assert manager.getSessionTimeLeft(manager.loadNewSession("Luca")) == 100
+    with pytest.raises(TooManySessions):
+        manager.loadNewSession("Luca")
+    manager.setMaxSessionLifetime(None)
+    with pytest.raises(TooManySessions):
+        manager.loadNewSession("Luca")
+
+
 def test_replace():
     """A policy that differs in one setting keeps the others; the first one stays as it is."""
     policy = Policy(lifetime=10, max_sessions=2, overflow="reject", warning=3)
