@@ -347,7 +347,7 @@ def search(how: settings, new_store: Any = MemoryStore) -> int:
 @pytest.mark.parametrize("store_kind", ["memory", "redis"])
 def test_model(any_store, store_kind):
     """The manager does what the model does; with fewer examples where each step asks a server."""
-    examples = 60 if store_kind == "memory" else 25
+    examples = 40 if store_kind == "memory" else 25
     assert search(settings(QUICK, max_examples=examples), any_store) >= 20 * examples
 
 

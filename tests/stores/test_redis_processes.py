@@ -972,3 +972,24 @@ class TestExpiryInRedis:
         assert without_ttl(client, prefix) == []
         assert keys_under(client, prefix) == []
         assert len(manager.sessions) == 0
+
+    def test_acknowledged(self, own_server):
+        """An end that is acknowledged causes no further calls."""
+        server, seconds = own_server(), 1000.0
+        store = RedisStore.from_url(server.url, now=lambda: seconds, thread=False, lease=1)
+        manager = SessionManager(store=store)
+        with redis.Redis.from_url(server.url) as client:
+
+            def calls_in_a_second() -> int:
+                nonlocal seconds
+                before = calls(client)
+                seconds += 1
+                store.run_due()
+                return calls(client) - before
+
+            calls_in_a_second()
+            idle = calls_in_a_second()
+            manager.deleteSession(manager.loadNewSession("Luca"))
+            manager.loadNewSession("Marco", timeout=2)
+            assert max(calls_in_a_second() for _ in range(4)) > idle
+            assert calls_in_a_second() == idle > 0

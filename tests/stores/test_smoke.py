@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from users_session_manager import SessionRejected, TooManySessions
+from users_session_manager import SessionError, SessionManager, SessionRejected, TooManySessions
 from users_session_manager.keys import is_key, new_key
 
 EVENTS = "sessionCreated sessionDeleted activeUserDeleted sessionEnded sessionRenewed sessionExpiring".split()
@@ -73,6 +73,8 @@ def test_smoke(manager, clock, store_kind):
     assert emitted() == [("sessionRenewed", key, second), ("sessionRenewed", second, third)]
     session = manager.getSession(third)
     assert (session.key, session.formerKeys) == (third, (key, second))
+    assert 0 <= session.authenticationAge < 60
+    assert session.timer is session.timer
     assert manager.findSession(key) is manager.findSession(second) is None
     fourth = manager.renewSessionKey(third, overlap=5)
     assert manager.getSession(third).key == fourth
@@ -135,4 +137,7 @@ def test_smoke(manager, clock, store_kind):
             manager.resumeSession(bad)
         assert emitted() == [("sessionRejected", bad)] * 2
         errors.clear()
+    manager.close()
+    with pytest.raises(SessionError, match="before; make a new one"):
+        SessionManager(store=clock.store)
     assert not [text for text in (repr(manager), repr(manager.sessions), repr(session)) if fourth[-32:] in text]
