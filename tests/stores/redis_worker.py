@@ -21,7 +21,7 @@ import redis
 from users_session_manager import SessionManager, SessionRejected
 from users_session_manager.stores.redis import RedisStore
 
-LEASE = 3.0
+LEASE = 6.0
 # Of the sessions of the torture most expire within seconds, and a few not while it lasts.
 LONG = 3000
 
