@@ -433,6 +433,8 @@ class TestRenewal:
         new = store.renew_key(old, 5)[1]
         case.turn(4.5)
         assert store.get(old).key == store.get(new).key == new
+        assert new in store.sessions
+        assert old not in store.sessions
         assert store.restart(old, 100)
         assert store.set_data(old, 1) is True
         assert store.time_left(old) == 100
