@@ -78,9 +78,8 @@ class Worker:
                 self.shared.sadd("keys", json.dumps([key, timeout]))
                 for _ in range(chance.randrange(5)):
                     # One of any process: several use the same session.
-                    known = self.shared.srandmember("keys")
-                    if chance.random() < 0.5:
-                        known = json.dumps([key, timeout])
+                    known = self.shared.srandmember("keys") if chance.random() < 0.5 else None
+                    known = known or json.dumps([key, timeout])  # the set may be empty
                     chance.choice(steps)(known, chance)
                 time.sleep(chance.uniform(0, 2 * pause))
         except BaseException as failure:
