@@ -1,4 +1,4 @@
-"""Sessions in Redis as several processes see them: killed, forked, late, cut off from Redis, or lied to by others."""
+"""Sessions in Redis as several processes see them: killed, forked, late, cut off, and beside other programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections import Counter, defaultdict
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interpreter import run
 from redis_server import RedisServer
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
@@ -28,19 +28,19 @@ redis = pytest.importorskip("redis")
 
 from users_session_manager.stores.redis import RedisStore  # noqa: E402  # the extra may be missing
 
-WORKER = Path(__file__).parents[1] / "servers" / "apps" / "redis_worker.py"
-PATIENCE = 60
-# An announcement has been heard this long before its deadline at most: what two clocks of one machine may differ by.
+WORKER = Path(__file__).with_name("redis_worker.py")
+WAIT = 60
+# Two clocks of one machine may differ by this, so an announcement may come this long before its deadline.
 ROUNDING = 0.01
 
 
-def eventually(what: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Return what `what` says once that is true."""
-    deadline = time.monotonic() + patience
-    while not (said := what()):
-        assert time.monotonic() < deadline, "it has not come about"
+def eventually(condition: Callable[[], Any], timeout: float = WAIT) -> Any:
+    """Return what `condition` returns once that is true."""
+    deadline = time.monotonic() + timeout
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "the condition has not become true"
         time.sleep(0.02)
-    return said
+    return answer
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def client(redis_url: str) -> Iterator[Any]:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    """What starts a redis-server of this test alone, with the options it is given."""
+    """A callable that starts a redis-server of this test alone, with the options it is given."""
     with contextlib.ExitStack() as stack:
 
         def start(*options: str) -> RedisServer:
@@ -91,16 +91,16 @@ class Processes:
         process.kill()
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(timeout=PATIENCE) == -signal.SIGKILL
+        assert process.wait(timeout=WAIT) == -signal.SIGKILL
         self.killed[name] = time.time()
 
     def end(self) -> None:
-        """End all of them as they are meant to end; none has anything to say."""
+        """End all of them as they are meant to end; none has written anything to its console."""
         for process in self.alive.values():
             assert process.stdin is not None
             process.stdin.close()
         for name, process in self.alive.items():
-            assert process.wait(timeout=PATIENCE) == 0, name
+            assert process.wait(timeout=WAIT) == 0, name
         self.alive.clear()
         logs = [log.read_text() for log in self.folder.glob("*.log") if log.name.startswith("worker")]
         # The one line is what the first `error` listener causes.
@@ -152,22 +152,19 @@ def without_ttl(client: Any, prefix: str) -> list[bytes]:
 
 class TestKilledProcesses:
     @pytest.mark.parametrize(
-        ("total", "pause"), [(2_500, 0.02), pytest.param(20_000, 0.015, marks=pytest.mark.slow)], ids=["some", "many"]
+        ("total", "pause"), [(1_500, 0.02), pytest.param(20_000, 0.015, marks=pytest.mark.slow)], ids=["some", "many"]
     )
-    def test_no_end_is_lost_none_is_early_and_who_is_killed_alone_causes_a_second_one(
-        self, processes, client, total, pause
-    ):
+    def test_killed(self, processes, client, total, pause):
+        """No end is lost, none is early, and only a killed process causes a second announcement."""
         client.delete("logins", "keys")
         for _ in range(4):
             processes.start("torture", total, pause)
-        busy = True
-        while busy:
-            time.sleep(1)
+        for logins in range(200, total, 200):
+            eventually(lambda logins=logins: int(client.get("logins") or 0) >= logins)
             assert without_ttl(client, processes.prefix) == []
-            busy = int(client.get("logins") or 0) < total
             processes.kill(random.choice([*processes.alive]))
             processes.start("torture", total, pause)
-        client.delete("keys")
+        eventually(lambda: int(client.get("logins") or 0) >= total)
 
         with contextlib.closing(RedisStore.from_url(processes.url, prefix=processes.prefix)) as store:
 
@@ -178,10 +175,9 @@ class TestKilledProcesses:
 
             alive = {(*session.formerKeys, session.key)[0] for session in eventually(only_those_with_a_long_timeout)}
         processes.end()
-        client.delete("logins")
+        client.delete("logins", "keys")
         assert processes.facts("failed") == []
         check_ends(processes, alive)
-        assert len(processes.killed) >= 5
         assert without_ttl(client, processes.prefix) == []
 
 
@@ -196,11 +192,11 @@ def check_ends(processes: Processes, alive: set[str]) -> None:
     assert created.keys() - ends.keys() - alive == set(), "lost"
     assert ends.keys() & alive == set(), "announced, and alive"
     for unknown in ends.keys() - created.keys():
-        assert ends[unknown][0]["by"] in processes.killed, "nobody has logged it in"
+        assert ends[unknown][0]["by"] in processes.killed, "it was never logged in"
 
     second = 0
-    for told in ends.values():
-        for earlier, later in itertools.pairwise(told):
+    for announced in ends.values():
+        for earlier, later in itertools.pairwise(announced):
             second += 1
             assert processes.killed.get(earlier["worker"], float("inf")) < later["at"], (earlier, later)
 
@@ -210,14 +206,14 @@ def check_ends(processes: Processes, alive: set[str]) -> None:
         deadlines[session] = max(deadlines[session], fact["deadline"])
     deleting = {first_key.get(fact["key"]) for fact in processes.facts("deleting")}
     reasons = Counter()
-    for session, told in ends.items():
-        for end in told:
-            assert end["reason"] == told[0]["reason"]
+    for session, announced in ends.items():
+        for end in announced:
+            assert end["reason"] == announced[0]["reason"]
             if end["reason"] == "expired":
                 assert end["at"] > deadlines[session] - ROUNDING, "early"
             if end["reason"] == "deleted":
                 assert session in deleting
-        reasons[told[0]["reason"]] += 1
+        reasons[announced[0]["reason"]] += 1
     assert min(reasons["deleted"], reasons["expired"]) > 0
     print(
         f"{len(created)} sessions, {len(alive)} alive, {len(processes.killed)} processes killed, "
@@ -225,7 +221,8 @@ def check_ends(processes: Processes, alive: set[str]) -> None:
     )
 
 
-def test_an_announcer_that_could_not_be_started_is_started_later(redis_url, prefix, monkeypatch):
+def test_announcer_started_later(redis_url, prefix, monkeypatch):
+    """An announcer that could not be started is started later."""
     start, refused = threading.Thread.start, []
 
     def no_thread(thread):
@@ -244,10 +241,11 @@ def test_an_announcer_that_could_not_be_started_is_started_later(redis_url, pref
     assert refused
 
 
-class TestRedisAway:
+class TestUnreachable:
     TIMEOUT = 0.5
 
-    def test_it_is_stopped_and_started_again(self, own_server, caplog):
+    def test_restarted(self, own_server, caplog):
+        """Redis is stopped and started again: calls are refused meanwhile, and no end is lost."""
         server = own_server("--appendonly", "yes")
         manager = SessionManager(store=RedisStore.from_url(server.url, timeout=self.TIMEOUT))
         ended: dict[str, float] = {}
@@ -257,14 +255,14 @@ class TestRedisAway:
         manager.deleteSession(out)
         due: dict[str, float] = {}
         for number in range(100):
-            timeout = random.uniform(2.5, 5.5)
-            due[manager.loadNewSession(f"runs out {number}", timeout=timeout)] = time.time() + timeout
+            timeout = random.uniform(2, 4)
+            due[manager.loadNewSession(f"expires {number}", timeout=timeout)] = time.time() + timeout
         threads = {thread for thread in threading.enumerate() if thread.name.startswith("users-session-manager")}
         assert threads
 
         server.stop()
         stopped, slowest = time.time(), 0.0
-        while time.time() < stopped + 5:
+        while sum(stopped < deadline < time.time() for deadline in due.values()) < 30:
             for call in (
                 lambda: manager.loadNewSession("Luca"),
                 lambda: manager.checkSessionStatus(stays[0]),
@@ -272,12 +270,12 @@ class TestRedisAway:
                 lambda: manager.deleteSession(stays[0]),
                 manager.getLoggedUsers,
             ):
-                began = time.monotonic()
+                start = time.monotonic()
                 with pytest.raises(StoreUnavailable, match="Redis is unreachable"):
                     call()
-                slowest = max(slowest, time.monotonic() - began)
+                slowest = max(slowest, time.monotonic() - start)
             time.sleep(0.05)
-        assert slowest < PATIENCE
+        assert slowest < WAIT
         meanwhile = [key for key, deadline in due.items() if stopped < deadline < time.time()]
         server.start()
         back = time.time()
@@ -285,7 +283,6 @@ class TestRedisAway:
         late = sorted(ended[key] - back for key in meanwhile)
         print(f"slowest refusal {slowest:.3f} s; {len(late)} fell due meanwhile, the last {late[-1]:.3f} s after it")
 
-        assert len(meanwhile) > 10
         assert all(ended[key] > deadline - ROUNDING - 0.5 for key, deadline in due.items())
         assert ended.keys() == {*due, out}
         assert [manager.checkSessionStatus(key) for key in stays] == [True] * 50
@@ -296,34 +293,36 @@ class TestRedisAway:
         # And it goes on.
         manager.loadNewSession("Luca", timeout=2)
         eventually(lambda: len(ended) == len(due) + 2)
-        assert [said(record) for record in caplog.records if record.levelname != "DEBUG"] == [
+        assert [beginning(record) for record in caplog.records if record.levelname != "DEBUG"] == [
             "Redis is unreachable, every session is refused",
             "Redis is reachable again",
         ]
 
-    def test_it_stalls(self, own_server, caplog):
+    def test_stalled(self, own_server, caplog):
+        """Redis stalls: calls are refused after the timeout."""
         server = own_server()
         manager = SessionManager(store=RedisStore.from_url(server.url, timeout=self.TIMEOUT))
         ended = []
         manager.on("sessionDeleted", ended.append)
-        stays, runs_out = manager.loadNewSession("stays"), manager.loadNewSession("runs out", timeout=2)
+        stays, expires = manager.loadNewSession("stays"), manager.loadNewSession("expires", timeout=2)
 
         server.process.send_signal(signal.SIGSTOP)
         for call in (manager.loadNewSession, lambda _: manager.checkSessionStatus(stays)):
-            began = time.monotonic()
+            start = time.monotonic()
             with pytest.raises(StoreUnavailable):
                 call("Luca")
-            took = time.monotonic() - began
+            took = time.monotonic() - start
             print(f"refused after {took:.2f} s")
-            assert self.TIMEOUT * 0.9 < took < PATIENCE
+            assert self.TIMEOUT * 0.9 < took < WAIT
         server.process.send_signal(signal.SIGCONT)
 
         assert eventually(lambda: answer(manager.checkSessionStatus, stays))
-        eventually(lambda: ended == [runs_out])
-        away = [said(record) for record in caplog.records if record.levelname != "DEBUG"]
+        eventually(lambda: ended == [expires])
+        away = [beginning(record) for record in caplog.records if record.levelname != "DEBUG"]
         assert away == ["Redis is unreachable, every session is refused", "Redis is reachable again"]
 
-    def test_many_threads_that_miss_it_at_once_say_so_once(self, own_server, caplog):
+    def test_one_line(self, own_server, caplog):
+        """Many threads that it does not answer at once cause one line in the log."""
         server = own_server()
         manager = SessionManager(store=RedisStore.from_url(server.url, timeout=self.TIMEOUT))
         key = manager.loadNewSession("Luca")
@@ -347,7 +346,8 @@ class TestRedisAway:
         levels = [record.levelname for record in caplog.records if record.levelname != "DEBUG"]
         assert levels == ["ERROR", "WARNING"]
 
-    def test_it_is_not_there_yet(self, own_server):
+    def test_started_later(self, own_server):
+        """Redis may be started after the manager."""
         server = own_server()
         server.stop()
         manager = SessionManager(store=server.url)
@@ -363,12 +363,12 @@ class TestRedisAway:
         eventually(lambda: ended == [key])
 
 
-def said(record: Any) -> str:
+def beginning(record: Any) -> str:
     return record.getMessage().partition(":")[0]
 
 
 def answer(call: Callable[..., Any], *args: Any) -> Any:
-    """What a call says, and nothing while Redis is away."""
+    """What a call returns, and `None` while Redis is unreachable."""
     try:
         return call(*args)
     except StoreUnavailable:
@@ -378,24 +378,25 @@ def answer(call: Callable[..., Any], *args: Any) -> Any:
 class TestOnTime:
     @pytest.mark.parametrize(
         ("count", "seconds", "lead"),
-        [(4_000, 4, 6), pytest.param(100_000, 20, 120, marks=pytest.mark.slow)],
-        ids=["some", "a hundred thousand"],
+        [(1_000, 2, 4), pytest.param(100_000, 20, 120, marks=pytest.mark.slow)],
+        ids=["some", "many"],
     )
-    def test_each_of_a_crowd_is_announced_once_and_soon(self, processes, client, count, seconds, lead):
+    def test_many(self, processes, client, count, seconds, lead):
+        """Each of many sessions is announced once and soon, by all processes together."""
         first = time.time() + lead
-        names = [processes.start("crowd", count // 4, first, first + seconds) for _ in range(4)]
-        eventually(lambda: len(processes.facts("all in")) == len(names), patience=lead + PATIENCE)
-        eventually(lambda: keys_under(client, processes.prefix, "s:") == [], patience=lead + seconds + 2 * PATIENCE)
+        names = [processes.start("many", count // 4, first, first + seconds) for _ in range(4)]
+        eventually(lambda: len(processes.facts("all logged in")) == len(names), timeout=lead + WAIT)
+        eventually(lambda: keys_under(client, processes.prefix, "s:") == [], timeout=lead + seconds + 2 * WAIT)
         processes.end()
 
         created = {fact["key"]: fact["deadline"] for fact in processes.facts("created")}
         ended = [(fact["id"], fact["at"]) for fact in processes.facts("ended")]
         assert len(created) == len(ended) == count
         assert created.keys() == {key for key, _ in ended}
-        all_in = max(fact["at"] for fact in processes.facts("all in"))
+        last_login = max(fact["at"] for fact in processes.facts("all logged in"))
         late = sorted(at - created[key] for key, at in ended)
         print(
-            f"{count} sessions over {seconds} s, {first - all_in:.1f} s after the last login; announced late by "
+            f"{count} sessions over {seconds} s, {first - last_login:.1f} s after the last login; announced late by "
             + ", ".join(f"{share:.1%} {late[int(share * (count - 1))]:.3f} s" for share in (0.5, 0.9, 0.99, 0.999, 1))
             + f"; within 1 s: {sum(one <= 1 for one in late) / count:.2%}"
         )
@@ -403,22 +404,19 @@ class TestOnTime:
         announced_by = Counter(fact["worker"] for fact in processes.facts("ended"))
         assert announced_by.keys() == set(names)
 
-    @pytest.mark.parametrize("many", [1, 4])
-    def test_idle_processes_leave_redis_alone(self, processes, own_server, many):
-        server = own_server()
-        processes.url = server.url
-        names = [processes.start("listen") for _ in range(many)]
-        processes.wait_for("ready", *names)
-        with redis.Redis.from_url(server.url) as client:
-            eventually(lambda: calls(client) >= many)
-            time.sleep(1)  # they have said what they say at the start
-            before, at = calls(client), time.monotonic()
-            commands = client.info("stats")["total_commands_processed"]
-            time.sleep(5)
-            asked, seconds = calls(client) - before, time.monotonic() - at
-            commands = client.info("stats")["total_commands_processed"] - commands
-        print(f"{many} idle: {asked / seconds:.2f} calls a second, {commands / seconds:.0f} commands, theirs included")
-        assert 0 < asked <= 2 * many * (seconds + 1)
+    def test_idle(self, processes, own_server):
+        """Idle processes ask Redis about once per second each."""
+        processes.url = own_server().url
+        with redis.Redis.from_url(processes.url) as client:
+            for many, more in ((1, 1), (4, 3)):
+                processes.wait_for("ready", *(processes.start("listen") for _ in range(more)))
+                eventually(lambda many=many: calls(client) >= many)
+                time.sleep(0.5)  # they have asked what they ask at the start
+                before, at = calls(client), time.monotonic()
+                time.sleep(2.5)
+                asked, seconds = calls(client) - before, time.monotonic() - at
+                print(f"{many} idle: {asked / seconds:.2f} calls per second")
+                assert 0 < asked <= 2 * many * (seconds + 1)
         processes.end()
 
 
@@ -428,45 +426,40 @@ def calls(client: Any) -> int:
     return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval"))
 
 
-def run(program: str, *args: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-    """Run a program in an interpreter of its own, with warnings as errors."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program), *args],
-        capture_output=True,
-        text=True,
-        timeout=patience,
-        env=uncovered(),
-        check=False,
-    )
-
-
 OPENED = """
     import os, signal, sys, threading, time
+    from redis import Redis
     from users_session_manager import SessionManager
     from users_session_manager.stores.redis import RedisStore
 
     store = RedisStore.from_url(sys.argv[1], prefix=sys.argv[2], lease=2)
     manager = SessionManager(store=store)
 
-    def say(session, reason):  # at once, whoever is forked or ends
+    def write(session, reason):  # at once, also in a child and at the exit
         os.write(1, f"{session.username} {reason} {os.getpid() == parent}\\n".encode())
 
-    manager.on("sessionEnded", say)
+    manager.on("sessionEnded", write)
     parent = os.getpid()
+
+    def wait_for_ends():  # until each session has ended, and its end is acknowledged
+        with Redis.from_url(sys.argv[1]) as client:
+            while list(client.scan_iter(match=f"{sys.argv[2]}*:s:*", count=1000)):
+                time.sleep(0.05)
 """
 
 
 class TestFork:
-    def test_parent_and_child_both_work_and_each_end_is_announced_once(self, redis_url, prefix):
+    def test_both_work(self, redis_url, prefix):
+        """Parent and children all work, and each end is announced once."""
         done = run(
             OPENED
             + """
     stop = threading.Event()
-    key = manager.loadNewSession("of both", timeout=5)
+    key = manager.loadNewSession("of both", timeout=3)
 
     def busy():  # so that locks of every kind are held when the fork comes
         while not stop.is_set():
-            manager.checkSessionStatus(key)
+            manager.findSession(key)
 
     threads = [threading.Thread(target=busy) for _ in range(3)]
     for thread in threads:
@@ -479,34 +472,34 @@ class TestFork:
             children.append(pid)
             continue
         manager.deleteSession(manager.loadNewSession(f"child-{child}-deletes"))
-        manager.loadNewSession(f"child-{child}-waits", timeout=2)
-        assert manager.checkSessionStatus(key)
-        time.sleep(6)
+        assert manager.checkSessionStatus(manager.loadNewSession(f"child-{child}-waits", timeout=2))
+        wait_for_ends()
         manager.close()
         os._exit(0)
     stop.set()
     manager.deleteSession(manager.loadNewSession("parent-deletes"))
     for pid in children:
         assert os.waitpid(pid, 0)[1] == 0
-    time.sleep(1)
+    wait_for_ends()
     """,
             redis_url,
             prefix,
+            covered=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
         lines = [line.split() for line in done.stdout.replace("of both", "of-both").splitlines()]
-        told = Counter(name for name, _, _ in lines)
+        announced = Counter(name for name, _, _ in lines)
         expected = {"of-both", "parent-deletes", *(f"before-{number}" for number in range(20))}
         expected |= {f"child-{child}-{what}" for child in range(4) for what in ("deletes", "waits")}
-        assert told == dict.fromkeys(expected, 1)
-        # Who deletes announces.
+        assert announced == dict.fromkeys(expected, 1)
+        # The process that deletes announces.
         assert {(name, here) for name, reason, here in lines if reason == "deleted"} == {
             ("parent-deletes", "True"),
             *((f"child-{child}-deletes", "False") for child in range(4)),
         }
 
-    def test_a_child_that_logs_out_at_once_acknowledges_that(self, redis_url, prefix):
-        """Before its own clock has looked for the first time."""
+    def test_early_logout(self, redis_url, prefix):
+        """A child that logs out before its own clock has first looked acknowledges that."""
         done = run(
             OPENED
             + """
@@ -514,18 +507,19 @@ class TestFork:
     time.sleep(0.5)
     if pid := os.fork():
         os.waitpid(pid, 0)
-        time.sleep(4)
     else:
         manager.deleteSession(key)
-        time.sleep(1)
+        wait_for_ends()  # if the child does not acknowledge, then the parent announces once more
         os._exit(0)
     """,
             redis_url,
             prefix,
+            covered=False,
         )
         assert (done.returncode, done.stderr, done.stdout) == (0, "", "Luca deleted False\n")
 
-    def test_a_child_announces_nothing_of_what_its_parent_has_in_hand(self, redis_url, prefix):
+    def test_claimed_by_parent(self, redis_url, prefix):
+        """A child announces nothing that its parent has claimed."""
         done = run(
             OPENED
             + """
@@ -541,18 +535,20 @@ class TestFork:
     if pid := os.fork():
         assert os.waitpid(pid, 0)[1] == 0
     else:
-        manager.loadNewSession("childs", timeout=2)
-        time.sleep(7)
+        manager.loadNewSession("child", timeout=2)
+        wait_for_ends()
         os._exit(0)
     """,
             redis_url,
             prefix,
+            covered=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        told = Counter(line.split()[0] for line in done.stdout.splitlines())
-        assert told == {"childs": 1, **{f"parents-{number}": 1 for number in range(20)}}
+        announced = Counter(line.split()[0] for line in done.stdout.splitlines())
+        assert announced == {"child": 1, **{f"parents-{number}": 1 for number in range(20)}}
 
-    def test_a_child_announces_what_its_parent_has_died_of_announcing(self, redis_url, prefix):
+    def test_dead_parent(self, redis_url, prefix):
+        """A child announces what its parent had claimed when it died."""
         done = run(
             OPENED
             + """
@@ -567,25 +563,24 @@ class TestFork:
     first.wait()
     if os.fork():
         os._exit(0)
-    manager.loadNewSession("childs", timeout=2)
-    time.sleep(6)
+    manager.loadNewSession("child", timeout=2)
+    wait_for_ends()
     os._exit(0)
     """,
             redis_url,
             prefix,
+            covered=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        told = Counter(line.split()[0] for line in done.stdout.splitlines())
-        assert told.keys() == {"childs", *map(str, range(20))}
-        assert sorted(told.values())[:-1] == [1] * 20  # at most the one that was under way a second time
+        announced = Counter(line.split()[0] for line in done.stdout.splitlines())
+        assert announced.keys() == {"child", *map(str, range(20))}
+        assert sorted(announced.values())[:-1] == [1] * 20  # at most the one that was under way a second time
 
 
 class TestEndOfAProcess:
     @pytest.mark.parametrize("end", ["manager.close()", "pass", "sys.exit()"])
-    def test_what_was_announced_is_acknowledged_and_what_was_not_is_handed_back(
-        self, redis_url, prefix, end, processes, client
-    ):
-        """The one announcement that is under way comes to its end; the others are another process' at once."""
+    def test_release(self, redis_url, prefix, end, processes, client):
+        """The announcement under way is completed; the other claims are another process's at once."""
         done = run(
             OPENED.replace("lease=2", "lease=600")
             + f"""
@@ -602,6 +597,7 @@ class TestEndOfAProcess:
     """,
             redis_url,
             prefix,
+            covered=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
         here = [line.split()[0] for line in done.stdout.splitlines()]
@@ -612,18 +608,23 @@ class TestEndOfAProcess:
         processes.end()
         assert len(here) + len(processes.facts("ended")) == 20
 
-    def test_who_deletes_and_exits_has_acknowledged(self, redis_url, prefix, client):
-        done = run(OPENED + "    manager.deleteSession(manager.loadNewSession('Luca'))", redis_url, prefix)
+    def test_delete(self, redis_url, prefix, client):
+        """A process that deletes a session and exits has acknowledged that."""
+        done = run(
+            OPENED + "    manager.deleteSession(manager.loadNewSession('Luca'))", redis_url, prefix, covered=False
+        )
         assert (done.returncode, done.stderr, done.stdout) == (0, "", "Luca deleted True\n")
         assert keys_under(client, prefix) == [] or not keys_under(client, prefix, "s:")
 
-    def test_closing_in_the_middle_of_a_logout_loses_no_acknowledgement(self, redis_url, prefix, client):
+    def test_close_in_logout(self, redis_url, prefix, client):
+        """Closing in the middle of a logout loses no acknowledgement."""
         manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
         manager.on("sessionDeleted", lambda key: manager.close())
         manager.deleteSession(manager.loadNewSession("Luca"))
         assert keys_under(client, prefix, "s:") == []
 
-    def test_closing_on_hearing_of_an_end_acknowledges_that(self, redis_url, prefix, client):
+    def test_close_in_listener(self, redis_url, prefix, client):
+        """Closing in a listener of an expiry acknowledges that."""
         manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
         manager.on("sessionDeleted", lambda key: manager.close())
         manager.loadNewSession("Luca", timeout=2)
@@ -631,50 +632,52 @@ class TestEndOfAProcess:
 
     @pytest.mark.parametrize("how", ["SIGTERM", "SIGSTOP"])
     @pytest.mark.parametrize("noticed", [True, False])
-    def test_an_exit_without_redis_neither_hangs_nor_says_anything(self, own_server, prefix, how, noticed):
+    def test_without_redis(self, own_server, prefix, how, noticed):
+        """An exit without Redis neither hangs nor prints anything."""
         server = own_server()
-        began = time.monotonic()
+        start = time.monotonic()
         done = run(
             OPENED
             + f"""
     import logging
-    logging.getLogger("users_session_manager").addHandler(logging.NullHandler())
+    noticed = threading.Event()
+    handler = logging.Handler()
+    handler.emit = lambda record: noticed.set()
+    logging.getLogger("users_session_manager").addHandler(handler)
     manager.loadNewSession("Luca")
     manager.deleteSession(manager.loadNewSession("Marco"))
     os.kill({server.process.pid}, signal.{how})
-    time.sleep({3 if noticed else 0})
+    assert not {noticed} or noticed.wait(30)
     """,
             server.url,
             prefix,
+            covered=False,
         )
         assert (done.returncode, done.stderr, done.stdout) == (0, "", "Marco deleted True\n")
-        assert time.monotonic() - began < PATIENCE / 2
+        assert time.monotonic() - start < WAIT / 2
 
 
-class TestEvictionPolicy:
-    @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
-    def test_one_that_would_log_people_out_is_warned_of_once(self, own_server, caplog, policy):
-        server = own_server("--maxmemory-policy", policy)
-        manager = SessionManager(store=server.url)
-        ended = []
-        manager.on("sessionDeleted", ended.append)
-        manager.loadNewSession("Luca", timeout=2)
-        eventually(lambda: ended)
+def test_eviction_policy(own_server, caplog):
+    """An eviction policy that would log users out is a warning, once; the one that would not is none."""
+    url = own_server().url
+    for policy, warned in (("allkeys-lru", 1), ("volatile-ttl", 1), ("noeviction", 0)):
+        caplog.clear()
+        with redis.Redis.from_url(url) as client:
+            client.config_set("maxmemory-policy", policy)
+        store = RedisStore.from_url(url, thread=False)
+        manager = SessionManager(store=store)
+        for _ in range(2):
+            manager.loadNewSession("Luca")
+            store.run_due()
+        manager.close()
         warnings = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
-        assert len(warnings) == 1
-        assert f"maxmemory-policy of Redis is {policy}" in warnings[0]
-
-    def test_the_one_that_would_not_is_fine(self, own_server, caplog):
-        manager = SessionManager(store=own_server("--maxmemory-policy", "noeviction").url)
-        ended = []
-        manager.on("sessionDeleted", ended.append)
-        manager.loadNewSession("Luca", timeout=2)
-        eventually(lambda: ended)
-        assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
+        assert len(warnings) == warned
+        assert all(f"maxmemory-policy of Redis is {policy}" in warning for warning in warnings)
 
 
 class TestFullMemory:
-    def test_it_refuses_logins_in_one_line_of_the_log_and_ends_go_on(self, own_server, caplog):
+    def test_full(self, own_server, caplog):
+        """With a full memory logins are refused, in one line of the log, and sessions still end."""
         server = own_server("--maxmemory", "8mb", "--maxmemory-policy", "noeviction")
         manager = SessionManager(store=RedisStore.from_url(server.url))
         ended = []
@@ -695,23 +698,26 @@ class TestFullMemory:
 
 
 class TestWhatOthersWrote:
+    """What another program writes under our names is a rejection or no session, and all else goes on."""
+
     @pytest.fixture
-    def told(self) -> list[str]:
+    def ended(self) -> list[str]:
+        """The users whose sessions have ended."""
         return []
 
     @pytest.fixture
-    def open_manager(self, client, prefix, told) -> Iterator[SessionManager]:
+    def open_manager(self, client, prefix, ended) -> Iterator[SessionManager]:
         manager = SessionManager(store=RedisStore(client, prefix=prefix))
-        manager.on("sessionEnded", lambda session, reason: told.append(session.username))
+        manager.on("sessionEnded", lambda session, reason: ended.append(session.username))
         yield manager
         manager.close()  # before the client is
 
     @staticmethod
     def names(client: Any, prefix: str, key: str) -> tuple[str, str]:
-        """What the hash of a session is called, and what all names of its group begin with."""
+        """Return the name of a session's hash, and what all names of its group begin with."""
         (name,) = keys_under(client, prefix, f"s:{key}")
-        at = name.decode().removesuffix(f"s:{key}")
-        return name.decode(), at
+        group = name.decode().removesuffix(f"s:{key}")
+        return name.decode(), group
 
     @staticmethod
     def assert_rejected(manager: SessionManager, *keys: str) -> None:
@@ -725,73 +731,77 @@ class TestWhatOthersWrote:
             assert manager.getUsernameFromSessionKey(key) is False
             assert manager.findSession(key) is None
 
-    def assert_all_goes_on(self, manager: SessionManager, told: list[str]) -> None:
+    def assert_all_goes_on(self, manager: SessionManager, ended: list[str]) -> None:
         """Listing and counting, a login, and the end of a session of each group."""
         manager.getLoggedUsers()
         len(manager.sessions)
         names = {f"user {number}" for number in range(64)}
         for name in names:
             manager.loadNewSession(name, timeout=2)
-        eventually(lambda: names <= set(told))
+        eventually(lambda: names <= set(ended))
 
-    @pytest.mark.parametrize("kind", ["string", "list", "set", "zset"])
-    def test_a_session_of_another_type(self, client, prefix, open_manager, told, kind):
-        key = open_manager.loadNewSession("Luca")
-        name, _ = self.names(client, prefix, key)
-        client.delete(name)
-        write = {
-            "string": lambda: client.set(name, "Luca"),
-            "list": lambda: client.rpush(name, "Luca"),
-            "set": lambda: client.sadd(name, "Luca"),
-            "zset": lambda: client.zadd(name, {"Luca": 1}),
-        }
-        write[kind]()
-        self.assert_rejected(open_manager, key)
-        with pytest.raises(SessionRejected):
-            open_manager.deleteSession(key)
-        assert open_manager.getUserSessions("Luca") == []
-        self.assert_all_goes_on(open_manager, told)
-
-    @pytest.mark.parametrize("field", ["key", "user", "created", "authenticated", "deadline", "born", "began"])
-    def test_a_field_that_is_missing_or_garbage(self, client, prefix, open_manager, told, field):
-        values = [None, "", "garbage", "nan", "inf", "-inf", b"\xff\xfe", "9" * 400, "[" * 9000]
-        for number, value in enumerate(values):
-            key = open_manager.loadNewSession(f"{number}", timeout=60)
-            name, at = self.names(client, prefix, key)
-            if value is None:
-                client.hdel(name, field)
-            else:
-                client.hset(name, field, value)
-            if field == "user" and isinstance(value, str):
-                assert open_manager.getSession(key).username == value  # a name is a name, whatever it is
-            elif field == "user" and value is not None:
-                with pytest.raises(SessionRejected):
-                    open_manager.resumeSession(key)
-            else:
-                self.assert_rejected(open_manager, key)
-            for said in (open_manager.getLoggedUsers(), [*open_manager.sessions]):
-                assert all(isinstance(one, str) for one in said)
-            open_manager.getUserSessions(f"{number}")
-            client.zadd(f"{at}due", {key: 1})
-        self.assert_all_goes_on(open_manager, told)
-
-    @pytest.mark.parametrize("field", ["own", "limit", "warned", "reason"])
-    @pytest.mark.parametrize("kind", ["due", "ended"])
-    def test_what_a_session_need_not_have(self, client, prefix, open_manager, told, field, kind):
-        for number, value in enumerate(
-            ["", "garbage", "nan", "inf", "-inf", "9" * 400, "a b\nc 7", b"\xff", "deleted"]
+    def test_other_type(self, client, prefix, open_manager, ended):
+        """A value of another type is no session."""
+        for write in (
+            lambda name: client.set(name, "Luca"),
+            lambda name: client.rpush(name, "Luca"),
+            lambda name: client.sadd(name, "Luca"),
+            lambda name: client.zadd(name, {"Luca": 1}),
         ):
-            key = open_manager.loadNewSession(f"{number}", timeout=60)
-            name, at = self.names(client, prefix, key)
-            client.hset(name, field, value)
-            for call in (open_manager.getSession, open_manager.restartSessionTimer, open_manager.checkSessionStatus):
-                with contextlib.suppress(SessionRejected):
-                    call(key)
-            open_manager.getUserSessions(f"{number}")
-            client.zadd(f"{at}{kind}", {key: 1})
-        self.assert_all_goes_on(open_manager, told)
+            key = open_manager.loadNewSession("Luca")
+            name, _ = self.names(client, prefix, key)
+            client.delete(name)
+            write(name)
+            self.assert_rejected(open_manager, key)
+            with pytest.raises(SessionRejected):
+                open_manager.deleteSession(key)
+            assert open_manager.getUserSessions("Luca") == []
+        self.assert_all_goes_on(open_manager, ended)
 
-    def test_former_keys_that_are_none(self, client, prefix, open_manager, told):
+    def test_field(self, client, prefix, open_manager, ended):
+        """A session without a field that it must have, or with garbage there, is rejected."""
+        values = [None, "", "garbage", "nan", "inf", "-inf", b"\xff\xfe", "9" * 400, "[" * 9000]
+        for field in ("key", "user", "created", "authenticated", "deadline", "born", "began"):
+            for number, value in enumerate(values):
+                key = open_manager.loadNewSession(f"{number}", timeout=60)
+                name, group = self.names(client, prefix, key)
+                if value is None:
+                    client.hdel(name, field)
+                else:
+                    client.hset(name, field, value)
+                if field == "user" and isinstance(value, str):
+                    assert open_manager.getSession(key).username == value  # a name is a name, whatever it is
+                elif field == "user" and value is not None:
+                    with pytest.raises(SessionRejected):
+                        open_manager.resumeSession(key)
+                else:
+                    self.assert_rejected(open_manager, key)
+                for found in (open_manager.getLoggedUsers(), [*open_manager.sessions]):
+                    assert all(isinstance(one, str) for one in found)
+                open_manager.getUserSessions(f"{number}")
+                client.zadd(f"{group}due", {key: 1})
+        self.assert_all_goes_on(open_manager, ended)
+
+    def test_optional_field(self, client, prefix, open_manager, ended):
+        """Garbage in a field that a session need not have stops nothing."""
+        values = ["", "garbage", "nan", "inf", "-inf", "9" * 400, "a b\nc 7", b"\xff", "deleted"]
+        for field, kind in itertools.product(("own", "limit", "warned", "reason"), ("due", "ended")):
+            for number, value in enumerate(values):
+                key = open_manager.loadNewSession(f"{number}", timeout=60)
+                name, group = self.names(client, prefix, key)
+                client.hset(name, field, value)
+                for call in (
+                    *(open_manager.getSession, open_manager.restartSessionTimer),
+                    open_manager.checkSessionStatus,
+                ):
+                    with contextlib.suppress(SessionRejected):
+                        call(key)
+                open_manager.getUserSessions(f"{number}")
+                client.zadd(f"{group}{kind}", {key: 1})
+        self.assert_all_goes_on(open_manager, ended)
+
+    def test_former_keys(self, client, prefix, open_manager, ended):
+        """Garbage in the former keys of a session lets no former key in."""
         values = ["", "garbage", "null", "7", '"text"', "[1]", "[[]]", '[["a"]]', '[["a","b"]]', "[[1,2],null]"]
         values += ["[" * 5000, '{"a":[1]}', "[null]", '[["a",{}]]', '[[null,"1"]]', "\xff", '[["a","nan"]]']
         for number, former in enumerate(values):
@@ -803,49 +813,56 @@ class TestWhatOthersWrote:
             for call in (open_manager.checkSessionStatus, open_manager.renewSessionKey):
                 with contextlib.suppress(SessionRejected):
                     call(key)
-        self.assert_all_goes_on(open_manager, told)
+        self.assert_all_goes_on(open_manager, ended)
 
-    @pytest.mark.parametrize("data", ["{", b"\xff", "[" * 100_000, "9" * 5000], ids=lambda data: str(data[:5]))
-    def test_data_that_is_no_json(self, client, prefix, open_manager, told, caplog, data):
-        key = open_manager.loadNewSession("Luca", timeout=2, data={"id": 7})
-        name, _ = self.names(client, prefix, key)
-        client.hset(name, "data", data)
-        with pytest.raises(SessionRejected):
-            open_manager.getSessionData(key)
-        with pytest.raises(SessionRejected):
-            open_manager.checkSessionStatus(key)
-        assert open_manager.getUserSessions("Luca") == []
-        assert "another program has changed" in caplog.text
-        eventually(lambda: "Luca" in told)
-        self.assert_all_goes_on(open_manager, told)
+    def test_data(self, client, prefix, open_manager, ended, caplog):
+        """A session whose data is no JSON is rejected, and the log says why."""
+        for number, data in enumerate(["{", b"\xff", "[" * 100_000, "9" * 5000]):
+            user = f"no JSON {number}"
+            key = open_manager.loadNewSession(user, timeout=2, data={"id": 7})
+            name, _ = self.names(client, prefix, key)
+            caplog.clear()
+            client.hset(name, "data", data)
+            with pytest.raises(SessionRejected):
+                open_manager.getSessionData(key)
+            with pytest.raises(SessionRejected):
+                open_manager.checkSessionStatus(key)
+            assert open_manager.getUserSessions(user) == []
+            assert "another program has changed" in caplog.text
+        eventually(lambda: {f"no JSON {number}" for number in range(4)} <= set(ended))
+        self.assert_all_goes_on(open_manager, ended)
 
     @pytest.mark.parametrize("kind", ["due", "warn", "ended", "u:Luca"])
-    def test_garbage_in_the_sets(self, client, prefix, open_manager, told, kind):
+    def test_sets(self, client, prefix, open_manager, ended, kind):
+        """Garbage in the sets of ids ends no session early, late or twice."""
         open_manager.setExpiryWarning(1)
-        key = open_manager.loadNewSession("Luca", timeout=2.5)
-        _, at = self.names(client, prefix, key)
+        start = time.monotonic()
+        key = open_manager.loadNewSession("Luca", timeout=2)
+        _, group = self.names(client, prefix, key)
         other = open_manager.loadNewSession("Marco")
         garbage = ["", "garbage", b"\xff\x00", "x" * 100_000, key.replace(key[-1], "x"), other, *map(str, range(150))]
-        client.zadd(f"{at}{kind}", {one: score for one in garbage for score in [random.choice([float("-inf"), 0, 1])]})
-        client.zadd(f"{at}{kind}", {"later": float("inf"), key: 0})
-        assert open_manager.checkSessionStatus(key)
-        assert [session["key"] for session in open_manager.getUserSessions("Luca")] == [key]
-        assert sorted(open_manager.getLoggedUsers()) == ["Luca", "Marco"]
-        eventually(lambda: "Luca" in told)
-        self.assert_all_goes_on(open_manager, told)
-        assert told.count("Luca") == 1
+        client.zadd(f"{group}{kind}", {one: random.choice([float("-inf"), 0, 1]) for one in garbage})
+        client.zadd(f"{group}{kind}", {"later": float("inf"), key: 0})
+        alive = open_manager.findSession(key) is not None
+        found = alive, [row["key"] for row in open_manager.getUserSessions("Luca")], open_manager.getLoggedUsers()
+        if time.monotonic() < start + 2:  # else it may have expired in between
+            assert found == (True, [key], ["Luca", "Marco"])
+        eventually(lambda: "Luca" in ended)
+        self.assert_all_goes_on(open_manager, ended)
+        assert ended.count("Luca") == 1
         assert open_manager.deleteUserSessions("Luca") == 0
         assert open_manager.checkSessionStatus(other)
 
-    def test_a_key_that_somebody_has_made_up_lets_nobody_in(self, client, prefix, open_manager):
+    def test_forged_key(self, client, prefix, open_manager):
+        """A key that another program has made up is rejected."""
         key = open_manager.loadNewSession("Luca")
-        _, at = self.names(client, prefix, key)
+        _, group = self.names(client, prefix, key)
         forged = key[:-32] + "0123456789ABCDEF" * 2
         for value in (key, forged, "", b"\xff"):
-            client.set(f"{at}k:{forged}", value)
+            client.set(f"{group}k:{forged}", value)
             self.assert_rejected(open_manager, forged)
-        client.delete(f"{at}k:{forged}")
-        client.rpush(f"{at}k:{forged}", key)
+        client.delete(f"{group}k:{forged}")
+        client.rpush(f"{group}k:{forged}", key)
         self.assert_rejected(open_manager, forged)
         assert open_manager.checkSessionStatus(key)
 
@@ -856,27 +873,33 @@ class TestClients:
         [{"decode_responses": True}, {"protocol": 3}, {"protocol": 2}, {"protocol": 3, "decode_responses": True}],
         ids=str,
     )
-    def test_any_client_will_do(self, redis_url, prefix, options):
+    def test_options(self, redis_url, prefix, options):
+        """A client may have any of these options."""
         with redis.Redis.from_url(redis_url, **options) as client:
-            manager = SessionManager(store=RedisStore(client, prefix=prefix))
-            ended = []
+            seconds, ended = 1000.0, []
+            store = RedisStore(client, prefix=prefix, now=lambda: seconds, thread=False)
+            manager = SessionManager(store=store)
             manager.on("sessionEnded", lambda session, reason: ended.append((session.username, session.data, reason)))
             key = manager.loadNewSession("Zoë", data={"ids": [1, 2.5, None, "ü"]})
-            runs_out = manager.loadNewSession("Marco", timeout=2)
+            expires = manager.loadNewSession("Marco", timeout=2)
             new = manager.renewSessionKey(key, overlap=30)
             session = manager.getSession(key)
             assert (session.key, session.formerKeys, session.username) == (new, (key,), "Zoë")
             assert session.data == {"ids": [1, 2.5, None, "ü"]}
             assert manager.getLoggedUsers() == ["Zoë", "Marco"]
-            assert list(manager.sessions) == [new, runs_out]
+            assert list(manager.sessions) == [new, expires]
             assert manager.setSessionData(new, 7)
             assert [one["data"] for one in manager.getUserSessions("Zoë")] == [7]
             assert manager.deleteSession(new)
-            eventually(lambda: ended == [("Zoë", 7, "deleted"), ("Marco", None, "expired")])
+            seconds += 2
+            store.run_due()
+            assert ended == [("Zoë", 7, "deleted"), ("Marco", None, "expired")]
             manager.close()
             assert client.ping()
 
-    def test_one_that_was_handed_in_is_not_closed(self, redis_url, prefix):
+    def test_not_closed(self, redis_url, prefix):
+        """A client that was passed in is not closed."""
+
         class Watched(redis.Redis):
             closed = False
 
@@ -891,7 +914,8 @@ class TestClients:
         assert not client.closed
         client.close()
 
-    def test_what_is_none_is_told_by_its_name(self, client):
+    def test_bad_client(self, client):
+        """What is no client, prefix or lease is refused and named."""
         from redis import asyncio
 
         with pytest.raises(TypeError, match=r"got a redis\.asyncio\.client\.Redis"):
@@ -909,9 +933,9 @@ class TestClients:
                 RedisStore(client, lease=lease)
 
 
-class TestWhatIsLeft:
-    def test_a_former_key_is_known_for_as_long_as_its_overlap(self, prefix, client):
-        """However short the session had to live when it had that key."""
+class TestExpiryInRedis:
+    def test_former_key(self, prefix, client):
+        """A former key is known for as long as its overlap, however short the session's timeout was."""
         store, overlap = RedisStore(client, prefix=prefix, thread=False), 10 * 86400
         second = store.renew_key(store.add("Luca", 10)[0], 0)[1]
         store.renew_key(second, overlap)
@@ -919,17 +943,18 @@ class TestWhatIsLeft:
         assert client.ttl(name) >= overlap
         store.close()
 
-    def test_each_key_in_redis_ends_by_itself_and_what_has_ended_is_gone(self, redis_url, prefix, client):
+    def test_nothing_left(self, redis_url, prefix, client):
+        """Each key in Redis expires by itself, and nothing is left of what has ended."""
         manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
         ended = []
         manager.on("sessionDeleted", ended.append)
         manager.setMaxSessionsPerUser(3)
         manager.setExpiryWarning(1)
         chance, keys = random.Random(5), []
-        for _ in range(600):
+        for _ in range(300):
             step = chance.randrange(6)
             if step < 2 or not keys:
-                keys.append(manager.loadNewSession(f"user {chance.randrange(40)}", timeout=chance.uniform(2, 5)))
+                keys.append(manager.loadNewSession(f"user {chance.randrange(40)}", timeout=chance.uniform(2, 3)))
                 continue
             key = chance.choice(keys)
             with contextlib.suppress(SessionRejected):
@@ -947,3 +972,24 @@ class TestWhatIsLeft:
         assert without_ttl(client, prefix) == []
         assert keys_under(client, prefix) == []
         assert len(manager.sessions) == 0
+
+    def test_acknowledged(self, own_server):
+        """An end that is acknowledged causes no further calls."""
+        server, seconds = own_server(), 1000.0
+        store = RedisStore.from_url(server.url, now=lambda: seconds, thread=False, lease=1)
+        manager = SessionManager(store=store)
+        with redis.Redis.from_url(server.url) as client:
+
+            def calls_in_a_second() -> int:
+                nonlocal seconds
+                before = calls(client)
+                seconds += 1
+                store.run_due()
+                return calls(client) - before
+
+            calls_in_a_second()
+            idle = calls_in_a_second()
+            manager.deleteSession(manager.loadNewSession("Luca"))
+            manager.loadNewSession("Marco", timeout=2)
+            assert max(calls_in_a_second() for _ in range(4)) > idle
+            assert calls_in_a_second() == idle > 0

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-import tracemalloc
-import weakref
 from itertools import permutations
 from typing import Any
 
 import pytest
 
-from users_session_manager import MemoryStore, Session, SessionError, SessionManager, Store, TooManySessions
+from users_session_manager import Session, SessionError, TooManySessions
 from users_session_manager.keys import new_key
-from users_session_manager.policy import Policy
+from users_session_manager.policy import OwnLimits, Policy
+
+pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis", "cluster"])
 
 
 class Case:
-    """A store in a time that is turned by hand, and what it has handed back."""
+    """A store in a time that is turned by hand, and what it has announced."""
 
     def __init__(self, store: Any) -> None:
         self.seconds = 1000.0
@@ -34,11 +34,11 @@ class Case:
         self.seconds += seconds
 
     def settle(self) -> None:
-        """Let the store hand back what has run out, and what is about to."""
+        """Let the store announce what has expired, and what is about to."""
         self.store.run_due()
 
     def add(self, username: str = "Luca", timeout: float = 10, **options: object) -> str:
-        """Add a session that nobody has to make room for; return its key."""
+        """Add a session for which none is evicted; return its key."""
         key, evicted = self.store.add(username, timeout, **options)
         assert list(evicted) == []
         return key
@@ -59,10 +59,16 @@ def store(case):
     return case.store
 
 
-NOT_LIVE = [None, [], {}, 1, b"", "", "unknown", new_key()]
+class Odd:
+    def __hash__(self):
+        raise ZeroDivisionError
 
 
-def test_what_is_added_is_found(store, case):
+NOT_LIVE = [None, [], {}, 1, float("nan"), Odd(), b"", "", "unknown", "x" * 10**6, "\ud800", new_key()]
+
+
+def test_add(store, case):
+    """What is added is found."""
     before = time.time()
     key = case.add("Luca", 10)
     found = store.get(key)
@@ -73,31 +79,34 @@ def test_what_is_added_is_found(store, case):
     assert list(store.sessions) == [key]
 
 
-def test_data_and_a_timeout_of_its_own_are_there_from_the_start(store, case):
-    key = case.add("Luca", 20, data={"a": [1]}, own_timeout=True)
+def test_add_options(store, case):
+    """Data and a timeout of its own are there from the start."""
+    key = case.add("Luca", 5, data={"a": [1]}, own=OwnLimits(timeout=20))
     found = store.get(key)
     assert (found.data, found.timeout) == ({"a": [1]}, 20)
 
 
-@pytest.mark.parametrize("key", NOT_LIVE, ids=repr)
-def test_what_is_not_there_is_one_case(store, case, key):
-    kept = case.add()
-    assert store.get(key) is None
-    assert store.restart(key, 10) is None
-    assert store.time_left(key) is None
-    assert store.set_data(key, 1) is False
-    assert store.renew_key(key, 10) is None
-    assert store.remove(key) is None
-    timer = store.renew_timer(key, 1)
-    assert timer.is_alive()
-    case.turn(1)
-    case.settle()
-    assert case.ended == []
-    assert list(store.sessions) == [kept]
-    assert [session.key for session in store.remove_user("Luca", key)] == [kept]
+def test_bad_key(store, case):
+    """A key that is unknown, malformed or no text at all is one case."""
+    for key in NOT_LIVE:
+        kept = case.add()
+        assert store.get(key) is None
+        assert store.restart(key, 10) is None
+        assert store.time_left(key) is None
+        assert store.set_data(key, 1) is False
+        assert store.renew_key(key, 10) is None
+        assert store.remove(key) is None
+        timer = store.renew_timer(key, 1)
+        assert timer.is_alive()
+        case.turn(1)
+        case.settle()
+        assert case.ended == []
+        assert list(store.sessions) == [kept]
+        assert [session.key for session in store.remove_user("Luca", key)] == [kept]
 
 
-def test_it_is_live_until_the_instant_of_its_deadline(store, case):
+def test_deadline(store, case):
+    """A session is live until the instant of its deadline."""
     key = case.add("Luca", 10)
     case.turn(9.5)
     assert store.get(key)
@@ -115,7 +124,8 @@ def test_it_is_live_until_the_instant_of_its_deadline(store, case):
     assert store.time_left(key) is None
 
 
-def test_what_runs_out_is_handed_back_once(store, case):
+def test_expired_once(store, case):
+    """What expires is announced once, in the order of the deadlines."""
     first, second = case.add("Luca", 10), case.add("Luca", 5)
     case.turn(10)
     case.settle()
@@ -124,14 +134,27 @@ def test_what_runs_out_is_handed_back_once(store, case):
     assert dict(store.sessions) == {}
 
 
-def test_nothing_is_handed_back_early(case):
+def test_expired_order(store, case, store_kind):
+    """Sessions of different users are announced in the order of their deadlines, but for those on several nodes."""
+    users = ["Luca", "Fabio", "Gino", "Anna", "Marco", "Zoë", "Rita", "Ugo"]
+    keys = [case.add(user, 20 - number) for number, user in enumerate(users)]
+    case.turn(20)
+    case.settle()
+    assert sorted(case.ended_keys()) == sorted(keys)
+    if store_kind != "cluster":
+        assert case.ended_keys() == keys[::-1]
+
+
+def test_not_early(case):
+    """Nothing is announced early."""
     case.add("Luca", 10)
     case.turn(9.9)
     case.settle()
     assert case.ended == []
 
 
-def test_a_restart_moves_the_deadline_either_way(store, case):
+def test_restart(store, case):
+    """A restart moves the deadline either way."""
     key = case.add("Luca", 10)
     case.turn(9)
     assert store.restart(key, 10).key == key
@@ -143,7 +166,8 @@ def test_a_restart_moves_the_deadline_either_way(store, case):
     assert case.ended_keys() == [key]
 
 
-def test_a_new_timer_takes_the_old_ones_place(store, case):
+def test_new_timer(store, case):
+    """A new timer takes the place of the old one."""
     key = case.add("Luca", 10)
     timer = store.renew_timer(key, 20)
     assert isinstance(timer, threading.Timer)
@@ -156,14 +180,16 @@ def test_a_new_timer_takes_the_old_ones_place(store, case):
     assert case.ended_keys() == [key]
 
 
-def test_data_stays_with_the_session(store, case):
+def test_data(store, case):
+    """Data stays with the session."""
     key = case.add()
     assert store.set_data(key, {"a": [1, 2]}) is True
     assert store.get(key).data == {"a": [1, 2]}
     assert store.remove(key).data == {"a": [1, 2]}
 
 
-def test_what_is_taken_out_is_returned_once_and_not_handed_back(store, case):
+def test_remove(store, case):
+    """What is removed is returned once and does not expire."""
     key = case.add("Luca", 10)
     assert store.remove(key).key == key
     assert store.remove(key) is None
@@ -172,7 +198,8 @@ def test_what_is_taken_out_is_returned_once_and_not_handed_back(store, case):
     assert case.ended == []
 
 
-def test_clear_takes_the_live_ones_in_the_order_of_creation(store, case):
+def test_clear(store, case):
+    """`clear` takes the live ones out, in the order of creation."""
     gone = case.add("Gino", 5)
     keys = [case.add("Luca", 10), case.add("Fabio", 10)]
     case.turn(5)
@@ -183,7 +210,8 @@ def test_clear_takes_the_live_ones_in_the_order_of_creation(store, case):
     assert case.ended_keys() == [gone]
 
 
-def test_closed_it_knows_nobody_and_takes_nobody(store, case):
+def test_close(store, case):
+    """Closed, it has no sessions and takes none."""
     key = case.add()
     store.renew_key(key, 10)
     store.close()
@@ -195,13 +223,15 @@ def test_closed_it_knows_nobody_and_takes_nobody(store, case):
         store.add("Luca", 10)
 
 
-def test_the_repr_of_the_sessions_shows_no_key(store, case):
+def test_repr(store, case):
+    """The `repr` of the sessions shows no key."""
     key = case.add()
     assert key.partition("_")[2] not in repr(store.sessions)
 
 
 class TestOneUser:
-    def test_their_live_sessions_are_listed_oldest_first_with_the_time_they_have(self, store, case):
+    def test_list(self, store, case):
+        """A user's live sessions are listed oldest first, with the time they have left."""
         case.add("Luca", 5)
         kept = [case.add("Luca", 20), case.add("Luca", 15)]
         case.add("Fabio", 30)
@@ -209,7 +239,8 @@ class TestOneUser:
         assert [(session.key, left) for session, left in store.of_user("Luca")] == [(kept[0], 15), (kept[1], 10)]
         assert store.of_user("Gino") == []
 
-    def test_all_of_them_are_taken_out_and_nobody_elses(self, store, case):
+    def test_remove_all(self, store, case):
+        """All of a user's sessions are removed, and those of no other user."""
         keys = [case.add("Luca"), case.add("Luca")]
         other = case.add("Fabio")
         assert [session.key for session in store.remove_user("Luca")] == keys
@@ -219,37 +250,42 @@ class TestOneUser:
         case.settle()
         assert case.ended_keys() == [other]
 
-    def test_all_but_one_are_taken_out(self, store, case):
+    def test_remove_others(self, store, case):
+        """All but one are removed."""
         keys = [case.add("Luca") for _ in range(3)]
         assert [session.key for session in store.remove_user("Luca", keys[1])] == [keys[0], keys[2]]
         assert [session.key for session, _ in store.of_user("Luca")] == [keys[1]]
 
-    def test_one_of_somebody_else_spares_none(self, store, case):
+    def test_other_user(self, store, case):
+        """The key of another user's session spares none."""
         other = case.add("Fabio")
         case.add("Luca")
         assert len(store.remove_user("Luca", other)) == 1
         assert store.usernames() == ["Fabio"]
 
-    def test_one_is_spared_by_a_key_in_its_overlap(self, store, case):
+    def test_spared_by_former_key(self, store, case):
+        """A session is spared by a key in its overlap."""
         old = case.add("Luca")
         case.add("Luca")
         kept = store.renew_key(old, 5)[1]
         assert len(store.remove_user("Luca", old)) == 1
         assert [session.key for session, _ in store.of_user("Luca")] == [kept]
 
-    @pytest.mark.parametrize("order", list(permutations(range(4))))
-    def test_they_are_found_in_whatever_order_they_go(self, store, case, order):
-        keys = [case.add("Luca") for _ in range(4)]
-        for index in order:
-            store.remove(keys[index])
-            keys[index] = None
-            assert [session.key for session, _ in store.of_user("Luca")] == [key for key in keys if key]
+    def test_any_order(self, store, case):
+        """They are found in whatever order they end."""
+        for order in permutations(range(4)):
+            keys = [case.add("Luca") for _ in range(4)]
+            for index in order:
+                store.remove(keys[index])
+                keys[index] = None
+                assert [session.key for session, _ in store.of_user("Luca")] == [key for key in keys if key]
         again = case.add("Luca")
         assert [session.key for session, _ in store.of_user("Luca")] == [again]
 
 
 class TestCap:
-    def test_the_oldest_make_room(self, store, case):
+    def test_evict(self, store, case):
+        """The oldest sessions are evicted."""
         keys = [case.add("Luca") for _ in range(3)]
         other = case.add("Fabio")
         newest, evicted = store.add("Luca", 10, Policy(max_sessions=2))
@@ -260,7 +296,8 @@ class TestCap:
         case.settle()
         assert sorted(case.ended_keys()) == sorted([keys[2], newest, other])
 
-    def test_or_the_login_is_refused_and_nothing_changes(self, store, case):
+    def test_reject(self, store, case):
+        """Or the login is refused, and nothing changes."""
         policy = Policy(max_sessions=1, overflow="reject")
         key = case.add("Luca", policy=policy)
         with pytest.raises(TooManySessions, match="'Luca' has 1 sessions, and may have 1"):
@@ -269,18 +306,21 @@ class TestCap:
         assert list(store.sessions) == [key, *list(store.sessions)[1:]]
         assert store.usernames() == ["Luca", "Fabio"]
 
-    @pytest.mark.parametrize("overflow", ["evict", "reject"])
-    def test_one_that_has_run_out_counts_no_more_though_nobody_was_told_yet(self, store, case, overflow):
-        gone = case.add("Luca", 5)
-        case.turn(5)
-        key = case.add("Luca", policy=Policy(max_sessions=1, overflow=overflow))
-        assert [session.key for session, _ in store.of_user("Luca")] == [key]
-        case.settle()
-        assert case.ended_keys() == [gone]
+    def test_expired(self, store, case):
+        """A session that has expired does not count, though its end is not announced yet."""
+        for user, overflow in (("Luca", "evict"), ("Fabio", "reject")):
+            gone = case.add(user, 5)
+            case.turn(5)
+            key = case.add(user, policy=Policy(max_sessions=1, overflow=overflow))
+            assert [session.key for session, _ in store.of_user(user)] == [key]
+            case.settle()
+            assert case.ended_keys() == [gone]
+            case.ended.clear()
 
 
 class TestLifetime:
-    def test_no_restart_prolongs_it(self, store, case):
+    def test_no_restart(self, store, case):
+        """No restart, new timer or renewal prolongs it."""
         policy = Policy(lifetime=25)
         key = case.add("Luca", policy=policy)
         for _ in range(2):
@@ -299,18 +339,21 @@ class TestLifetime:
         case.settle()
         assert case.ended_keys() == [key]
 
-    def test_the_earliest_end_wins(self, case):
-        for timeout, own, lifetime, wins in [(10, False, 20, 10), (20, False, 10, 10), (30, True, 20, 20)]:
-            key = case.add("Luca", timeout, policy=Policy(lifetime=lifetime), own_timeout=own)
+    def test_earliest(self, case):
+        """The earliest end wins."""
+        for timeout, own, lifetime, wins in [(10, None, 20, 10), (20, None, 10, 10), (10, 30, 20, 20)]:
+            key = case.add("Luca", timeout, policy=Policy(lifetime=lifetime), own=OwnLimits(timeout=own))
             assert case.store.time_left(key) == wins
 
-    def test_a_shorter_one_reaches_a_session_at_its_restart(self, store, case):
+    def test_shorter(self, store, case):
+        """A shorter one reaches a session at its restart."""
         key = case.add("Luca", policy=Policy(lifetime=100))
         case.turn(5)
         assert store.restart(key, 10, Policy(lifetime=8))
         assert store.time_left(key) == 3
 
-    def test_a_shorter_one_ends_a_session_that_is_too_old_at_its_restart(self, store, case):
+    def test_too_old(self, store, case):
+        """A shorter one ends a session that is too old at its restart."""
         key = case.add("Luca")
         case.turn(9)
         assert store.get(key)
@@ -319,7 +362,8 @@ class TestLifetime:
         case.settle()
         assert case.ended_keys() == [key]
 
-    def test_a_longer_one_prolongs_nothing(self, store, case):
+    def test_longer(self, store, case):
+        """A longer one prolongs nothing."""
         key = case.add("Luca", policy=Policy(lifetime=15))
         case.turn(9)
         for policy in (Policy(lifetime=100), Policy()):
@@ -328,8 +372,9 @@ class TestLifetime:
 
 
 class TestOwnTimeout:
-    def test_a_restart_begins_it_again(self, store, case):
-        key = case.add("Luca", 50, own_timeout=True)
+    def test_restart(self, store, case):
+        """A restart begins it again."""
+        key = case.add("Luca", 5, own=OwnLimits(timeout=50))
         case.turn(40)
         assert store.restart(key, 10).timeout == 50
         assert store.time_left(key) == 50
@@ -338,22 +383,25 @@ class TestOwnTimeout:
 
 
 class TestOwnLifetime:
-    @pytest.mark.parametrize("policy", [Policy(), Policy(lifetime=5), Policy(lifetime=1000)], ids=repr)
-    def test_it_takes_the_place_of_the_managers(self, store, case, policy):
-        key = case.add("Luca", policy=Policy(lifetime=25), own_lifetime=True)
-        for _ in range(2):
-            case.turn(9)
-            assert store.restart(key, 10, policy)
-        assert store.time_left(key) == 7
-        key = store.renew_key(key, 0)[1]
-        case.turn(7)
-        assert store.restart(key, 10, policy) is None
-        case.settle()
-        assert case.ended_keys() == [key]
+    def test_in_place(self, store, case):
+        """It takes the place of the manager's, whatever that is."""
+        for policy in (Policy(), Policy(lifetime=5), Policy(lifetime=1000)):
+            key = case.add("Luca", policy=policy, own=OwnLimits(lifetime=25))
+            for _ in range(2):
+                case.turn(9)
+                assert store.restart(key, 10, policy)
+            assert store.time_left(key) == 7
+            key = store.renew_key(key, 0)[1]
+            case.turn(7)
+            assert store.restart(key, 10, policy) is None
+            case.settle()
+            assert case.ended_keys() == [key]
+            case.ended.clear()
 
 
 class TestRenewal:
-    def test_the_session_is_the_same_under_another_key(self, store, case):
+    def test_same_session(self, store, case):
+        """The session is the same under another key."""
         old = case.add("Luca", data={"a": 1})
         created = store.get(old).createdAt
         case.turn(4)
@@ -370,7 +418,8 @@ class TestRenewal:
         case.settle()
         assert case.ended_keys() == [new]
 
-    def test_the_old_key_is_dead_at_once(self, store, case):
+    def test_no_overlap(self, store, case):
+        """Without an overlap the old key is dead at once."""
         old = case.add()
         store.renew_key(old, 0)
         assert store.get(old) is None
@@ -378,11 +427,14 @@ class TestRenewal:
         assert store.remove(old) is None
         assert store.renew_key(old, 0) is None
 
-    def test_or_to_the_instant_after_its_overlap(self, store, case):
+    def test_overlap(self, store, case):
+        """With one it is good until the instant when that is over."""
         old = case.add("Luca", 100)
         new = store.renew_key(old, 5)[1]
         case.turn(4.5)
         assert store.get(old).key == store.get(new).key == new
+        assert new in store.sessions
+        assert old not in store.sessions
         assert store.restart(old, 100)
         assert store.set_data(old, 1) is True
         assert store.time_left(old) == 100
@@ -394,7 +446,8 @@ class TestRenewal:
         assert store.get(new)
         assert case.ended == []
 
-    def test_a_renewal_of_a_renewal(self, store, case):
+    def test_twice(self, store, case):
+        """A renewed session is renewed again, and each key is good for its own overlap."""
         first = case.add("Luca", 100)
         second = store.renew_key(first, 10)[1]
         case.turn(5)
@@ -407,7 +460,8 @@ class TestRenewal:
         assert [store.get(key) is not None for key in (first, second, third)] == [False, False, True]
         assert store.get(third).formerKeys == (first, second)
 
-    def test_no_earlier_key_outlives_the_one_that_was_replaced_after_it(self, store, case):
+    def test_no_longer(self, store, case):
+        """No key outlives the one that replaced it."""
         first = case.add("Luca", 100)
         second = store.renew_key(first, 50)[1]
         third = store.renew_key(second, 5)[1]
@@ -417,14 +471,16 @@ class TestRenewal:
         fifth = store.renew_key(fourth, 0)[1]
         assert [store.get(key) is not None for key in (third, fourth, fifth)] == [False, False, True]
 
-    def test_a_key_in_its_overlap_can_be_renewed_like_the_one_that_replaced_it(self, store, case):
+    def test_former_key(self, store, case):
+        """A key in its overlap can be renewed like the present one."""
         first = case.add()
         second = store.renew_key(first, 5)[1]
         replaced, third = store.renew_key(first, 5)
         assert replaced == second
         assert {store.get(key).key for key in (first, second, third)} == {third}
 
-    def test_the_end_of_the_session_is_that_of_all_its_keys(self, store, case):
+    def test_end(self, store, case):
+        """The end of the session is that of all its keys."""
         for end in (lambda key: store.remove(key), lambda key: store.remove_user("Luca"), lambda key: store.clear()):
             first = case.add("Luca", 100)
             second = store.renew_key(first, 50)[1]
@@ -438,14 +494,16 @@ class TestRenewal:
         assert store.get(first) is None
         assert case.ended_keys() == [second]
 
-    def test_the_order_of_creation_stays(self, store, case):
+    def test_order(self, store, case):
+        """The order of creation stays."""
         keys = [case.add(name, 100) for name in ("Luca", "Fabio", "Luca", "Gino")]
         new = store.renew_key(keys[0], 0)[1]
         assert store.usernames() == ["Luca", "Fabio", "Luca", "Gino"]
         assert [session.key for session, _ in store.of_user("Luca")] == [new, keys[2]]
         assert [session.key for session in store.clear()] == [new, *keys[1:]]
 
-    def test_a_timer_that_was_given_before_still_ends_the_session(self, store, case):
+    def test_timer(self, store, case):
+        """A timer from before the renewal still ends the session."""
         key = case.add("Luca", 10)
         store.renew_timer(key, 20)
         new = store.renew_key(key, 0)[1]
@@ -457,7 +515,8 @@ class TestRenewal:
 class TestWarning:
     POLICY = Policy(warning=3)
 
-    def test_it_comes_that_long_before_the_end_and_once(self, case):
+    def test_once(self, case):
+        """It comes that long before the end, and once."""
         key = case.add("Luca", 10, policy=self.POLICY)
         case.turn(6.9)
         case.settle()
@@ -472,7 +531,8 @@ class TestWarning:
         assert case.ended_keys() == [key]
         assert len(case.warned) == 1
 
-    def test_it_comes_again_with_each_countdown(self, store, case):
+    def test_each_countdown(self, store, case):
+        """It comes again with each countdown."""
         key = case.add("Luca", 10, policy=self.POLICY)
         for _ in range(3):
             case.turn(7)
@@ -486,7 +546,8 @@ class TestWarning:
         case.settle()
         assert len(case.warned) == 3
 
-    def test_late_it_says_what_is_left_and_after_the_end_nothing(self, case):
+    def test_late(self, case):
+        """Late, it says what is left; after the end it does not come."""
         key = case.add("Luca", 10, policy=self.POLICY)
         case.turn(9)
         case.settle()
@@ -497,12 +558,14 @@ class TestWarning:
         assert case.ended_keys() == [key, other]
         assert len(case.warned) == 1
 
-    def test_a_countdown_that_is_shorter_warns_at_once(self, case):
+    def test_shorter(self, case):
+        """A countdown that is shorter warns at once."""
         key = case.add("Luca", 2, policy=self.POLICY)
         case.settle()
         assert case.warned == [(key, 2)]
 
-    def test_the_last_countdown_of_a_lifetime_warns_once_whatever_restarts(self, store, case):
+    def test_lifetime(self, store, case):
+        """The last countdown of a lifetime warns once, however often it is restarted."""
         policy = Policy(lifetime=20, warning=3)
         key = case.add("Luca", 10, policy=policy)
         case.turn(9)
@@ -520,7 +583,8 @@ class TestWarning:
         case.settle()
         assert len(case.warned) == 2
 
-    def test_who_has_ended_is_not_warned(self, store, case):
+    def test_ended(self, store, case):
+        """It does not come for a session that has ended."""
         keys = [case.add("Luca", 10, policy=self.POLICY) for _ in range(2)]
         store.remove(keys[0])
         store.clear()
@@ -528,14 +592,16 @@ class TestWarning:
         case.settle()
         assert case.warned == []
 
-    def test_a_renewed_key_is_the_one_that_is_warned(self, store, case):
+    def test_renewed(self, store, case):
+        """It comes with the present key."""
         key = case.add("Luca", 10, policy=self.POLICY)
         new = store.renew_key(key, 0)[1]
         case.turn(7)
         case.settle()
         assert case.warned == [(new, 3)]
 
-    def test_switched_on_and_off_it_counts_for_the_countdowns_that_begin_then(self, store, case):
+    def test_switched(self, store, case):
+        """Switched on or off, it applies to the countdowns that begin then."""
         key = case.add("Luca", 10)
         case.turn(8)
         case.settle()
@@ -545,203 +611,3 @@ class TestWarning:
         case.turn(8)
         case.settle()
         assert case.warned == []
-
-
-class TestMemoryStore:
-    """What the memory store promises beyond what every store does."""
-
-    def test_the_timer_of_a_session_that_runs_out_is_alive_until_its_end_has_been_announced(self):
-        store, seen = MemoryStore(), []
-        begun, go_on = threading.Event(), threading.Event()
-
-        def announce(session, reason):
-            begun.set()
-            go_on.wait(30)
-            seen.append(reason)
-
-        store.open(announce, lambda session, left: None)
-        key, _ = store.add("Luca", 0.05)
-        timer = store.sessions[key].timer
-        assert begun.wait(30)
-        assert timer.is_alive()
-        assert not timer.finished.is_set()
-        timer.join(0.01)
-        assert seen == []
-        go_on.set()
-        timer.join(30)
-        assert seen == ["expired"]
-        assert timer.finished.is_set()
-        assert not timer.is_alive()
-        store.close()
-
-    def test_a_timer_tells_the_seconds_of_the_countdown_that_is_under_way(self):
-        store, policy = MemoryStore(thread=False), Policy()
-        key, _ = store.add("Luca", 10, policy)
-        timer = store.get(key).timer
-        assert timer.interval == 10
-        store.restart(key, 20, policy)
-        assert timer.interval == 20
-        assert store.get(key).timer is timer
-
-    @pytest.mark.parametrize("timeout", [float("inf"), float("nan"), 10**12])
-    def test_a_timeout_that_no_timer_can_hold_is_refused(self, timeout):
-        """Whoever wrote it into `settings` by hand."""
-        store, policy = MemoryStore(thread=False), Policy()
-        key, _ = store.add("Luca", 10, policy)
-        store.restart(key, 10, policy)
-        for call in (lambda: store.add("Luca", timeout, policy), lambda: store.restart(key, timeout, policy)):
-            with pytest.raises(ValueError, match="holds at most"):
-                call()
-        assert store.time_left(key) <= 10
-        assert list(store.sessions) == [key]
-
-    def test_a_subclass_with_a_look_of_its_own_is_asked_each_time(self):
-        class Strict(MemoryStore):
-            def get(self, key):
-                return None
-
-        manager = SessionManager(store=Strict(thread=False))
-        manager.on("error", lambda *rejection: None)
-        key = manager.loadNewSession("Luca")
-        assert manager.checkSessionStatus(key) is False
-        assert manager.getUsernameFromSessionKey(key) is False
-        assert manager.getSessionDetails(key) is False
-        assert manager.getSessionData(key) is False
-
-    def test_a_key_with_a_hash_that_fails_is_one_case_too(self):
-        class Odd:
-            def __hash__(self):
-                raise ZeroDivisionError
-
-        store = MemoryStore(thread=False)
-        assert store.get(Odd()) is None
-        assert store.restart(Odd(), 10) is None
-        assert store.set_data(Odd(), 1) is False
-        assert store.remove(Odd()) is None
-
-    def test_a_store_that_lacks_a_method_fails_at_once_and_says_which(self):
-        class Half(Store):
-            @property
-            def sessions(self):
-                return {}
-
-        with pytest.raises(TypeError, match=r"abstract.*add.*remove"):
-            Half()
-        with pytest.raises(TypeError, match="a Store, got"):
-            SessionManager(store=object())
-
-    def test_it_can_be_opened_once(self):
-        store = MemoryStore(thread=False)
-        store.open(lambda session, reason: None, lambda session, left: None)
-        with pytest.raises(SessionError, match="before"):
-            store.open(lambda session, reason: None, lambda session, left: None)
-
-    @pytest.mark.parametrize("policy", [Policy(), Policy(warning=5)], ids=["plain", "with a warning"])
-    def test_a_session_that_was_removed_is_freed_without_the_collector(self, policy):
-        """A cycle between a session and its timer would keep a million of them until the next collection."""
-
-        class Data:
-            pass
-
-        def freed(end):
-            keys = [store.add("Luca", 3000, policy)[0] for _ in range(3)]
-            data = Data()
-            watched = weakref.ref(data)
-            store.set_data(keys[1], data)
-            store.renew_key(keys[1], 1000)
-            del data
-            end(keys[1])
-            return watched() is None
-
-        store = MemoryStore(thread=False)
-        assert freed(store.remove)
-        assert freed(lambda key: store.remove_user("Luca"))
-        assert freed(lambda key: store.clear())
-        assert freed(lambda key: store.close())
-
-    def test_what_it_lets_go_of_when_it_closes_is_let_go_of_without_its_lock(self):
-        store = MemoryStore(thread=False)
-        seen = []
-
-        class Data:
-            def __del__(self):
-                thread = threading.Thread(target=lambda: seen.append(store.usernames()), daemon=True)
-                thread.start()
-                thread.join(30)
-
-        store.add("Luca", 3000, data=Data())
-        store.close()
-        assert seen == [[]]
-
-    def test_the_time_left_is_that_of_a_timer_that_runs(self):
-        """While another thread gives the session a new timer."""
-        store = MemoryStore(thread=False)
-        key, _ = store.add("Luca", 3000)
-        stop = threading.Event()
-
-        def renew():
-            while not stop.is_set():
-                store.renew_timer(key, 3000)
-
-        thread = threading.Thread(target=renew)
-        thread.start()
-        left = [store.time_left(key) for _ in range(20_000)]
-        stop.set()
-        thread.join()
-        assert max(left) <= 3000
-
-    def test_a_finalizer_of_old_data_may_call_the_store_from_another_thread(self):
-        store = MemoryStore(thread=False)
-        key, _ = store.add("Luca", 3000)
-        seen = []
-
-        class Data:
-            def __del__(self):
-                thread = threading.Thread(target=lambda: seen.append(store.restart(key, 3000)))
-                thread.start()
-                thread.join(30)
-
-        store.set_data(key, Data())
-        store.set_data(key, None)
-        assert [session.key for session in seen] == [key]
-
-    def test_what_has_ended_leaves_nothing_behind(self):
-        """No former key, no entry of its user, no alarm."""
-        store = MemoryStore(now=lambda: seconds, thread=False)
-        store.open(lambda session, reason: None, lambda session, left: None)
-        seconds = 0.0
-
-        def ten_thousand_sessions():
-            nonlocal seconds
-            for number in range(10_000):
-                key = store.add(f"user {number}", 10, Policy(warning=3, max_sessions=2))[0]
-                for overlap in (5, 1000, 2):
-                    key = store.renew_key(key, overlap)[1]
-                if number % 2:
-                    store.remove(key)
-            seconds += 10
-            store.run_due()
-            return tracemalloc.get_traced_memory()[0]
-
-        tracemalloc.start()
-        try:
-            first = ten_thousand_sessions()
-            assert ten_thousand_sessions() < first + 100_000
-        finally:
-            tracemalloc.stop()
-
-    def test_nothing_is_evicted_for_a_session_that_cannot_be(self, monkeypatch):
-        """No thread to be had is the failure that a login can meet."""
-        store = MemoryStore()
-
-        def no_thread(*args):
-            raise RuntimeError("can't start new thread")
-
-        monkeypatch.setattr(threading.Thread, "start", no_thread)
-        with pytest.raises(RuntimeError):
-            store.add("Luca", 3000, Policy(max_sessions=1))
-        assert list(store.sessions) == []
-        monkeypatch.undo()
-        key, _ = store.add("Luca", 3000, Policy(max_sessions=1))
-        assert [session.key for session, _ in store.of_user("Luca")] == [key]
-        store.close()

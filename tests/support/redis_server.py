@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def redis_program() -> str:
@@ -54,3 +56,34 @@ class RedisServer:
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         self.process.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def redis_cluster(folder: Path) -> Iterator[int]:
+    """Run a real cluster of three masters; yield the port of one of them."""
+    import redis  # the extra may be missing
+
+    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "20000"]
+    servers = [RedisServer(folder, *options, "--cluster-config-file", f"nodes-{number}.conf") for number in range(3)]
+    nodes = [redis.Redis(port=server.port) for server in servers]
+    for index, node in enumerate(nodes):
+        node.execute_command("CLUSTER ADDSLOTS", *range(16384 * index // 3, 16384 * (index + 1) // 3))
+        node.execute_command("CLUSTER SET-CONFIG-EPOCH", index + 1)
+    for server in servers[1:]:
+        nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port)
+    deadline = time.monotonic() + 60
+    while not all(_is_complete(node) for node in nodes):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for node in nodes:
+        node.close()
+    yield servers[0].port
+    for server in servers:
+        server.stop()
+
+
+def _is_complete(node: Any) -> bool:
+    """Return whether a node knows all three masters and serves all slots."""
+    answer = node.execute_command("CLUSTER INFO")
+    text = answer.decode() if isinstance(answer, bytes) else "\n".join(f"{key}:{answer[key]}" for key in answer)
+    return "cluster_state:ok" in text and "cluster_known_nodes:3" in text

@@ -16,8 +16,8 @@ from users_session_manager import (
     Store,
 )
 from users_session_manager.integrations import django, fastapi, flask, prometheus
-from users_session_manager.integrations.socketio import attach
 from users_session_manager.integrations._web import RequestSession
+from users_session_manager.integrations.socketio import attach
 
 manager = SessionManager()
 assert_type(manager, SessionManager)

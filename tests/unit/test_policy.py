@@ -1,10 +1,12 @@
-"""The session policy: each row of the contract's second table, and what a change of a setting does."""
+"""The settings, and what a change of each does to sessions and logins."""
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import sys
+import threading
 import time
 from typing import Any
 
@@ -12,15 +14,18 @@ import pytest
 
 from users_session_manager import SessionManager, SessionRejected, TooManySessions
 from users_session_manager.keys import is_key, new_key
+from users_session_manager.policy import Policy
 
 EVENTS = "sessionCreated sessionDeleted activeUserDeleted sessionEnded sessionRenewed sessionExpiring".split()
-EVENTS += ["notifyClientToLogout", "error"]
+EVENTS += ["notifyClientToLogout"]
 
-ON_EVERY_STORE = True
+NOT_SECONDS = [(TypeError, value) for value in ("60", b"60", [], {}, True, False, 1j)]
+NOT_SECONDS += [(ValueError, value) for value in (-1, math.nan, math.inf, -math.inf, 1e300, 10**400)]
+TOO_SHORT = [(ValueError, 0), (ValueError, 1.9)]
 
 
 @pytest.fixture
-def said(manager: SessionManager) -> list[tuple[Any, ...]]:
+def events(manager: SessionManager) -> list[tuple[Any, ...]]:
     """All events in their order; a session is shown by its key."""
     events: list[tuple[Any, ...]] = []
 
@@ -28,8 +33,7 @@ def said(manager: SessionManager) -> list[tuple[Any, ...]]:
         return lambda *args: events.append((name, *(getattr(arg, "key", arg) for arg in args)))
 
     for name in EVENTS:
-        if name != "error":
-            manager.on(name, listener(name))
+        manager.on(name, listener(name))
     return events
 
 
@@ -44,18 +48,52 @@ def ended(key: str, reason: str) -> list[tuple[Any, ...]]:
     return [("sessionDeleted", key), ("activeUserDeleted", key), ("sessionEnded", key, reason)]
 
 
-BAD_SECONDS = [
-    pytest.param(value, error, id=repr(value))
-    for error, values in {
-        TypeError: ["60", b"60", [], {}, True, False, 1j],
-        ValueError: [-1, math.nan, math.inf, -math.inf, 1e300],
-    }.items()
-    for value in values
-]
+def shown(error: type[Exception], value: object) -> str:
+    """What an error message shows of a bad value."""
+    return re.escape(type(value).__name__ if error is TypeError else repr(value)[:24])
+
+
+class TestTimeout:
+    def test_good(self, manager, clock):
+        """A number that a timer can hold, of at least two seconds, is taken."""
+        assert manager.MIN_SESSION_TIMEOUT == SessionManager.MIN_SESSION_TIMEOUT == 2
+        for seconds in (2, 2.0, 3000, 2.5, 86400 * 365, threading.TIMEOUT_MAX):
+            assert manager.setSessionTimeOut(seconds) is True
+            assert manager.getSessionTimeout() == manager.getSessionTimeOut() == seconds
+            key = manager.loadNewSession("Luca")
+            assert manager.getSessionTimeLeft(key) == pytest.approx(seconds)
+            clock.turn(seconds - 1)
+            assert manager.checkSessionStatus(key)
+            clock.turn(2)
+            assert manager.getLoggedUsers() == []
+
+    def test_bad(self, manager, caplog):
+        """Anything else is refused with a warning in the log, and changes nothing."""
+        for _, seconds in [*NOT_SECONDS, (None, None), (None, 1.999), (None, 10**12)]:
+            caplog.clear()
+            assert manager.setSessionTimeOut(seconds) is False
+            assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        assert manager.getSessionTimeout() == 3000
+        assert manager.settings == {"SESSION_TIMEOUT": 3000}
+
+    def test_change(self, manager, clock):
+        """A change leaves live sessions alone."""
+        key = manager.loadNewSession("Luca")
+        manager.setSessionTimeOut(2)
+        clock.turn(2999)
+        assert manager.checkSessionStatus(key)
+
+    def test_month(self, manager, clock):
+        """More than 24.9 days do not expire at once, as they do in Node."""
+        manager.setSessionTimeOut(86400 * 30)
+        key = manager.loadNewSession("Luca")
+        clock.turn(86400 * 29)
+        assert manager.checkSessionStatus(key)
 
 
 class TestLogin:
-    def test_data_is_there_from_the_start(self, manager):
+    def test_data(self, manager):
+        """Data is there from the start."""
         seen = []
         manager.on("sessionCreated", lambda key: seen.append(manager.getSessionData(key)))
         key = manager.loadNewSession("Luca", data={"browser": "Firefox"})
@@ -63,9 +101,11 @@ class TestLogin:
         assert manager.getSessionDetails(key)["data"] == {"browser": "Firefox"}
         assert set(manager.getSessionDetails(key)) == {"username", "createdAt", "data"}
 
-    def test_a_timeout_of_its_own_is_that_sessions_alone(self, manager, clock):
+    def test_own_timeout(self, manager, clock):
+        """A timeout of a session's own is that session's alone, and stays."""
         own, other = manager.loadNewSession("Luca", timeout=10_000), manager.loadNewSession("Luca")
         assert (manager.getSessionTimeLeft(own), manager.getSessionTimeLeft(other)) == (10_000, 3000)
+        assert (manager.getSession(own).timeout, manager.getSession(other).timeout) == (10_000, None)
         clock.turn(2999)
         assert manager.restartSessionTimer(own)
         assert manager.restartSessionTimer(other)
@@ -75,51 +115,49 @@ class TestLogin:
         manager.createNewSessionTimer(own, "Luca")
         assert manager.getSessionTimeLeft(own) == 10_000
 
-    @pytest.mark.parametrize(("timeout", "error"), [*BAD_SECONDS, (0, ValueError), (1.9, ValueError)])
-    def test_a_bad_timeout_is_named_and_there_is_no_session(self, manager, said, timeout, error):
-        shown = re.escape(type(timeout).__name__ if error is TypeError else repr(timeout))
-        with pytest.raises(error, match=shown):
-            manager.loadNewSession("Luca", timeout=timeout)
-        assert manager.getLoggedUsers() == []
-        assert said == []
+    def test_own_lifetime(self, manager, clock):
+        """A lifetime of a session's own takes the place of the manager's."""
+        manager.setMaxSessionLifetime(100)
+        own, other = manager.loadNewSession("Luca", lifetime=5000), manager.loadNewSession("Luca")
+        assert (manager.getSessionTimeLeft(own), manager.getSessionTimeLeft(other)) == (3000, 100)
+        clock.turn(2999)
+        assert manager.restartSessionTimer(own)
+        assert manager.getSessionTimeLeft(own) == 2001
 
-    def test_both_are_by_name_alone(self, manager):
+    @pytest.mark.parametrize("name", ["timeout", "lifetime"])
+    def test_bad_times(self, manager, events, name):
+        """A bad timeout or lifetime is named, and there is no session."""
+        for error, seconds in NOT_SECONDS + TOO_SHORT:
+            with pytest.raises(error, match=f"the {name} of a session.*{shown(error, seconds)}"):
+                manager.loadNewSession("Luca", **{name: seconds})
+        assert manager.getLoggedUsers() == []
+        assert events == []
+
+    def test_keywords(self, manager):
+        """Options are passed by name alone."""
         with pytest.raises(TypeError):
             manager.loadNewSession("Luca", {"a": 1})
 
 
-class TestReading:
-    def test_a_session_is_read_and_goes_on_as_it_was(self, manager, clock):
-        key = manager.loadNewSession("Luca", data=1)
-        clock.turn(1000)
-        session = manager.getSession(key)
-        assert (session.username, session.key, session.data) == ("Luca", key, 1)
-        assert manager.getSessionTimeLeft(key) == 2000
-
-    def test_a_session_is_resumed_and_begins_its_timeout_again(self, manager, clock):
-        key = manager.loadNewSession("Luca")
-        clock.turn(1000)
-        assert manager.resumeSession(key).username == "Luca"
-        assert manager.getSessionTimeLeft(key) == 3000
-
-
 class TestLifetime:
-    def test_there_is_none_unless_set(self, manager):
+    def test_default(self, manager):
+        """There is none unless it is set."""
         assert manager.getMaxSessionLifetime() is None
         assert manager.setMaxSessionLifetime(8 * 3600) is True
         assert manager.getMaxSessionLifetime() == 8 * 3600
         assert manager.setMaxSessionLifetime(None) is True
         assert manager.getMaxSessionLifetime() is None
 
-    @pytest.mark.parametrize(("seconds", "error"), [*BAD_SECONDS, (0, ValueError), (1.9, ValueError)])
-    def test_a_bad_one_is_named_and_changes_nothing(self, manager, seconds, error):
+    def test_bad(self, manager):
+        """A bad one is named and changes nothing."""
         manager.setMaxSessionLifetime(100)
-        shown = re.escape(type(seconds).__name__ if error is TypeError else repr(seconds))
-        with pytest.raises(error, match=shown):
-            manager.setMaxSessionLifetime(seconds)
+        for error, seconds in NOT_SECONDS + TOO_SHORT:
+            with pytest.raises(error, match=shown(error, seconds)):
+                manager.setMaxSessionLifetime(seconds)
         assert manager.getMaxSessionLifetime() == 100
 
-    def test_a_busy_session_ends_to_the_instant(self, manager, clock, said):
+    def test_busy(self, manager, clock, events):
+        """A busy session ends, to the instant."""
         manager.setMaxSessionLifetime(7000)
         key = manager.loadNewSession("Luca")
         for _ in range(6):
@@ -129,61 +167,69 @@ class TestLifetime:
         clock.seconds += 1000
         with pytest.raises(SessionRejected):
             manager.restartSessionTimer(key)
-        said.clear()
+        events.clear()
         clock.turn(0)
-        assert said == ended(key, "expired")
+        assert events == ended(key, "expired")
 
-    @pytest.mark.parametrize("own", [None, 500])
-    @pytest.mark.parametrize("order", [0, 1])
-    def test_the_earliest_end_wins_in_whatever_order_they_are_set(self, manager, own, order):
+    def test_earliest(self, manager):
+        """The earliest end wins, in whatever order the settings are made."""
         for idle, lifetime in ((100, 200), (200, 100), (600, 700), (700, 600), (50, 5000)):
             calls = [lambda idle=idle: manager.setSessionTimeOut(idle)]
             calls.append(lambda lifetime=lifetime: manager.setMaxSessionLifetime(lifetime))
-            for call in calls if order else reversed(calls):
-                call()
-            key = manager.loadNewSession("Luca", timeout=own)
-            assert manager.getSessionTimeLeft(key) == min(own or idle, lifetime)
+            for order in (calls, calls[::-1]):
+                manager.setSessionTimeOut(3000)
+                manager.setMaxSessionLifetime(None)
+                for call in order:
+                    call()
+                for own in (None, 500):
+                    key = manager.loadNewSession("Luca", timeout=own)
+                    assert manager.getSessionTimeLeft(key) == min(own or idle, lifetime)
 
 
 class TestCap:
-    def test_the_oldest_is_ended_before_the_new_one_begins(self, manager, clock, said, io):
+    def test_evict(self, manager, clock, events, io):
+        """The oldest session is ended before the new one begins."""
         manager.setMaxSessionsPerUser(2)
         keys = [manager.loadNewSession("Luca") for _ in range(2)]
         other = manager.loadNewSession("Fabio")
-        said.clear()
+        events.clear()
         newest = manager.loadNewSession("Luca")
         notice = [("notifyClientToLogout", io, keys[0])]
-        assert said == [*ended(keys[0], "evicted"), *notice, ("sessionCreated", newest)]
+        assert events == [*ended(keys[0], "evicted"), *notice, ("sessionCreated", newest)]
         assert [row["key"] for row in manager.getUserSessions("Luca")] == [keys[1], newest]
         assert manager.checkSessionStatus(other)
 
-    def test_or_the_new_one_is_refused(self, manager, said):
+    def test_reject(self, manager, events):
+        """Or the new one is refused."""
         manager.setMaxSessionsPerUser(1, overflow="reject")
         key = manager.loadNewSession("Luca")
-        said.clear()
+        events.clear()
         with pytest.raises(TooManySessions, match="'Luca' has 1 sessions, and may have 1"):
             manager.loadNewSession("Luca")
-        assert said == []
+        assert events == []
         assert manager.getLoggedUsers() == ["Luca"]
         manager.deleteSession(key)
         assert manager.loadNewSession("Luca")
 
-    def test_a_lower_one_ends_nobody_until_the_next_login(self, manager):
+    def test_lower(self, manager):
+        """A lower limit ends no session until the next login."""
         keys = [manager.loadNewSession("Luca") for _ in range(4)]
         manager.setMaxSessionsPerUser(2)
         assert all(map(manager.checkSessionStatus, keys))
         newest = manager.loadNewSession("Luca")
         assert [row["key"] for row in manager.getUserSessions("Luca")] == [keys[3], newest]
 
-    def test_none_lifts_it(self, manager):
+    def test_none(self, manager):
+        """`None` lifts the limit."""
         manager.setMaxSessionsPerUser(1)
         assert manager.setMaxSessionsPerUser(None) is True
         assert len([manager.loadNewSession("Luca") for _ in range(3)]) == 3
         assert manager.getLoggedUsers() == ["Luca"] * 3
 
-    @pytest.mark.parametrize(
-        ("count", "overflow", "error", "shown"),
-        [
+    def test_bad(self, manager):
+        """A bad limit is named and changes nothing."""
+        manager.setMaxSessionsPerUser(1, "reject")
+        for count, overflow, error, text in [
             ("3", "evict", TypeError, "str"),
             (3.0, "evict", TypeError, "float"),
             (True, "evict", TypeError, "bool"),
@@ -192,37 +238,17 @@ class TestCap:
             (3, "ignore", ValueError, "'ignore'"),
             (3, None, ValueError, "None"),
             (3, [], ValueError, r"\[\]"),
-        ],
-    )
-    def test_a_bad_one_is_named_and_changes_nothing(self, manager, count, overflow, error, shown):
-        manager.setMaxSessionsPerUser(1, "reject")
-        with pytest.raises(error, match=shown):
-            manager.setMaxSessionsPerUser(count, overflow)
+        ]:
+            with pytest.raises(error, match=text):
+                manager.setMaxSessionsPerUser(count, overflow)
         manager.loadNewSession("Luca")
         with pytest.raises(TooManySessions):
             manager.loadNewSession("Luca")
 
-    def test_a_listener_that_fails_takes_no_end_from_the_others(self, manager, clock):
-        """Not even one that raises what is no Exception, and so reaches the caller."""
-        for _ in range(3):
-            manager.loadNewSession("Luca")
-        told = []
 
-        def interrupted(key):
-            told.append(key)
-            if len(told) == 1:
-                raise KeyboardInterrupt
-
-        manager.on("sessionDeleted", interrupted)
-        manager.setMaxSessionsPerUser(1)
-        with pytest.raises(KeyboardInterrupt):
-            manager.loadNewSession("Luca")
-        assert len(told) == 3
-        assert manager.getLoggedUsers() == ["Luca"]
-
-
-class TestOneUsersSessions:
-    def test_their_details_oldest_first(self, manager, clock):
+class TestUserSessions:
+    def test_details(self, manager, clock):
+        """A user's sessions are listed with their details, oldest first."""
         before = time.time()
         first = manager.loadNewSession("Luca", data={"browser": "Firefox"})
         clock.turn(1000)
@@ -236,28 +262,34 @@ class TestOneUsersSessions:
         assert manager.getUserSessions("Gino") == []
         assert [manager.getSessionTimeLeft(key) for key in (first, second)] == [2000, 50]
 
-    def test_logged_out_everywhere(self, manager, said, io):
+    def test_delete(self, manager, events, io):
+        """A user is logged out everywhere, and other users are not."""
         keys = [manager.loadNewSession("Luca"), manager.loadNewSession("Luca")]
         other = manager.loadNewSession("Fabio")
-        said.clear()
+        events.clear()
         assert manager.deleteUserSessions("Luca") == 2
-        assert said == [event for key in keys for event in (*ended(key, "deleted"), ("notifyClientToLogout", io, key))]
+        assert events == [
+            event for key in keys for event in (*ended(key, "deleted"), ("notifyClientToLogout", io, key))
+        ]
         assert manager.deleteUserSessions("Luca") == 0
         assert manager.checkSessionStatus(other)
 
-    def test_logged_out_everywhere_else(self, manager, said, io):
+    def test_delete_others(self, manager, events):
+        """A user is logged out everywhere else."""
         keys = [manager.loadNewSession("Luca") for _ in range(3)]
-        said.clear()
+        events.clear()
         assert manager.deleteUserSessions("Luca", exceptKey=keys[1]) == 2
-        assert [event[1] for event in said if event[0] == "sessionDeleted"] == [keys[0], keys[2]]
+        assert [event[1] for event in events if event[0] == "sessionDeleted"] == [keys[0], keys[2]]
         assert manager.checkSessionStatus(keys[1])
 
-    @pytest.mark.parametrize("except_key", ["unknown", None, [], new_key(), 5], ids=repr)
-    def test_what_is_no_session_of_theirs_spares_none(self, manager, except_key):
-        manager.loadNewSession("Luca")
-        assert manager.deleteUserSessions("Luca", except_key) == 1
+    def test_bad_except_key(self, manager):
+        """What is no key of a session of theirs spares none."""
+        for except_key in ("unknown", None, [], new_key(), 5, manager.loadNewSession("Fabio")):
+            manager.loadNewSession("Luca")
+            assert manager.deleteUserSessions("Luca", except_key) == 1
 
-    def test_all_have_ended_before_the_first_is_announced(self, manager):
+    def test_all_first(self, manager):
+        """All have ended before the first is announced."""
         for _ in range(3):
             manager.loadNewSession("Luca")
         left = []
@@ -266,22 +298,47 @@ class TestOneUsersSessions:
         assert left == [0, 0, 0]
 
     @pytest.mark.parametrize("method", ["getUserSessions", "deleteUserSessions"])
-    @pytest.mark.parametrize(("username", "error"), [(None, TypeError), (b"Luca", TypeError), ("", ValueError)])
-    def test_a_bad_username_is_named(self, manager, method, username, error):
-        """Else "nobody of that name" would be taken for "logged out"."""
-        with pytest.raises(error, match="username must be a non-empty str, got"):
-            getattr(manager, method)(username)
+    def test_bad_username(self, manager, method):
+        """A bad username is an error: else "no such session" would be taken for "logged out"."""
+        for username, error in [(None, TypeError), (b"Luca", TypeError), ("", ValueError)]:
+            with pytest.raises(error, match="username must be a non-empty str, got"):
+                getattr(manager, method)(username)
+
+    def test_cost(self, manager):
+        """One user's sessions cost what they cost alone, but for the first call about a user."""
+
+        def cost(others):
+            for number in range(others):
+                manager.loadNewSession(f"user {number}")
+            manager.setMaxSessionsPerUser(None)
+            keys = [manager.loadNewSession("Luca") for _ in range(3)]
+            manager.getUserSessions("Luca")
+
+            def work():
+                assert len(manager.getUserSessions("Luca")) == 3
+                assert manager.deleteUserSessions("Luca", keys[0]) == 2
+                manager.setMaxSessionsPerUser(1)
+                manager.loadNewSession("Luca")
+
+            found = steps(work)
+            manager.deleteAllSessions()
+            return found
+
+        few, many = cost(10), cost(1000)
+        assert few > 50, "they were to be counted"
+        assert many < few * 1.2
 
 
 class TestRenewal:
-    def test_a_new_key_for_the_same_session(self, manager, clock, said):
+    def test_new_key(self, manager, clock, events):
+        """A renewal gives the same session a new key; the old one is rejected at once."""
         old = manager.loadNewSession("Luca", data={"a": 1})
         created = manager.getSession(old).createdAt
         clock.turn(1000)
-        said.clear()
+        events.clear()
         new = manager.renewSessionKey(old)
         assert is_key(new)
-        assert said == [("sessionRenewed", old, new)]
+        assert events == [("sessionRenewed", old, new)]
         assert manager.getSessionDetails(new) == {"username": "Luca", "createdAt": created, "data": {"a": 1}}
         assert manager.getSession(new).authenticatedAt > created
         assert manager.getSessionTimeLeft(new) == 2000
@@ -289,7 +346,8 @@ class TestRenewal:
             manager.checkSessionStatus(old)
         assert manager.getLoggedUsers() == ["Luca"]
 
-    def test_requests_in_flight_pass_for_as_long_as_the_overlap(self, manager, clock):
+    def test_overlap(self, manager, clock):
+        """Requests with the old key pass for as long as the overlap."""
         old = manager.loadNewSession("Luca")
         new = manager.renewSessionKey(old, overlap=5)
         clock.turn(4.999)
@@ -302,14 +360,16 @@ class TestRenewal:
             manager.checkSessionStatus(old)
         assert manager.checkSessionStatus(new)
 
-    def test_a_logout_under_the_old_key_ends_the_session(self, manager, said):
+    def test_logout(self, manager, events):
+        """A logout with the old key ends the session."""
         old = manager.loadNewSession("Luca")
         new = manager.renewSessionKey(old, overlap=5)
-        said.clear()
+        events.clear()
         assert manager.deleteSession(old) is True
-        assert said == ended(new, "deleted")
+        assert events == ended(new, "deleted")
 
-    def test_the_session_that_ended_knows_all_its_keys(self, manager):
+    def test_former_keys(self, manager):
+        """A session that has ended has all its keys."""
         seen = []
         manager.on("sessionEnded", lambda session, reason: seen.append((session.key, session.formerKeys)))
         first = manager.loadNewSession("Luca")
@@ -318,40 +378,44 @@ class TestRenewal:
         manager.deleteSession(third)
         assert seen == [(third, (first, second))]
 
-    @pytest.mark.parametrize(("overlap", "error"), [*BAD_SECONDS, (None, TypeError)])
-    def test_a_bad_overlap_is_named_and_changes_nothing(self, manager, said, overlap, error):
+    def test_bad_overlap(self, manager, events):
+        """A bad overlap is named and changes nothing."""
         key = manager.loadNewSession("Luca")
-        said.clear()
-        with pytest.raises(error, match="the overlap must be"):
-            manager.renewSessionKey(key, overlap)
-        assert said == []
+        events.clear()
+        for error, overlap in [*NOT_SECONDS, (TypeError, None)]:
+            with pytest.raises(error, match="the overlap must be"):
+                manager.renewSessionKey(key, overlap)
+        assert events == []
         assert manager.checkSessionStatus(key)
 
 
 class TestWarning:
-    def test_it_says_how_long_is_left_once_a_countdown(self, manager, clock, said):
+    def test_once(self, manager, clock, events):
+        """A warning says how long is left, once per countdown."""
         manager.setExpiryWarning(60)
         key = manager.loadNewSession("Luca")
-        said.clear()
+        events.clear()
         clock.turn(2939)
-        assert said == []
+        assert events == []
         clock.turn(1)
         clock.turn(30)
-        assert said == [("sessionExpiring", key, 60)]
+        assert events == [("sessionExpiring", key, 60)]
         manager.restartSessionTimer(key)
         clock.turn(2940)
-        assert said == [("sessionExpiring", key, 60)] * 2
+        assert events == [("sessionExpiring", key, 60)] * 2
         clock.turn(60)
-        assert said[2:] == ended(key, "expired")
+        assert events[2:] == ended(key, "expired")
 
-    def test_none_takes_it_back(self, manager, clock, said):
+    def test_none(self, manager, clock, events):
+        """`None` takes the setting back."""
         manager.setExpiryWarning(60)
         assert manager.setExpiryWarning(None) is True
         manager.loadNewSession("Luca")
         clock.turn(2990)
-        assert [event[0] for event in said] == ["sessionCreated"]
+        assert [event[0] for event in events] == ["sessionCreated"]
 
-    def test_a_listener_may_prolong_the_session(self, manager, clock, said):
+    def test_prolong(self, manager, clock):
+        """A listener may prolong the session."""
         manager.setExpiryWarning(60)
         manager.on("sessionExpiring", lambda key, left: manager.restartSessionTimer(key))
         key = manager.loadNewSession("Luca")
@@ -359,14 +423,38 @@ class TestWarning:
             clock.turn(2940)
         assert manager.getSessionTimeLeft(key) == 3000
 
-    @pytest.mark.parametrize(("seconds", "error"), [*BAD_SECONDS, (0, ValueError)])
-    def test_a_bad_one_is_named_and_changes_nothing(self, manager, clock, said, seconds, error):
+    def test_bad(self, manager, clock, events):
+        """A bad one is named and changes nothing."""
         manager.setExpiryWarning(60)
-        with pytest.raises(error, match="the warning must be"):
-            manager.setExpiryWarning(seconds)
+        for error, seconds in [*NOT_SECONDS, (ValueError, 0)]:
+            with pytest.raises(error, match="the warning must be"):
+                manager.setExpiryWarning(seconds)
         key = manager.loadNewSession("Luca")
         clock.turn(2940)
-        assert ("sessionExpiring", key, 60) in said
+        assert ("sessionExpiring", key, 60) in events
+
+
+def test_settings(manager):
+    """Each setting leaves the others as they are."""
+    manager.setMaxSessionsPerUser(1, "reject")
+    manager.setMaxSessionLifetime(100)
+    manager.setExpiryWarning(10)
+    manager.setSessionTimeOut(500)
+    assert (manager.getMaxSessionLifetime(), manager.getSessionTimeout()) == (100, 500)
+    assert manager.getSessionTimeLeft(manager.loadNewSession("Luca")) == 100
+    with pytest.raises(TooManySessions):
+        manager.loadNewSession("Luca")
+    manager.setMaxSessionLifetime(None)
+    with pytest.raises(TooManySessions):
+        manager.loadNewSession("Luca")
+
+
+def test_replace():
+    """A policy that differs in one setting keeps the others; the first one stays as it is."""
+    policy = Policy(lifetime=10, max_sessions=2, overflow="reject", warning=3)
+    other = policy.replace(lifetime=20)
+    values = [(one.lifetime, one.max_sessions, one.overflow, one.warning) for one in (policy, other)]
+    assert values == [(10, 2, "reject", 3), (20, 2, "reject", 3)]
 
 
 def steps(work):
@@ -385,29 +473,3 @@ def steps(work):
     finally:
         sys.settrace(before)
     return count
-
-
-@pytest.mark.in_memory
-def test_one_users_sessions_cost_what_that_users_sessions_cost(manager):
-    """Not what all sessions cost, but for the first call about a user."""
-
-    def cost(others):
-        for number in range(others):
-            manager.loadNewSession(f"user {number}")
-        manager.setMaxSessionsPerUser(None)
-        keys = [manager.loadNewSession("Luca") for _ in range(3)]
-        manager.getUserSessions("Luca")
-
-        def work():
-            assert len(manager.getUserSessions("Luca")) == 3
-            assert manager.deleteUserSessions("Luca", keys[0]) == 2
-            manager.setMaxSessionsPerUser(1)
-            manager.loadNewSession("Luca")
-
-        found = steps(work)
-        manager.deleteAllSessions()
-        return found
-
-    few, many = cost(10), cost(1000)
-    assert few > 50, "they were to be counted"
-    assert many < few * 1.2

@@ -1,34 +1,15 @@
-"""What a process sees of the library: its import, its forks, its exit, its console."""
+"""What a process sees of the library: its import, its forks and its exit."""
 
 from __future__ import annotations
 
 import os
-import re
-import subprocess
-import sys
 import textwrap
 import time
 
 import pytest
+from interpreter import run
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-
-
-def run(program: str, *, covered: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in an interpreter of its own, with warnings as errors.
-
-    Without coverage for one that forks while other threads are busy: coverage has a lock of its own, which a child may
-    then find held for ever.
-    """
-    left_out = re.compile("DEBUG" if covered else "DEBUG|COVERAGE_.*")
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**{name: value for name, value in os.environ.items() if not left_out.fullmatch(name)}, **environment},
-        check=False,
-    )
 
 
 LIVE_CLOCK = """
@@ -38,20 +19,21 @@ LIVE_CLOCK = """
     store = MemoryStore()
     manager = SessionManager(store=store)
 
-    def runs_out(seconds, name):
+    def expires_in(seconds, name):
         return store.add(name, seconds)[0]
 """
 
 
 class TestFork:
     @needs_fork
-    def test_the_childs_sessions_run_out_and_no_lock_is_stuck(self):
+    def test_busy_threads(self):
+        """In a child sessions expire and no lock is stuck, though other threads were busy at the fork."""
         done = run(
             LIVE_CLOCK
             + """
-    told = threading.Event()
-    manager.on("sessionDeleted", lambda key: told.set() if key == watched else None)
-    watched = runs_out(1, "watched")
+    announced = threading.Event()
+    manager.on("sessionDeleted", lambda key: announced.set() if key == watched else None)
+    watched = expires_in(1, "watched")
     stop = threading.Event()
 
     def busy():  # so that locks of every kind are held when the fork comes
@@ -66,7 +48,7 @@ class TestFork:
         if child == 0:
             # One that was taken out before the fork is the parent's to announce.
             there = watched in manager.sessions
-            ok = not there or (told.wait(30) and manager.getUsernameFromSessionKey(watched) is False)
+            ok = not there or (announced.wait(30) and manager.getUsernameFromSessionKey(watched) is False)
             fresh = manager.loadNewSession("child")
             renewed = manager.renewSessionKey(fresh, 60)
             ok = ok and SessionManager() is manager and manager.getSession(fresh).key == renewed
@@ -76,7 +58,7 @@ class TestFork:
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     stop.set()
     for thread in threads: thread.join()
-    assert told.wait(30)
+    assert announced.wait(30)
     assert codes == [0] * 30, codes
     """,
             covered=False,
@@ -84,26 +66,27 @@ class TestFork:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     @needs_fork
-    def test_a_session_that_was_running_out_at_the_fork_ends_in_the_child_too(self):
+    def test_expiring(self):
+        """A session that was about to expire at the fork ends in the child too."""
         done = run(
             LIVE_CLOCK
             + """
-    begun, go_on = threading.Event(), threading.Event()
+    started, go_on = threading.Event(), threading.Event()
     ended = []
     def holds_up(key):
         ended.append(key)
-        if not begun.is_set():
-            begun.set()
+        if not started.is_set():
+            started.set()
             go_on.wait(30)
     manager.on("sessionDeleted", holds_up)
-    first = runs_out(0, "first")
-    begun.wait(30)
-    told = threading.Event()
-    manager.on("activeUserDeleted", lambda key: told.set())  # not before the child, where nobody holds the clock up
-    second = runs_out(0, "second")
+    first = expires_in(0, "first")
+    started.wait(30)
+    announced = threading.Event()
+    manager.on("activeUserDeleted", lambda key: announced.set())  # in the child, where nothing holds the clock up
+    second = expires_in(0, "second")
     child = os.fork()
     if child == 0:
-        os._exit(0 if told.wait(30) and ended == [first, second] else 1)
+        os._exit(0 if announced.wait(30) and ended == [first, second] else 1)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     go_on.set()
     assert code == 0
@@ -112,7 +95,8 @@ class TestFork:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     @needs_fork
-    def test_a_listener_of_a_warning_may_fork_when_others_have_been_warned(self):
+    def test_warning(self):
+        """A listener for a warning may fork in the middle of several warnings."""
         done = run("""
     import os, threading
     from users_session_manager import MemoryStore, SessionManager
@@ -141,24 +125,25 @@ class TestFork:
         assert (done.returncode, done.stdout, done.stderr) == (0, "[0]\n", "")
 
     @needs_fork
-    def test_what_was_called_on_the_clocks_thread_at_the_fork_is_called_in_the_child(self):
+    def test_called(self):
+        """What was called on the clock's thread at the fork is called in the child."""
         done = run("""
     import os, threading
     from users_session_manager.clock import Clock
     from users_session_manager.timers import SessionTimer
 
-    parent, begun, go_on, in_child = os.getpid(), threading.Event(), threading.Event(), threading.Event()
+    parent, started, go_on, in_child = os.getpid(), threading.Event(), threading.Event(), threading.Event()
 
     def function():
         if os.getpid() != parent:
             in_child.set()
             return
-        begun.set()
+        started.set()
         go_on.wait(30)
 
     timer = SessionTimer(0, function, clock=Clock())
     timer.start()
-    assert begun.wait(30)
+    assert started.wait(30)
     child = os.fork()
     if not child:
         os._exit(0 if in_child.wait(30) else 1)
@@ -169,7 +154,8 @@ class TestFork:
         assert (done.returncode, done.stderr) == (0, "")
 
     @needs_fork
-    def test_the_events_of_a_timer_are_usable_in_the_child(self):
+    def test_timer_events(self):
+        """The events of a timer are usable in the child, though a thread held their locks at the fork."""
         done = run("""
     import os, threading
     from users_session_manager import MemoryStore
@@ -191,43 +177,45 @@ class TestFork:
         assert (done.returncode, done.stderr) == (0, "")
 
     @needs_fork
-    def test_what_has_to_be_put_right_in_a_child_comes_before_anything_expires(self):
+    def test_first_repaired(self):
+        """What has to be repaired in a child is repaired before anything expires."""
         done = run("""
     import os, sys, threading, time
     from users_session_manager.clock import LOCK, Clock, register
     from users_session_manager.timers import SessionTimer
 
-    seen, ran_out = [], threading.Event()
+    seen, expired = [], threading.Event()
 
     class Owner:
         def _after_fork_in_child(self):
             time.sleep(0.2)  # a thread that did not wait for this would have run
-            seen.append("put right")
+            seen.append("repaired")
 
-    def run_out():
-        seen.append("ran out")
-        ran_out.set()
+    def expire():
+        seen.append("expired")
+        expired.set()
 
     owner = Owner()
     register(owner)
-    timer = SessionTimer(0.05, run_out, clock=Clock())
+    timer = SessionTimer(0.05, expire, clock=Clock())
     with LOCK:
         timer.start()
         child = os.fork()
     if not child:
-        assert ran_out.wait(60)
-        os._exit(0 if seen == ["put right", "ran out"] else 1)
+        assert expired.wait(60)
+        os._exit(0 if seen == ["repaired", "expired"] else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert "put right" not in seen
+    assert "repaired" not in seen
     """)
         assert (done.returncode, done.stderr) == (0, "")
 
     @needs_fork
-    def test_threads_that_fork_at_the_same_time_do_not_lock_each_other_out(self):
+    def test_simultaneous(self):
+        """Threads that fork at the same time do not lock each other out."""
         done = run(
             LIVE_CLOCK
             + """
-    runs_out(3600, "Luca")
+    expires_in(3600, "Luca")
     codes = []
     def forks():
         for _ in range(20):
@@ -245,25 +233,25 @@ class TestFork:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     @needs_fork
-    def test_gunicorns_preload_shape(self):
-        """The manager is made and used before the fork, the clock has run, and the parent goes on too."""
+    def test_preload(self):
+        """As with gunicorn's `--preload`: made and used before the fork, and in use in parent and children."""
         done = run(
             LIVE_CLOCK
             + """
-    manager.deleteSession(runs_out(0.5, "warm-up"))
+    manager.deleteSession(expires_in(0.5, "warm-up"))
     workers = []
     for _ in range(3):
         worker = os.fork()
         if worker == 0:
-            told = threading.Event()
-            manager.on("sessionDeleted", lambda key: told.set())
-            runs_out(0.01, "in the worker")
-            os._exit(0 if told.wait(30) else 1)
+            announced = threading.Event()
+            manager.on("sessionDeleted", lambda key: announced.set())
+            expires_in(0.01, "in the worker")
+            os._exit(0 if announced.wait(30) else 1)
         workers.append(worker)
-    told = threading.Event()
-    manager.on("sessionDeleted", lambda key: told.set())
-    runs_out(0.01, "in the parent")
-    assert told.wait(30)
+    announced = threading.Event()
+    manager.on("sessionDeleted", lambda key: announced.set())
+    expires_in(0.01, "in the parent")
+    assert announced.wait(30)
     assert [os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers] == [0, 0, 0]
     """
         )
@@ -276,14 +264,15 @@ class TestExit:
         [
             "",
             "manager.close(); manager.close()",
-            "manager.on('sessionDeleted', lambda key: time.sleep(3600)); runs_out(0, 'blocks'); time.sleep(0.1)",
+            "manager.on('sessionDeleted', lambda key: time.sleep(3600)); expires_in(0, 'blocks'); time.sleep(0.1)",
             "import atexit; atexit.register(manager.deleteAllSessions)",
             "import atexit; atexit.register(lambda: manager.loadNewSession('late'))",
-            "manager.on('sessionDeleted', lambda key: print(end=''))\nfor _ in range(20000): runs_out(0.05, 'x')",
+            "manager.on('sessionDeleted', lambda key: print(end=''))\nfor _ in range(20000): expires_in(0.05, 'x')",
         ],
         ids=["live sessions", "closed", "a listener that hangs", "delete at exit", "login at exit", "a burst"],
     )
-    def test_nothing_hangs_and_nothing_is_printed(self, last_words, tmp_path):
+    def test_silent(self, last_words, tmp_path):
+        """Nothing hangs and nothing is printed."""
         leaving = tmp_path / "leaving"
         program = textwrap.dedent(LIVE_CLOCK) + (
             "for number in range(100): manager.loadNewSession(str(number))\n"
@@ -298,37 +287,9 @@ class TestExit:
         assert took < 10
 
 
-class TestConsole:
-    LOGIN = "from users_session_manager import SessionManager; print(SessionManager().loadNewSession('Luca'))"
-
-    @pytest.mark.parametrize("value", ["1", "true", "users-session-manager"])
-    def test_with_debug_set_the_lines_go_to_the_console_without_the_secret(self, value):
-        done = run(self.LOGIN, DEBUG=value)
-        label, secret = done.stdout.strip().split("_")
-        assert label in done.stderr
-        assert secret not in done.stderr
-
-    @pytest.mark.parametrize("value", ["", "0", "False", "off"])
-    def test_with_debug_off_there_are_none(self, value):
-        done = run(self.LOGIN, DEBUG=value)
-        assert done.stderr == ""
-
-    def test_a_listeners_failure_is_seen_without_any_set_up(self):
-        done = run(
-            """
-            from users_session_manager import SessionManager
-            manager = SessionManager()
-            manager.on("sessionCreated", lambda key: 1 / 0)
-            manager.loadNewSession("Luca")
-            """
-        )
-        assert done.returncode == 0
-        assert "ZeroDivisionError" in done.stderr
-        assert "Traceback" in done.stderr
-
-
 class TestImport:
-    def test_the_core_imports_pyee_and_the_standard_library_alone(self):
+    def test_core(self):
+        """The core imports pyee and the standard library alone, and no asyncio."""
         done = run(
             """
             import sys
@@ -342,7 +303,8 @@ class TestImport:
         )
         assert done.stdout.split("\n")[:2] == ["users_session_manager", ""]
 
-    def test_an_integration_without_its_package_says_what_helps(self):
+    def test_missing_package(self):
+        """An integration without its package says what helps."""
         done = run(
             """
             import sys
@@ -367,8 +329,10 @@ class TestPatched:
             ("gevent", "from gevent import monkey; monkey.patch_all()"),
             ("eventlet", "import warnings; warnings.simplefilter('ignore'); import eventlet; eventlet.monkey_patch()"),
         ],
+        ids=["gevent", "eventlet"],
     )
-    def test_sessions_run_out_under_monkey_patching(self, package, patch):
+    def test_patched(self, package, patch):
+        """Sessions expire under monkey-patching, in a forked child too."""
         pytest.importorskip(package, exc_type=ImportError)
         done = run(
             f"{patch}\n"
@@ -387,7 +351,7 @@ class TestPatched:
 
     def login():
         for _ in range(50):
-            runs_out(0.01, "Luca")
+            expires_in(0.01, "Luca")
             time.sleep(0)
 
     threads = [threading.Thread(target=login) for _ in range(4)]
@@ -397,10 +361,10 @@ class TestPatched:
     assert len(set(ended)) == 200
     child = os.fork()
     if child == 0:
-        told = threading.Event()
-        manager.on("activeUserDeleted", lambda key: told.set())
-        runs_out(0.01, "child")
-        os._exit(0 if told.wait(30) else 1)
+        announced = threading.Event()
+        manager.on("activeUserDeleted", lambda key: announced.set())
+        expires_in(0.01, "child")
+        os._exit(0 if announced.wait(30) else 1)
     assert os.waitpid(child, 0)[1] == 0
     """
             )

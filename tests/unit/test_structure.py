@@ -47,6 +47,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def test_imports_point_down():
+    """A module imports only from those below it."""
     known = {name_of(path) for path in MODULES}
     assert known - set(RANK) == {""}, "the package itself is above all"
     for path in MODULES:

@@ -4,7 +4,7 @@ What happens is appended to the file FACTS, a line of JSON each, written at once
 It ends when its standard input does. Scenarios:
 
     torture TOTAL PAUSE   sessions at random until all processes together have made TOTAL; PAUSE seconds between steps
-    crowd COUNT FROM TO   COUNT sessions that run out between the Unix times FROM and TO
+    many COUNT FROM TO    COUNT sessions that expire between the Unix times FROM and TO
     listen                nothing of its own
 """
 
@@ -21,8 +21,8 @@ import redis
 from users_session_manager import SessionManager, SessionRejected
 from users_session_manager.stores.redis import RedisStore
 
-LEASE = 3.0
-# Of the sessions of the torture most run out within seconds, and a few not while it lasts.
+LEASE = 6.0
+# Of the sessions of the torture most expire within seconds, and a few not while it lasts.
 LONG = 3000
 
 
@@ -53,15 +53,15 @@ class Worker:
         self.note("failed", text=repr(exception))
 
     def log_in(self, user, timeout):
-        began = time.time()
+        start = time.time()
         key = self.manager.loadNewSession(user, timeout=timeout, data={"by": self.name})
-        self.note("created", key=key, deadline=began + timeout)
+        self.note("created", key=key, deadline=start + timeout)
         return key
 
     # Torture
 
     def torture(self, total, pause):
-        # So long a time before and after its note does each end take, for a kill to fall into.
+        # Each end takes this long before and after its note, so that a kill may come there.
         self.work = 0.005
         self.manager.setMaxSessionsPerUser(5)
         threads = [threading.Thread(target=self._torture, args=(int(total), float(pause))) for _ in range(2)]
@@ -73,14 +73,13 @@ class Worker:
         steps = (self._restart, self._restart, self._delete, self._renew, self._check)
         try:
             while self.shared.incr("logins") <= total:
-                timeout = LONG if chance.random() < 0.02 else chance.uniform(2, 5)
+                timeout = LONG if chance.random() < 0.02 else chance.uniform(2, 4)
                 key = self.log_in(f"user {chance.randrange(300)}", timeout)
                 self.shared.sadd("keys", json.dumps([key, timeout]))
                 for _ in range(chance.randrange(5)):
-                    # Any of any process: they meet at one session.
-                    known = self.shared.srandmember("keys")
-                    if chance.random() < 0.5:
-                        known = json.dumps([key, timeout])
+                    # One of any process: several use the same session.
+                    known = self.shared.srandmember("keys") if chance.random() < 0.5 else None
+                    known = known or json.dumps([key, timeout])  # the set may be empty
                     chance.choice(steps)(known, chance)
                 time.sleep(chance.uniform(0, 2 * pause))
         except BaseException as failure:
@@ -89,9 +88,9 @@ class Worker:
 
     def _restart(self, known, chance):
         key, timeout = json.loads(known)
-        began = time.time()
+        start = time.time()
         if self.manager.restartSessionTimer(key):
-            self.note("restarted", key=key, deadline=began + timeout)
+            self.note("restarted", key=key, deadline=start + timeout)
         else:
             self.shared.srem("keys", known)
 
@@ -110,16 +109,16 @@ class Worker:
     def _check(self, known, chance):
         self.manager.checkSessionStatus(json.loads(known)[0])
 
-    # Crowd
+    # Many
 
-    def crowd(self, count, first, last):
+    def many(self, count, first, last):
         chance = random.Random()
 
-        def log_in(many):
-            for number in range(many):
+        def log_in(total):
+            for number in range(total):
                 deadline = chance.uniform(float(first), float(last))
-                self.log_in(f"{self.name} {number}", deadline - time.time())
-            self.note("all in")
+                self.log_in(f"{self.name} {number}", max(2.0, deadline - time.time()))
+            self.note("all logged in")
 
         threading.Thread(target=log_in, args=(int(count),)).start()
 

@@ -1,4 +1,4 @@
-"""No line of a log, no repr and no exception shows the secret part of a key."""
+"""The log: what goes to the console, and that no secret of a key is ever shown."""
 
 from __future__ import annotations
 
@@ -8,77 +8,24 @@ import pprint
 import re
 import traceback
 
-import pytest
+from interpreter import run
 
 from users_session_manager import SessionError
-from users_session_manager.keys import GROUPS, group_of, is_key, label, new_key
-
-ON_EVERY_STORE = True
 
 SECRET = re.compile(r"[0-9A-F]{32}")
 
 
-def test_a_key_holds_128_bits_of_the_systems_generator(monkeypatch):
-    asked = []
-
-    def urandom(count):
-        asked.append(count)
-        return bytes(range(count))
-
-    monkeypatch.setattr("users_session_manager.keys.urandom", urandom)
-    key = new_key()
-    assert asked == [19]
-    assert bytes.fromhex(key.partition("_")[2]) == bytes(range(3, 19))
-    assert is_key(key)
-
-
-def test_a_label_has_no_part_of_the_secret():
-    for _ in range(1000):
-        name, secret = (key := new_key()).split("_")
-        assert label(key) == name
-        assert len(secret) == 32
-        assert SECRET.fullmatch(secret)
-
-
-def test_its_label_shows_the_group_that_a_store_has_put_it_in():
-    for group in range(GROUPS):
-        keys = [new_key(group) for _ in range(200)]
-        assert {group_of(key) for key in keys} == {group}
-        assert len({key.partition("-")[0] for key in keys}) == 64 // GROUPS
-    assert {group_of(new_key()) for _ in range(2000)} == set(range(GROUPS))
-    assert {group_of(value) for value in (None, 1, "x", new_key() + "\n", "Nobody-calm-10_" + "0" * 32)} == {None}
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "hunter2",
-        "hunter2_pass",
-        "Otter-candid-46_short",
-        "forged\nline",
-        new_key() + "\n",
-        "x" * 10**6,
-        b"hunter2",
-        None,
-    ],
-    ids=lambda value: repr(value)[:20],
-)
-def test_what_is_no_key_is_described_by_its_type_alone(value):
-    assert label(value) == f"<{type(value).__name__}, not a key>"
-    assert not is_key(value)
-
-
-def test_no_secret_in_a_log_a_repr_or_an_exception(manager, clock, caplog):
-    """Everything that the library says in all that it does, read at the level where it says the most."""
+def test_no_secret(manager, clock, caplog):
+    """No log line, `repr` or exception shows a secret, at the level where the log says the most."""
     assert logging.getLogger("users_session_manager").isEnabledFor(logging.DEBUG)
-    said: list[str] = []
+    seen: list[str] = []
     keys: list[str] = []
 
     def look():
-        for thing in (manager, manager.sessions, manager.settings, clock.store, vars(clock.store).get("clock")):
-            said.extend((repr(thing), str(thing), pprint.pformat(thing)))
+        for thing in (manager, manager.sessions, manager.settings, clock.store, clock.store.clock):
+            seen.extend((repr(thing), str(thing), pprint.pformat(thing)))
         for session in manager.sessions.values():
-            said.extend((repr(session), str(session), repr(session.timer), session.timer.name))
+            seen.extend((repr(session), str(session), repr(session.timer), session.timer.name))
 
     def login():
         keys.append(manager.loadNewSession("Luca"))
@@ -88,7 +35,7 @@ def test_no_secret_in_a_log_a_repr_or_an_exception(manager, clock, caplog):
         try:
             method(*args)
         except (SessionError, TypeError, ValueError):
-            said.append(traceback.format_exc())
+            seen.append(traceback.format_exc())
 
     def fails(*args):
         raise ZeroDivisionError
@@ -105,7 +52,7 @@ def test_no_secret_in_a_log_a_repr_or_an_exception(manager, clock, caplog):
     look()
     for listening in (False, True):
         if listening:
-            manager.on("error", lambda error, details: said.append(f"{error} {error!r}"))
+            manager.on("error", lambda error, details: seen.append(f"{error} {error!r}"))
             manager.on("error", fails)
         login()
         look()
@@ -144,10 +91,43 @@ def test_no_secret_in_a_log_a_repr_or_an_exception(manager, clock, caplog):
     manager.close()
     look()
     formatter = logging.Formatter("%(message)s %(args)s")
-    said.extend(formatter.format(record) for record in caplog.records if record.name == "users_session_manager")
-    everything = "\n".join(said)
-    assert len(said) > 100
+    seen.extend(formatter.format(record) for record in caplog.records if record.name == "users_session_manager")
+    everything = "\n".join(seen)
+    assert len(seen) > 100
     assert all(key.partition("_")[0] in everything for key in keys)
     assert not [key for key in keys if key.partition("_")[2] in everything]
     assert SECRET.search(everything) is None
     assert "hunter2" not in everything
+
+
+def test_console():
+    """With DEBUG set, the lines go to the console without the secret; a listener's failure is seen without it too."""
+    program = """
+        from users_session_manager import SessionManager
+        manager = SessionManager()
+        manager.on("sessionCreated", lambda key: 1 / 0)
+        print(manager.loadNewSession("Luca"))
+        """
+    done = run(program, DEBUG="users-session-manager")
+    name, secret = done.stdout.strip().split("_")
+    assert f"Session created: {name}" in done.stderr
+    assert secret not in done.stderr
+    done = run(program)
+    assert done.returncode == 0
+    assert "Session created" not in done.stderr
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_debug_values():
+    """DEBUG is off where it is not set, is empty, or spells "off" out in any case; anything else sets it."""
+    done = run("""
+        import importlib, os
+        from users_session_manager import log
+        assert log.log.handlers == []
+        for value in ("", " ", "0", "False", "no", "OFF", "1", "true", "users-session-manager"):
+            os.environ["DEBUG"] = value
+            importlib.reload(log)
+            print(len(log.log.handlers), end="")
+        """)
+    assert (done.stdout, done.stderr) == ("000000123", "")

@@ -1,0 +1,60 @@
+"""A `Session` on its own: its values, and its copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import time
+
+import pytest
+
+from users_session_manager import Session, SessionError
+
+NAMES = ["username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys"]
+
+
+def values(session: Session) -> list[object]:
+    return [getattr(session, name) for name in NAMES]
+
+
+def test_copy(manager):
+    """A copy is a snapshot: it has the values and no timer, and later changes do not reach it."""
+    old = manager.loadNewSession("Luca", data={"a": [1]}, timeout=60)
+    session = manager.getSession(manager.renewSessionKey(old, 5))
+    copies = pickle.loads(pickle.dumps(session)), copy.copy(session), copy.deepcopy(session)
+    before = values(session)
+    assert before[-3:] == [{"a": [1]}, 60, (old,)]
+    manager.renewSessionKey(session.key)
+    manager.setSessionData(session.key, None)
+    for one in copies:
+        assert type(one) is Session
+        assert values(one) == before
+        with pytest.raises(SessionError, match="no timer"):
+            _ = one.timer
+
+
+def test_age(manager):
+    """`authenticationAge` is counted from the last authentication, and a renewal is one."""
+    session = Session("Luca", "key", time.time() - 100, time.time() - 50)
+    assert 50 <= session.authenticationAge < 90
+    key = manager.loadNewSession("Luca")
+    session = manager.getSession(key)
+    session.authenticatedAt -= 1000
+    assert session.authenticationAge >= 1000
+    manager.renewSessionKey(key)
+    assert 0 <= session.authenticationAge < 900
+
+
+def test_defaults():
+    """Beside the four times and names, a session has no data, no timeout of its own and no former keys."""
+    assert values(Session("Luca", "key", 1.0, 2.0)) == ["Luca", "key", 1.0, 2.0, None, None, ()]
+
+
+def test_repr(manager):
+    """The `repr` shows the label of the key and not its secret."""
+    key = manager.loadNewSession("Luca")
+    name, secret = key.split("_")
+    for session in (manager.getSession(key), copy.copy(manager.getSession(key))):
+        assert name in repr(session)
+        assert "'Luca'" in repr(session)
+        assert secret not in repr(session)
