@@ -22,8 +22,7 @@ from users_session_manager.policy import Policy
 
 def test_abstract():
     """A store that lacks a method cannot be made, and the error names it."""
-
-    names = "sessions open add get restart renew_timer renew_key time_left set_data of_user remove remove_user clear"
+    names = "sessions add get restart renew_timer renew_key time_left set_data of_user remove remove_user clear"
     for name in [*names.split(), "usernames", "close"]:
         incomplete = type("Incomplete", (MemoryStore,), {name: vars(Store)[name]})
         with pytest.raises(TypeError, match=rf"abstract.*\b{name}\b"):

@@ -14,7 +14,6 @@ import pytest
 
 from users_session_manager import SessionManager, SessionRejected, TooManySessions
 from users_session_manager.keys import is_key, new_key
-from users_session_manager.policy import Policy
 
 EVENTS = "sessionCreated sessionDeleted activeUserDeleted sessionEnded sessionRenewed sessionExpiring".split()
 EVENTS += ["notifyClientToLogout"]
@@ -447,14 +446,6 @@ def test_settings(manager):
     manager.setMaxSessionLifetime(None)
     with pytest.raises(TooManySessions):
         manager.loadNewSession("Luca")
-
-
-def test_replace():
-    """A policy that differs in one setting keeps the others; the first one stays as it is."""
-    policy = Policy(lifetime=10, max_sessions=2, overflow="reject", warning=3)
-    other = policy.replace(lifetime=20)
-    values = [(one.lifetime, one.max_sessions, one.overflow, one.warning) for one in (policy, other)]
-    assert values == [(10, 2, "reject", 3), (20, 2, "reject", 3)]
 
 
 def steps(work):
