@@ -1,7 +1,7 @@
 # The modules, from the top down; imports point down only:
 #
 #   integrations/   what each framework needs, imported by name: they call the manager and listen
-#   web.py          what the web frameworks share: where a key travels, and the session of a request
+#                   _web.py is what the web frameworks share: where a key travels, and the state of a request
 #   manager.py      SessionManager: the npm API, the policy methods and the events; keeps nothing, reads no clock
 #   events.py       the emitter that isolates listeners
 #   stores/         base.py describes what a store must do; a store owns time

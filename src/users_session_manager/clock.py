@@ -284,8 +284,12 @@ def _at_exit() -> None:
     # A daemon thread that is cut off in the middle of a print can abort the interpreter.
     with LOCK:
         found = [each for each in _registered if hasattr(each, "_at_exit")]
-    for each in found:
-        each._at_exit()
+    # A store stops its own workers, in the order that it needs.
+    for each in sorted(found, key=lambda each: isinstance(each, Worker)):
+        try:
+            each._at_exit()
+        except BaseException:  # noqa: BLE001, PERF203  # the others have to stop all the same
+            report(threading.current_thread())
 
 
 atexit.register(_at_exit)

@@ -72,7 +72,7 @@ class KeyCarrier:
 
 
 class RequestSession:
-    """The session of a request, as it was when the request was authenticated.
+    """The session of a request, as it was when the store was asked last.
 
     | attribute | |
     |---|---|
@@ -122,7 +122,7 @@ class RequestState:
     A header comes before a cookie. A header that is sent twice arrives as two values joined by a comma: that is no key.
 
     Args:
-        manager: The manager of the sessions.
+        manager: Returns the manager of the sessions, when it is needed.
         carrier: Where the key travels.
         header: The value of the header, `None` without one.
         cookie: The value of the cookie, `None` without one.
@@ -130,14 +130,21 @@ class RequestState:
     Threads: one at a time.
     """
 
-    def __init__(self, manager: SessionManager, carrier: KeyCarrier, header: str | None, cookie: str | None) -> None:
-        self.manager = manager
+    def __init__(
+        self, manager: Callable[[], SessionManager], carrier: KeyCarrier, header: str | None, cookie: str | None
+    ) -> None:
+        self._manager = manager
         self.carrier = carrier
         self.presented = (cookie or None) if header is None else header.strip()
         self._cookie = cookie
         self._session: RequestSession | None = None
         self._is_loaded = False
         self._cookie_change: str | None = None  # "set" or "delete"
+
+    @property
+    def manager(self) -> SessionManager:
+        """The manager of the sessions."""
+        return self._manager()
 
     @property
     def key(self) -> str | None:
@@ -181,7 +188,6 @@ class RequestState:
             try:
                 self.authenticate(prolong=False)
             except SessionRejected:
-                self.delete_ended_cookie()
                 self._is_loaded = True
         return self._session
 
@@ -222,8 +228,9 @@ class RequestState:
     def sign_out(self) -> bool:
         """End the sessions of all presented keys; return whether there were any."""
         ended = [self._end(key) for key in self.presented_keys()]
-        self.presented = self._session = None
-        self._is_loaded, self._cookie_change = True, "delete"
+        self.presented, self._session, self._is_loaded = None, None, True
+        # A cookie that was not presented stays: a request from another site must not delete it.
+        self._cookie_change = "delete" if self._cookie is not None or self.cookie_changed else None
         return any(ended)
 
     def sign_out_others(self) -> int:
@@ -236,12 +243,13 @@ class RequestState:
         return self.manager.deleteUserSessions(session.username, session.key)
 
     def refuse(self, error: Exception) -> Refusal:
-        """Return the answer for one of the exceptions in `REFUSED`."""
+        """Return the answer for one of the exceptions in `REFUSED`; a rejected request is given no session."""
         if isinstance(error, SessionRejected):
-            self.delete_ended_cookie()
+            self._cookie_change = None if self._cookie_change == "set" else self._cookie_change
+            self._delete_ended_cookie()
         return next(refusal for kind, refusal in _REFUSALS.items() if isinstance(error, kind))
 
-    def delete_ended_cookie(self) -> None:
+    def _delete_ended_cookie(self) -> None:
         """Let the answer delete the cookie if its session has ended; another key than that may have been rejected."""
         with suppress(StoreUnavailable):  # it may be live
             if self._cookie is not None and not self.cookie_changed and self.manager.findSession(self._cookie) is None:

@@ -193,7 +193,7 @@ class UserSessions:
             header, cookie = self.carrier.header, self.carrier.cookie
             values = [] if header is None else request.headers.getlist(header)
             value = None if cookie is None else request.cookies.get(cookie)
-            state = RequestState(self.manager, self.carrier, ",".join(values) if values else None, value)
+            state = RequestState(lambda: self.manager, self.carrier, ",".join(values) if values else None, value)
             request.scope[self._place] = state
         return state
 

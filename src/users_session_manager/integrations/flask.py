@@ -196,7 +196,7 @@ def _state() -> RequestState:
         installed, environ = _installed(), this.environ
         carrier = installed.carrier
         cookie = None if carrier.cookie is None else parse_cookie(environ).get(carrier.cookie)
-        state = RequestState(installed.sessions.manager, carrier, environ.get(carrier.variable), cookie)
+        state = RequestState(lambda: installed.sessions.manager, carrier, environ.get(carrier.variable), cookie)
         vars(this)[EXTENSION] = state
         after_this_request(_finish)
     return state

@@ -18,7 +18,7 @@ def connect() -> None:
     user_logged_in.connect(_logged_in, dispatch_uid=__name__)
     user_logged_out.connect(_logged_out, dispatch_uid=__name__)
     post_save.connect(_saved, sender=settings.AUTH_USER_MODEL, dispatch_uid=__name__)
-    post_delete.connect(_deleted, sender=settings.AUTH_USER_MODEL, dispatch_uid=__name__)
+    post_delete.connect(_log_out, sender=settings.AUTH_USER_MODEL, dispatch_uid=__name__)
 
 
 def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
@@ -34,10 +34,13 @@ def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
     if KEY_IN_SESSION in request.session:  # the same user was logged in: Django goes on under the old session key
         request.session.cycle_key()
     request.session[KEY_IN_SESSION] = session.key
+    state.login_user = user
 
 
 def _logged_out(*, request: Any, **_: Any) -> None:
-    _state(request).sign_out()
+    state = _state(request)
+    state.sign_out()
+    state.login_user = anonymous()
 
 
 def _state(request: Any) -> DjangoState:
@@ -47,16 +50,11 @@ def _state(request: Any) -> DjangoState:
 def _saved(*, instance: Any, **_: Any) -> None:
     """Log a deactivated user out, and one with another password elsewhere (OWASP ASVS 5.0, 7.4.2, 7.4.3)."""
     if not getattr(instance, "is_active", True):
-        _log_out(instance)
+        _log_out(instance=instance)
     elif getattr(instance, "_password", None) is not None:  # Django informs its password validators by the same sign
-        state = current.get()
-        _log_out(instance, spared=None if state is None else state.key)
+        _log_out(instance=instance, spared=getattr(current.get(), "key", None))
 
 
-def _deleted(*, instance: Any, **_: Any) -> None:
-    _log_out(instance)
-
-
-def _log_out(user: Any, *, spared: str | None = None) -> None:
-    if username := str(user.get_username()):
+def _log_out(*, instance: Any, spared: str | None = None, **_: Any) -> None:
+    if username := str(instance.get_username()):
         SessionManager().deleteUserSessions(username, spared)

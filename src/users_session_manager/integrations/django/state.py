@@ -39,11 +39,11 @@ class DjangoState(RequestState):
     def __init__(self, request: Any, carrier: KeyCarrier) -> None:
         cookie = None if carrier.cookie is None else request.COOKIES.get(carrier.cookie)
         # As the server has it; `request.headers` would first copy all headers.
-        super().__init__(SessionManager(), carrier, request.META.get(carrier.variable), cookie)
+        super().__init__(SessionManager, carrier, request.META.get(carrier.variable), cookie)
         self.options: dict[str, Any] = {}  # for the session that a login starts
         self._request = request
         self._varies = False  # whether the answer depends on the key
-        self._user: Any = getattr(request, "user", None)
+        self.login_user: Any = getattr(request, "user", None)
 
     # The session of the request
 
@@ -88,11 +88,13 @@ class DjangoState(RequestState):
 
     def user(self) -> Any:
         """Return the user of Django's login while its session is live; `request.user`."""
+        if self.manager.blocking:
+            self.require_sync_context("request.auser()")
         if (key := self._key_of_login()) is None:
             return anonymous()
-        if not self._user.is_authenticated and key:
+        if not self.login_user.is_authenticated and key:
             self._end(key)  # Django itself refuses this user: deleted, deactivated, another password
-        return self._user
+        return self.login_user
 
     def _key_of_login(self) -> str | None:
         """Return the key of the login in Django's session: `""` if there is no login, `None` if it does not count.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import namedtuple
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, get_args
 
 from ...keys import label
 from ...log import log
@@ -15,30 +16,20 @@ from ..expiry import SharedSession, Snapshot
 _REASONS: Final[dict[bytes, Reason]] = {reason.encode(): reason for reason in get_args(Reason)}
 
 
-class _Record(NamedTuple):
-    """What the script returns of a session; see `record` there."""
+# What the script returns of a session; see `record` there.
+_Record = namedtuple(  # all are `bytes`
+    "_Record", "id key user data former created authenticated now own left reason started_at"
+)
 
-    id: bytes
-    key: bytes
-    user: bytes
-    data: bytes
-    former: bytes
-    created: bytes
-    authenticated: bytes
-    now: bytes
-    own: bytes
-    left: bytes
-    reason: bytes
-    started_at: bytes
 
-    def session(self, start_timer: Callable[[float], SessionTimer], user: str, data: Any) -> SharedSession:
-        created, authenticated = float(self.created), float(self.authenticated)
-        age, reason = float(self.now) - authenticated, _REASONS.get(self.reason, "expired")
-        snapshot = Snapshot(self.id, age, float(self.left), reason, int(self.started_at))
-        timeout = float(self.own) if self.own else None
-        former = tuple(self.former.decode("ascii").split(",")) if self.former else ()
-        key = self.key.decode("ascii")
-        return SharedSession(start_timer, snapshot, user, key, created, authenticated, data, timeout, former)
+def _session(record: _Record, start_timer: Callable[[float], SessionTimer], user: str, data: Any) -> SharedSession:
+    created, authenticated = float(record.created), float(record.authenticated)
+    age, reason = float(record.now) - authenticated, _REASONS.get(record.reason, "expired")
+    snapshot = Snapshot(record.id, age, float(record.left), reason, int(record.started_at))
+    timeout = float(record.own) if record.own else None
+    former = tuple(record.former.decode("ascii").split(",")) if record.former else ()
+    key = record.key.decode("ascii")
+    return SharedSession(start_timer, snapshot, user, key, created, authenticated, data, timeout, former)
 
 
 def live_session(start_timer: Callable[[float], SessionTimer], fields: Sequence[bytes] | None) -> SharedSession | None:
@@ -48,7 +39,7 @@ def live_session(start_timer: Callable[[float], SessionTimer], fields: Sequence[
     record = _Record(*fields)
     try:
         data = json.loads(record.data) if record.data else None
-        return record.session(start_timer, record.user.decode("utf-8", "surrogatepass"), data)
+        return _session(record, start_timer, record.user.decode("utf-8", "surrogatepass"), data)
     except (ValueError, RecursionError):
         log.warning("Rejected a session that another program has changed in Redis: %s", label(record.key.decode()))
         return None
@@ -58,7 +49,7 @@ def ended_session(start_timer: Callable[[float], SessionTimer], fields: Sequence
     """Return the session of a record whose end is to be announced, whatever its data is."""
     record = _Record(*fields)
     session = live_session(start_timer, fields)
-    return session or record.session(start_timer, as_any_text(record.user), None)
+    return session or _session(record, start_timer, as_any_text(record.user), None)
 
 
 def as_any_text(user: bytes) -> str:
