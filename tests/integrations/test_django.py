@@ -186,6 +186,18 @@ def user(request: Any) -> Any:
     return HttpResponse(request.user.get_username())
 
 
+async def change_user(request: Any) -> Any:
+    """Log a user in, then another one, then out; answer whom `auser()` returns after each step."""
+    await request.auser()
+    names = []
+    for name in ("luca", "fabio"):
+        user, _ = await sync_to_async(get_user_model().objects.get_or_create)(username=name)
+        await sync_to_async(login)(request, user, "django.contrib.auth.backends.ModelBackend")
+        names.append((await request.auser()).get_username())
+    await sync_to_async(logout)(request)
+    return JsonResponse({"users": [*names, (await request.auser()).get_username()]})
+
+
 async def user_async(request: Any) -> Any:
     return HttpResponse((await request.auser()).get_username())
 
@@ -231,6 +243,7 @@ urlpatterns = [
     path("async/who", who_async),
     path("sync/user", user),
     path("async/user", user_async),
+    path("async/change", change_user),
     path("guarded", django_guarded),
     path("broken", broken),
     path("bare", bare),
@@ -736,9 +749,15 @@ def test_open_view(client, manager, kind):
     client.cookies[COOKIE] = UNKNOWN
     answer = client.get(f"/{kind}/who")
     assert answer.json() == {"session": None, "none": True}
-    assert answer.cookies[COOKIE]["max-age"] == 0
+    assert COOKIE not in answer.cookies
     log_in(client)
     assert client.get(f"/{kind}/who").json() == {"session": "luca", "none": False}
+
+
+def test_change_user(client, manager):
+    """`request.auser()` follows a login and a logout within the request."""
+    assert client.get("/async/change").json() == {"users": ["luca", "fabio", ""]}
+    assert manager.getLoggedUsers() == []
 
 
 def test_bare_view(client, manager, heard):

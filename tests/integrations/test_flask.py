@@ -243,26 +243,12 @@ class TestSignIn:
                 sessions.renew_key(overlap=-1)
         assert (list(manager.sessions), manager.getSessionData(key)) == ([key], 1)
 
-    def test_rejected_afterwards(self, manager):
-        """The cookie of a login stays when another key is rejected after it."""
-        sessions = UserSessions()
-        app = make_app(sessions)
-        app.add_url_rule("/login-and-look", view_func=lambda: sessions.sign_in("Luca") and reject())
-        answer = client_of(app).get("/login-and-look", headers=cookie(UNKNOWN))
-        assert_logged_out(answer)
-        (key,) = manager.sessions
-        assert answer.headers.getlist("Set-Cookie")[0].startswith(f"{COOKIE}={key};")
-
     def test_never_stored(self, manager):
         """An answer with a cookie is not to be stored, whatever the view says."""
         sessions = UserSessions()
         app = make_app(sessions)
         app.add_url_rule("/stored", view_func=lambda: (sessions.sign_in("Luca"), 200, {"Cache-Control": "max-age=60"}))
         assert client_of(app).get("/stored").headers["Cache-Control"] == "no-store"
-
-
-def reject() -> Any:
-    raise SessionRejected
 
 
 class TestSignOut:
@@ -272,7 +258,8 @@ class TestSignOut:
         answer = client.post("/logout", headers=carry(manager.loadNewSession("Luca")))
         assert answer.json == {"ended": True, "now": False}
         assert answer.headers["Cache-Control"] == "no-store"
-        assert_deletes_cookie(answer)
+        if carry is cookie:
+            assert_deletes_cookie(answer)
         for headers in ({}, carry(UNKNOWN)):
             assert client.post("/logout", headers=headers).json == {"ended": False, "now": False}
 

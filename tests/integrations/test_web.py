@@ -175,6 +175,7 @@ class TestGuard:
         for headers in ({}, header(key), cookie(key), header(UNKNOWN)):
             answer = site.get("/optional", headers)
             assert (answer.status, answer.json) == (200, {"username": None})
+            assert answer.cookie is None  # a request with the new key may be under way
 
     def test_end_during_request(self, site, manager):
         """A session that ends during the request stays readable; writing to it is rejected."""
@@ -381,6 +382,12 @@ class TestSignIn:
             assert answer.cookie is None or deletes(answer)
         assert deletes(answer)
 
+    def test_rejected_afterwards(self, site, manager):
+        """A request that is rejected after its login is given no session."""
+        answer = site.post("/signs-in-and-rejects", cookie(manager.loadNewSession("Mallory")))
+        assert_rejected(answer, deletes_cookie=True)
+        assert site.post("/signs-in-and-rejects").cookie is None
+
 
 class TestSignOut:
     @pytest.mark.parametrize("carry", [header, cookie])
@@ -389,7 +396,8 @@ class TestSignOut:
         key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Luca")
         answer = site.post("/logout", carry(key))
         assert (answer.status, answer.json) == (200, {"username": None})
-        assert carry is header or deletes(answer)
+        # A request from another site comes without the cookie, and must not delete it.
+        assert deletes(answer) if carry is cookie else answer.cookie is None
         assert (is_live(manager, key), is_live(manager, other)) == (False, True)
         assert heard.names()[2:] == ["sessionDeleted", "activeUserDeleted"]
         assert_rejected(site.get("/me", header(key)))

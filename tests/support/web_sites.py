@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 from wsgiref.util import setup_testing_defaults
 
-from users_session_manager import SessionManager, TooManySessions
+from users_session_manager import SessionManager, SessionRejected, TooManySessions
 
 UNKNOWN = "Otter-candid-46_" + "0" * 32
 """What looks like a key and belongs to no session."""
@@ -194,6 +194,10 @@ class FlaskSite(Site):
         def looks_up() -> Any:
             return {"username": self.manager.getSession(UNKNOWN).username}
 
+        def signs_in_and_rejects() -> Any:
+            sessions.sign_in("Luca")
+            raise SessionRejected
+
         def add(path: str, view: Callable[..., Any], guard: Any = lambda view: view) -> None:
             async def async_view() -> Any:
                 return view()
@@ -204,6 +208,7 @@ class FlaskSite(Site):
             add(path, view)
         for path, view in (("/optional", optional), ("/changes-its-mind", changes_its_mind), ("/open", dict)):
             add(path, view)
+        add("/signs-in-and-rejects", signs_in_and_rejects)
         add("/me", me, session_required)
         add("/passive", me, session_required(passive=True))
         add("/recent", me, session_required(max_age=MAX_AGE))
@@ -312,6 +317,11 @@ class FastApiSite(Site):
             sessions.sign_out(request, response)
             return {}
 
+        @add("/signs-in-and-rejects")
+        def signs_in_and_rejects(request: Request, response: Response) -> Any:
+            sessions.sign_in(request, response, "Luca")
+            raise SessionRejected
+
         @add("/looks-up")
         def looks_up(session: current) -> Any:
             return {"username": self.manager.getSession(UNKNOWN).username}
@@ -403,6 +413,10 @@ class DjangoSite(Site):
         def looks_up(request: Any) -> Any:
             return JsonResponse({"username": self.manager.getSession(UNKNOWN).username})
 
+        def signs_in_and_rejects(request: Any) -> Any:
+            sign_in(request, get_user_model().objects.get_or_create(username="Luca")[0])
+            raise SessionRejected
+
         def add(path: str, view: Callable[..., Any], guard: Any = lambda view: view) -> None:
             async def async_view(request: Any) -> Any:
                 return await sync_to_async(view)(request)
@@ -414,6 +428,7 @@ class DjangoSite(Site):
             add(path, view)
         for path, view in (("optional", optional), ("changes-its-mind", changes_its_mind)):
             add(path, view)
+        add("signs-in-and-rejects", signs_in_and_rejects)
         add("open", lambda request: JsonResponse({}))
         add("me", me, session_required)
         add("passive", me, session_required(passive=True))
