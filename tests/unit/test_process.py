@@ -286,6 +286,30 @@ class TestExit:
         # an hour.
         assert took < 10
 
+    def test_stores_first(self):
+        """A store stops its own workers; one that fails keeps nothing else from stopping."""
+        done = run("""
+    import threading
+    from users_session_manager.clock import Worker, register
+
+    class Owner:
+        def __init__(self):
+            self.worker = Worker("owned", print, lambda: 60)
+            self.worker.start()
+            register(self)
+
+        def _after_fork_in_child(self):
+            pass
+
+        def _at_exit(self):
+            print("store", self.worker.stopped, threading.active_count() > 1)
+            raise ValueError("broken")
+
+    owners = [Owner() for _ in range(5)]
+    """)
+        assert (done.returncode, done.stdout.splitlines()) == (0, ["store False True"] * 5)
+        assert done.stderr.count("ValueError: broken") == 5
+
 
 class TestImport:
     def test_core(self):
