@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE = 30  # seconds; how long a test waits for what it expects, which a busy machine may need
+MAX_WAIT = 30  # seconds; how long a test waits for what it expects, which a busy machine may need
 
 # Without the last four, Chromium calls home at every start.
 SWITCHES = "--disable-gpu --no-first-run --disable-quic --disable-background-networking --disable-component-update "
@@ -77,7 +77,7 @@ class Example:
     def wait_until(self, condition: Callable[[], object], expected: str) -> None:
         """Read the output until a condition of it is met."""
         assert self._process.stdout is not None
-        deadline = time.monotonic() + 2 * PATIENCE
+        deadline = time.monotonic() + 2 * MAX_WAIT
         while not condition():
             left = deadline - time.monotonic()
             readable = left > 0 and select.select([self._process.stdout], [], [], left)[0]
@@ -88,7 +88,7 @@ class Example:
     def stop(self) -> str:
         """End the process; return everything it printed."""
         self._process.terminate()
-        self.output += self._process.communicate(timeout=PATIENCE)[0].decode()
+        self.output += self._process.communicate(timeout=MAX_WAIT)[0].decode()
         return self.output
 
 
@@ -122,7 +122,7 @@ class Cable:
         self.cut()
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(MAX_WAIT)
         for end in [*self._open, self._listener]:
             end.close()
 
@@ -188,7 +188,7 @@ def example(flask_example: Example) -> Example:
     for path, body in (("login", password), ("admin/timeout", {"seconds": 600}), ("admin/logout-everyone", {})):
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(flask_example.url + path, json.dumps(body).encode(), headers)
-        administrator.open(request, timeout=PATIENCE).close()
+        administrator.open(request, timeout=MAX_WAIT).close()
     return flask_example
 
 
@@ -208,7 +208,7 @@ def browser() -> Iterator[Browser]:
         from playwright.sync_api import expect, sync_playwright
     except ImportError:
         _missing("no Playwright: pip install playwright")
-    expect.set_options(timeout=PATIENCE * 1000)
+    expect.set_options(timeout=MAX_WAIT * 1000)
     # Chromium's sandbox refuses to run as root, as which containers do everything.
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     with sync_playwright() as playwright:
@@ -230,7 +230,7 @@ def expect(browser: Browser) -> Any:
 
 
 class Person:
-    """Somebody with a browser of their own."""
+    """A user with a browser of their own."""
 
     def __init__(self, context: BrowserContext, url: str, complaints: list[str]) -> None:
         self.context = context
@@ -263,7 +263,7 @@ def new_person(browser: Browser, example: Example) -> Iterator[Callable[..., Per
 
     def new_person(*, url: str = example.url, **options: Any) -> Person:
         contexts.append(browser.new_context(**options))
-        contexts[-1].set_default_timeout(PATIENCE * 1000)
+        contexts[-1].set_default_timeout(MAX_WAIT * 1000)
         return Person(contexts[-1], url, complaints)
 
     yield new_person

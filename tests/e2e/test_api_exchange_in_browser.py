@@ -91,7 +91,7 @@ def test_login_to_expiry(kind, request, start_example, new_person, log_in, tmp_p
 
 
 def test_wrong_password(new_person, expect, example):
-    """A wrong password is shown as such, and logs nobody in."""
+    """A wrong password is shown as such, and logs no user in."""
     page = new_person().open_tab()
     fill_in(page, "luca", "focaccia")
     expect(page.get_by_role("alert")).to_have_text("Wrong username or password.")

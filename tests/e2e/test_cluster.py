@@ -40,7 +40,7 @@ pytestmark = pytest.mark.browser
 FOLDER = Path(__file__).parents[2] / "examples" / "cluster"
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/")
 LABEL = r"session [A-Z][a-z]+-[a-z]+-\d\d"
-PATIENCE = 30  # seconds; how long a test waits for what it expects, which a busy machine may need
+MAX_WAIT = 30  # seconds; how long a test waits for what it expects, which a busy machine may need
 LUCA = {"username": "luca", "password": "lasagne"}
 
 
@@ -86,7 +86,7 @@ def need_programs() -> None:
             pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
-class Bystander:
+class OtherClient:
     """A client of a session that stays connected when that ends, and so hears a second `logout` if there is one."""
 
     def __init__(self, url: str, key: str) -> None:
@@ -94,28 +94,28 @@ class Bystander:
         self.io = socketio.Client(reconnection=False)
         for event in ("logout", "changed"):
             self.io.on(event, lambda event=event: self._heard.put(event))
-        self.io.connect(url, transports=["websocket"], wait_timeout=PATIENCE)
-        assert self.io.call("session_key", key, timeout=PATIENCE) is True
+        self.io.connect(url, transports=["websocket"], wait_timeout=MAX_WAIT)
+        assert self.io.call("session_key", key, timeout=MAX_WAIT) is True
 
     def heard(self, *, changes: int) -> list[str]:
         """Return what it has heard when that many changes were among it."""
         heard: list[str] = []
         while heard.count("changed") < changes:
-            heard.append(self._heard.get(timeout=PATIENCE))
+            heard.append(self._heard.get(timeout=MAX_WAIT))
         return heard
 
 
 @pytest.fixture
-def new_bystander() -> Iterator[Callable[[str, str], Bystander]]:
-    bystanders: list[Bystander] = []
+def new_other_client() -> Iterator[Callable[[str, str], OtherClient]]:
+    others: list[OtherClient] = []
 
-    def new_bystander(url: str, key: str) -> Bystander:
-        bystanders.append(Bystander(url, key))
-        return bystanders[-1]
+    def new_other_client(url: str, key: str) -> OtherClient:
+        others.append(OtherClient(url, key))
+        return others[-1]
 
-    yield new_bystander
-    for bystander in bystanders:
-        bystander.io.disconnect()
+    yield new_other_client
+    for other_client in others:
+        other_client.io.disconnect()
 
 
 @pytest.fixture
@@ -152,13 +152,13 @@ def expire(pages: list[Page], key: str, cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("end", "reason"), [(log_out, "deleted"), (expire, "expired")])
-def test_end_on_two_workers(cluster, two_pages, new_bystander, new_person, expect, end, reason):
+def test_end_on_two_workers(cluster, two_pages, new_other_client, new_person, expect, end, reason):
     """The end of a session logs two browsers on two workers out."""
     pages, key = two_pages
     for worker, page in enumerate(pages, start=1):
         expect(answered_by(page, worker)).to_be_visible()
         expect(page.get_by_text("luca this is you", exact=True)).to_be_visible()
-    bystanders = [new_bystander(url, key) for url in cluster.workers]
+    others = [new_other_client(url, key) for url in cluster.workers]
     end(pages, key, cluster)
     for page in pages:
         expect(page.get_by_role("heading", name="You are logged out")).to_be_visible()
@@ -166,8 +166,8 @@ def test_end_on_two_workers(cluster, two_pages, new_bystander, new_person, expec
         assert set(page.locator("[data-private]").all_text_contents()) == {""}
     # What comes after the end comes after all that the end had to say.
     assert new_person(url=cluster.workers[3]).context.request.post(cluster.workers[3] + "login", data=LUCA).ok
-    for bystander in bystanders:
-        assert sorted(bystander.heard(changes=2)) == ["changed", "changed", "logout"]
+    for other_client in others:
+        assert sorted(other_client.heard(changes=2)) == ["changed", "changed", "logout"]
     cluster.example.wait_for_output(rf"worker 4: luca logged in, {LABEL}\n")
     assert cluster.said(rf"worker \d: {LABEL} of luca has ended: {reason}\n") == 1
     assert cluster.said("has ended") == 1
@@ -190,7 +190,7 @@ def test_sticky_websocket(new_person, expect):
     page.get_by_label("Username").fill("luca")
     page.get_by_label("Password").fill("lasagne")
     page.get_by_role("button", name="Log in").click()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while "5" not in sent:  # Engine.IO's word for: from now on all goes this way
         assert time.monotonic() < deadline, (sent, received)
         page.wait_for_timeout(20)
@@ -220,7 +220,7 @@ def test_login_through_nginx(cluster, new_person):
         assert len({answer["worker"] for answer in answers}) == 1
         assert 60 < answers[0]["left"] <= 600
         seen.add(answers[0]["worker"])
-    assert len(seen) > 1, "nginx sends everybody to one worker"
+    assert len(seen) > 1, "nginx sends all requests to one worker"
     straight = [request.get(worker + "session").json() for worker in cluster.workers]
     assert [answer["worker"] for answer in straight] == [1, 2, 3, 4]
     assert [answer["users"] for answer in straight] == [{"luca": 16}] * 4
@@ -238,7 +238,7 @@ def test_refused_login(cluster, new_person):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c(number, monkeypatch, tmp_path, new_bystander):
+def test_ctrl_c(number, monkeypatch, tmp_path, new_other_client):
     """Ctrl-C ends every process that was started."""
     need_programs()
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -261,8 +261,8 @@ def test_ctrl_c(number, monkeypatch, tmp_path, new_bystander):
         for _ in range(2):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-        # Ends when nobody is left that could print.
-        rest = process.communicate(timeout=2 * PATIENCE)[0]
+        # Ends when no process is left that could print.
+        rest = process.communicate(timeout=2 * MAX_WAIT)[0]
     assert (rest, process.returncode) == ("", 0)
     assert [is_open(port) for port in ports] == [False] * 6
     assert os.listdir(tmp_path) == []

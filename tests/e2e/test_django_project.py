@@ -108,7 +108,7 @@ def test_deactivated(admin, new_person, expect, example):
 
 
 def test_wrong_password(new_person, expect):
-    """A wrong password is shown as such, and logs nobody in."""
+    """A wrong password is shown as such, and logs no user in."""
     page = new_person().open_tab()
     for username in ("luca", "nobody"):
         page.get_by_label("Username").fill(username)

@@ -93,7 +93,7 @@ def test_expiry(start_example, new_person, expect):
 
 
 def test_logout_in_one_tab(counted, new_person, fabio, expect):
-    """A logout in one tab logs the other one out, and nobody else."""
+    """A logout in one tab logs the other one out, and no other session."""
     person = new_person()
     first, second = person.log_in("luca", "lasagne"), person.open_tab()
     expect(second.get_by_text("Connected", exact=True)).to_be_visible()
@@ -107,7 +107,7 @@ def test_logout_in_one_tab(counted, new_person, fabio, expect):
 
 
 def test_wrong_password(counted, new_person, expect):
-    """A wrong password is shown as such, and logs nobody in."""
+    """A wrong password is shown as such, and logs no user in."""
     page = new_person().open_tab()
     for username, password in (("luca", "focaccia"), ("nobody", "nobody")):
         page.get_by_label("Username").fill(username)
@@ -121,7 +121,7 @@ def test_wrong_password(counted, new_person, expect):
 
 
 def test_forged_key(counted, luca, example, expect):
-    """A forged key logs nobody in."""
+    """A forged key logs no user in."""
     own = luca.context.cookies()
     cookie = {"name": "session_key", "value": FORGED, "url": example.url}
     luca.context.add_cookies([cookie])
@@ -136,7 +136,7 @@ def test_forged_key(counted, luca, example, expect):
 
 
 def test_ended_key(luca, example, new_person, expect):
-    """The key of a session that has ended logs nobody in."""
+    """The key of a session that has ended logs no user in."""
     key = session_cookie(luca)
     luca.get_by_role("button", name="Log out").click()
     assert_logged_out(expect, luca)

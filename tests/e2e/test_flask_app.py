@@ -164,7 +164,7 @@ def test_administrator(application):
 
 
 def test_own_sessions(application):
-    """Users end their own sessions and nobody else's."""
+    """Users end their own sessions and no others."""
     luca, luca_too, fabio = clients = [application.test_client() for _ in range(3)]
     for client, username in zip(clients, ("luca", "luca", "fabio"), strict=True):
         log_in(client, username)

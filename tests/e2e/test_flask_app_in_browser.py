@@ -92,7 +92,7 @@ def set_timeout(new_person: Callable[..., Any], example: Example) -> Callable[..
 
 @pytest.fixture
 def ask(set_timeout: Callable[..., None], expect: Any) -> Callable[[Page], None]:
-    """Lets the pages of a session ask whether somebody is there: for 300 seconds, and this once."""
+    """Lets the pages of a session ask whether the user is there: for 300 seconds, and this once."""
 
     def ask(page: Page) -> None:
         set_timeout(301)
@@ -118,7 +118,7 @@ def test_list_of_users(luca, fabio, expect):
 
 
 def test_wrong_password(new_person, expect):
-    """A wrong password is shown as such, and logs nobody in."""
+    """A wrong password is shown as such, and logs no user in."""
     page = new_person().open_tab()
     page.get_by_label("Username").fill("luca")
     page.get_by_label("Password").fill("focaccia")
@@ -142,7 +142,7 @@ def test_expiry(new_person, admin, expect):
 
 
 def test_logout_in_one_tab(new_person, fabio, expect):
-    """A logout in one tab logs the other one out, and nobody else."""
+    """A logout in one tab logs the other one out, and no other session."""
     person = new_person()
     first, second = person.log_in("luca", "lasagne"), person.open_tab()
     expect(second.get_by_text("Connected", exact=True)).to_be_visible()
@@ -252,7 +252,7 @@ def test_forged_keys(luca, new_person):
 
 
 def test_visitor(new_person):
-    """A visitor who is not logged in hears of nobody."""
+    """A visitor who is not logged in gets no names."""
     visitor = new_person().open_tab()
     visitor.evaluate(CONNECT)
     new_person().log_in("fabio", "focaccia")
@@ -593,7 +593,7 @@ def test_administrator_logs_out(new_person, example, expect):
 
 
 def test_not_administrator(luca, example, expect):
-    """Nobody else sees the administrator's page."""
+    """Only the administrator sees that page."""
     answer = luca.goto(example.url + "admin")
     assert answer.status == 403
     expect(luca.get_by_role("heading", name="For the administrator")).to_be_visible()

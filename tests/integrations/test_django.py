@@ -434,7 +434,7 @@ def test_next_login_in_request(manager):
 
 
 def test_wrong_timeout(client, manager, kind):
-    """With a timeout that is refused, Django logs nobody in."""
+    """With a timeout that is refused, Django logs no user in."""
     assert client.post(f"/{kind}/remember", {"timeout": 1}).status_code == 500
     assert (manager.getLoggedUsers(), client.get("/sync/user").content) == ([], b"")
 
@@ -484,7 +484,7 @@ def test_login_ends_with_session(client, manager, clock, kind, end):
     old = client.cookies["sessionid"].value
     assert client.get(f"/{kind}/user").content == b""
     assert client.cookies["sessionid"].value == ""
-    client.cookies["sessionid"] = old  # somebody kept a copy
+    client.cookies["sessionid"] = old  # a copy was kept
     del client.cookies[COOKIE]
     assert client.get(f"/{kind}/user").content == b""
     for url in ("/admin/", "/guarded"):
@@ -565,7 +565,7 @@ def test_new_password(client, manager, kind):
         log_in(new_client(), "maria", "pesto")
         staff = new_client()
         admins = log_in(staff, "admin", "antipasti")
-        staff.post("/password", {"whose": "maria", "password": "polenta"})  # by somebody else: nobody's is spared
+        staff.post("/password", {"whose": "maria", "password": "polenta"})  # by another user: no session is spared
         assert manager.getLoggedUsers() == ["fabio", "admin"]
         assert is_alive(manager, admins)
     finally:
@@ -644,7 +644,7 @@ def check_old_cookie(clock: Any, engine: str, overlap: float) -> None:
 
 
 def test_old_cookie_comes_back(client, manager, clock, kind):
-    """A request under way that brings Django's old cookie back costs nobody their login."""
+    """A request under way that brings Django's old cookie back costs no user the login."""
     log_in(client)
     djangos = client.cookies["sessionid"].value
     client.post("/sync/renew", {"overlap": 10})
@@ -805,7 +805,7 @@ def slow() -> WatchedStore:
 
 
 def test_unreachable_store(client, unreachable):
-    """While the store is unreachable, whatever asks who the user is is answered 503, and nobody is logged out."""
+    """While the store is unreachable, whatever asks who the user is is answered 503, and no user is logged out."""
     key = log_in(client)
     unreachable.unreachable = True
     urls = [f"/{kind}/{view}" for kind in EVERY_VIEW for view in ("mine", "recent")]

@@ -190,7 +190,7 @@ class TestGuard:
             assert refusal.value.status_code == status
 
     def test_not_installed(self, manager):
-        """Without `install` nobody gets through, and the error says why."""
+        """Without `install` no request gets through, and the error says why."""
         client = client_of(make_app(UserSessions(), install=False))
         for key in (manager.loadNewSession("luca"), UNKNOWN):
             for path in (*GUARDED, "/optional"):

@@ -179,7 +179,7 @@ class TestCurrentSession:
         assert [(answer.status_code, answer.text) for answer in answers] == [(200, "hello stranger")] * 3
         assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
 
-    def test_ends_meanwhile(self, manager):
+    def test_ends_in_between(self, manager):
         """It stays readable when its session ends during the request."""
         key = manager.loadNewSession("Luca")
         with make_app().test_request_context(headers=header(key)):

@@ -254,7 +254,7 @@ def evict(manager: SessionManager) -> None:
     manager.setMaxSessionsPerUser(None)
 
 
-# How Luca's one session, begun at least 1000 seconds before that of anybody else, can end.
+# How Luca's one session, created at least 1000 seconds before any other, can end.
 ENDS: dict[str, Callable[..., Any]] = {
     "expires": lambda manager, clock, key: clock.turn(2000),
     "deleteSession": lambda manager, clock, key: manager.deleteSession(key),
@@ -281,7 +281,7 @@ class TestJoining:
     @on_every_server
     @over_both_transports
     def test_anything_else(self, manager, server, connect):
-        """Anything else is refused and logged out, and reaches nobody else."""
+        """Anything else is refused and logged out, and reaches no other client."""
         client, stranger = connect(), connect()
         nonsense = ["unknown", None, 5, [], {}, {"session_key": None}, {"session_key": {"a": []}}, {"other": "x"}]
         for data in ([], *([each] for each in nonsense), ["x" * 100_000]):
@@ -332,7 +332,7 @@ class TestJoining:
 
     @on_every_server
     def test_unreachable_store(self, manager, server, connect, monkeypatch):
-        """While the store is unreachable nobody joins and nobody is logged out."""
+        """While the store is unreachable no client joins or is logged out."""
         client = connect()
         key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Fabio")
         assert client.present(key) is True
@@ -364,23 +364,23 @@ class TestTheEnd:
     @on_every_server
     @over_both_transports
     def test_one_logout_each(self, manager, clock, server, connect):
-        """However a session ends, each of its clients gets one logout, and nobody else does."""
-        tabs, bystander = [connect(), connect()], connect()
+        """However a session ends, each of its clients gets one logout, and no other client does."""
+        tabs, other_client = [connect(), connect()], connect()
         for name, end in ENDS.items():
             key, other = manager.loadNewSession("Luca"), None
             assert [tab.present(key) for tab in tabs] == [True, True]
             clock.turn(1000)
             if name != "deleteAllSessions":
                 other = manager.loadNewSession("Fabio")
-                assert bystander.present(other) is True
+                assert other_client.present(other) is True
             end(manager, clock, key)
             assert [tab.heard(server) for tab in tabs] == [["logout"], ["logout"]], name
-            assert bystander.heard(server) == [], name
+            assert other_client.heard(server) == [], name
             assert manager.getUsernameFromSessionKey(key) is False
             assert key not in session_rooms(server)
             assert other is None or manager.checkSessionStatus(other)
             manager.deleteAllSessions()
-            assert bystander.heard(server) == ([] if other is None else ["logout"])
+            assert other_client.heard(server) == ([] if other is None else ["logout"])
 
     @on_every_server
     @over_both_transports
@@ -456,7 +456,7 @@ class TestTheEnd:
     @on_every_server
     def test_leaves_before_it_joins(self, manager, server, attached):
         """A client that leaves before it is in the room is in none."""
-        answer = server.io.handlers["/"]["session_key"]("an id of nobody", manager.loadNewSession("Luca"))
+        answer = server.io.handlers["/"]["session_key"]("an unknown id", manager.loadNewSession("Luca"))
         assert (server.run(answer) if isinstance(server, LoopServer) else answer) is False
         assert session_rooms(server) == set()
 
@@ -494,7 +494,7 @@ class TestTheEnd:
 
     @pytest.mark.parametrize("has_gone", [True, False])
     def test_send_fails(self, manager, server, connect, monkeypatch, has_gone):
-        """A client to which nothing can be sent keeps nobody else from the logout; if it is there, that is an error."""
+        """A client that cannot be sent to keeps no other from the logout; if it is still there, that is an error."""
         key, errors = manager.loadNewSession("Luca"), []
         manager.on("listenerFailed", lambda error, event, listener: errors.append(error))
         tabs = [connect() for _ in range(3)]
@@ -518,7 +518,7 @@ class TestTheEnd:
         assert session_rooms(server) == set()
 
     def test_another_leaves(self, manager, server, connect, monkeypatch):
-        """A client that leaves at the same time costs nobody the logout.
+        """A client that leaves at the same time costs no other client the logout.
 
         The last one on a list of python-socketio's takes that list with it, between a check of the list and its use.
         """
@@ -882,12 +882,12 @@ class TestExpiring:
     @on_every_server
     @over_both_transports
     def test_reaches_its_clients(self, manager, clock, server, connect):
-        """A warning reaches the clients of that session, under whatever key they have joined, and nobody else."""
+        """A warning reaches the clients of that session, under whatever key they have joined, and no others."""
         manager.setExpiryWarning(60)
         key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Luca", timeout=5000)
         tabs = [connect(), connect()]
-        bystander, stranger = connect(), connect()
-        assert (tabs[0].present(key), bystander.present(other)) == (True, True)
+        other_client, stranger = connect(), connect()
+        assert (tabs[0].present(key), other_client.present(other)) == (True, True)
         manager.renewSessionKey(key, 10)
         assert tabs[1].present(key) is True
         clock.turn(2939)
@@ -896,7 +896,7 @@ class TestExpiring:
         for tab in tabs:
             ((word, left),) = tab.heard(server)
             assert (word, left, type(left) in (int, float)) == ("session_expiring", 50, True)
-        assert bystander.heard(server) == stranger.heard(server) == []
+        assert other_client.heard(server) == stranger.heard(server) == []
 
     def test_once_a_countdown(self, manager, clock, server, connect):
         """It comes once a countdown, and again after a restart."""
@@ -960,7 +960,7 @@ class TestQueue:
         assert (client.heard(server), tab.heard(server)) == (["logout"], ["logout"])
         assert session_rooms(server) == set()
 
-    def test_detach_asks_nobody(self, manager, server, attached, connect, monkeypatch):
+    def test_detach_asks_no_store(self, manager, server, attached, connect, monkeypatch):
         """Detached, it takes its own clients out of the rooms, and asks no other process to do so."""
         key = manager.loadNewSession("Luca")
         client, published = connect(), []
@@ -1008,7 +1008,7 @@ class TestAttaching:
 
     @on_every_server
     def test_detach(self, manager, clock, server, attached, connect):
-        """Detached, it notifies nobody, leaves nothing in rooms and listeners, and can be attached again."""
+        """Detached, it notifies no client, leaves nothing in rooms and listeners, and can be attached again."""
         client = connect()
         manager.setExpiryWarning(60)
         key = manager.loadNewSession("Luca")

@@ -325,7 +325,7 @@ class TestSignIn:
             manager.deleteSession(key)
 
     def test_planted_keys(self, site, manager):
-        """No key that the client presents lives on, so nobody can have fixed it."""
+        """No key that the client presents lives on, so none can have been fixed in advance."""
         planted = [manager.loadNewSession(name) for name in ("Mallory", "Luca", "Luca")]
         former = manager.renewSessionKey(planted[1], overlap=60)
         planted.append(former)
@@ -358,7 +358,7 @@ class TestSignIn:
         assert manager.getLoggedUsers() == ["Luca", "Fabio"]
 
     @pytest.mark.parametrize("moment", ["getUsernameFromSessionKey", "resumeSession", "renewSessionKey"])
-    def test_ends_meanwhile(self, site, manager, monkeypatch, moment):
+    def test_ends_in_between(self, site, manager, monkeypatch, moment):
         """A session that ends while its user logs in again is followed by a new one."""
         key, original = manager.loadNewSession("Luca"), getattr(manager, moment)
 
@@ -408,7 +408,7 @@ class TestSignOut:
             assert site.post("/logout", headers).json == {"username": None}
         assert heard.events == []
 
-    def test_ends_meanwhile(self, site, manager, monkeypatch):
+    def test_ends_in_between(self, site, manager, monkeypatch):
         """A session that ends while its user logs out is no error."""
         monkeypatch.setattr(manager, "getUsernameFromSessionKey", lambda key: "Luca")
         assert site.post("/logout", cookie(UNKNOWN)).status == 200
@@ -456,7 +456,7 @@ class TestRenewKey:
 class TestSignOutElsewhere:
     @pytest.mark.parametrize("carry", [header, cookie])
     def test_others_end(self, site, manager, clock, carry):
-        """All other sessions of the user end, nobody else's, and this one is not prolonged."""
+        """All other sessions of the user end, no others, and this one is not prolonged."""
         here, there, _ = (manager.loadNewSession("Luca") for _ in range(3))
         manager.loadNewSession("Fabio")
         clock.turn(1000)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import PATIENCE, ServerProcess
+from server_process import MAX_WAIT, ServerProcess
 
 APPS = Path(__file__).parent / "apps"
 GUNICORN = r"Listening at: http://127\.0\.0\.1:(\d+)"
@@ -66,7 +66,7 @@ def need(packages: str) -> None:
 
 def ask(port: int, method: str, path: str, headers: Any = ()) -> tuple[int, Any]:
     """Send a request whose headers may be sent twice; return the status and the JSON of the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT)
     connection.putrequest(method, path)
     for name, value in (*headers, ("Content-Length", "0")):
         connection.putheader(name, value)

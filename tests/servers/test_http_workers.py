@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from redis_server import RedisServer
-from server_process import PATIENCE, ServerProcess
+from server_process import MAX_WAIT, ServerProcess
 from test_http_servers import APPS, GUNICORN, ask, need
 
 pytest.importorskip("redis")
@@ -59,7 +59,7 @@ def ask_each(request: pytest.FixtureRequest, redis: RedisServer, tmp_path: Path)
             for worker in held.iterdir():
                 worker.unlink()
             held.rmdir()
-            return [answer.result(PATIENCE) for answer in answers]
+            return [answer.result(MAX_WAIT) for answer in answers]
 
     try:
         yield ask_each
@@ -68,7 +68,7 @@ def ask_each(request: pytest.FixtureRequest, redis: RedisServer, tmp_path: Path)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

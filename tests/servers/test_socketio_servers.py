@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from npm_client import client_script
-from server_process import PATIENCE, ServerProcess
+from server_process import MAX_WAIT, ServerProcess
 
 socketio = pytest.importorskip("socketio")
 
@@ -48,7 +48,7 @@ class Server:
         request = urllib.request.Request(
             f"{self.address}/do", body, {"Content-Type": "application/json"}, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(request, timeout=MAX_WAIT) as answer:
             return json.load(answer)
 
 
@@ -67,7 +67,7 @@ class JavaScriptClient:
         self.sid = self.next()["sid"]
 
     def next(self):
-        return json.loads(self._lines.get(timeout=PATIENCE))
+        return json.loads(self._lines.get(timeout=MAX_WAIT))
 
     def present(self, key: object) -> object:
         self._process.stdin.write(json.dumps({"session_key": key}) + "\n")
@@ -80,8 +80,8 @@ class JavaScriptClient:
 
     def leave(self) -> None:
         self._process.stdin.close()
-        self._process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        self._process.wait(MAX_WAIT)
+        self._reader.join(MAX_WAIT)
         self._process.stdout.close()
 
 
@@ -94,14 +94,14 @@ class PythonClient:
             self._io.on(word, lambda *_, word=word: self._heard.put(word))
         self._io.on("session_expiring", lambda left: self._heard.put({"left": left}))
         self._io.on("disconnect", lambda *_: self._gone.set())
-        self._io.connect(address, transports=[transport], wait_timeout=PATIENCE)
+        self._io.connect(address, transports=[transport], wait_timeout=MAX_WAIT)
         self.sid = self._io.get_sid()
 
     def next(self):
-        return self._heard.get(timeout=PATIENCE)
+        return self._heard.get(timeout=MAX_WAIT)
 
     def present(self, key: object) -> object:
-        answer = self._io.call("session_key", {"session_key": key}, timeout=PATIENCE)
+        answer = self._io.call("session_key", {"session_key": key}, timeout=MAX_WAIT)
         if answer is False:
             assert self.next() == "logout"
         return answer
@@ -110,7 +110,7 @@ class PythonClient:
         if self._io.connected and self._io.transport() == "websocket":
             end = self._io.eio.ws.sock
             end.shutdown(socket.SHUT_RDWR)  # as a closed tab does
-            assert self._gone.wait(PATIENCE)
+            assert self._gone.wait(MAX_WAIT)
             end.close()  # its own library leaves that to the garbage collector
         else:
             self._io.disconnect()
@@ -155,7 +155,7 @@ def clients(server, modules):
     with ThreadPoolExecutor(4) as threads:
         found = [threads.submit(JavaScriptClient, modules, server.address, each) for each in ("websocket", "polling")]
         found += [threads.submit(PythonClient, server.address, each) for each in ("websocket", "polling")]
-        clients = [client.result(PATIENCE) for client in found]
+        clients = [client.result(MAX_WAIT) for client in found]
         yield clients
         list(threads.map(lambda client: client.leave(), clients))
 
@@ -200,7 +200,7 @@ def test_renewal(server, clients, end):
     """A renewal by another request sends no logout, and the end sends one."""
     old = server.do("login")
     assert [client.present(old) for client in clients[::2]] == [True, True]
-    key = server.do("renewed", key=old, overlap=PATIENCE)
+    key = server.do("renewed", key=old, overlap=MAX_WAIT)
     assert [client.present(old) for client in clients[1::2]] == [True, True]
     assert [heard(server, client) for client in clients] == [[]] * 4
     check_one_logout(server, clients, end, key=key)
@@ -222,14 +222,14 @@ def test_session_goes_on(server, clients):
 
 def check_warning(server, warned, others):
     """The clients of a session hear a warning with the seconds that are left, once a countdown; others do not."""
-    old, bystanders = server.do("login"), server.do("login")
+    old, other_key = server.do("login"), server.do("login")
     assert [client.present(old) for client in warned] == [True] * len(warned)
-    assert [client.present(bystanders) for client in others] == [True] * len(others)
+    assert [client.present(other_key) for client in others] == [True] * len(others)
     key = server.do("renewed", key=old)
     for _ in range(2):
         server.do("warned", key=key)
         for client in warned:
-            assert 3000 - PATIENCE < client.next()["left"] <= 3000
+            assert 3000 - MAX_WAIT < client.next()["left"] <= 3000
         assert [heard(server, client) for client in (*warned, *others)] == [[]] * 4
     check_one_logout(server, [*warned, *others], "deleteUserSessions", key=key)
 
@@ -288,6 +288,6 @@ except SessionError as refusal:
     if not has([package]):
         pytest.skip(f"could not import {package!r}")
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=MAX_WAIT, check=False
     )
     assert re.search(cure, done.stdout), done.stderr

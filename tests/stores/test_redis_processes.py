@@ -245,7 +245,7 @@ class TestUnreachable:
     TIMEOUT = 0.5
 
     def test_restarted(self, own_server, caplog):
-        """Redis is stopped and started again: calls are refused meanwhile, and no end is lost."""
+        """Redis is stopped and started again: calls are refused in between, and no end is lost."""
         server = own_server("--appendonly", "yes")
         manager = SessionManager(store=RedisStore.from_url(server.url, timeout=self.TIMEOUT))
         ended: dict[str, float] = {}
@@ -276,12 +276,12 @@ class TestUnreachable:
                 slowest = max(slowest, time.monotonic() - start)
             time.sleep(0.05)
         assert slowest < WAIT
-        meanwhile = [key for key, deadline in due.items() if stopped < deadline < time.time()]
+        missed = [key for key, deadline in due.items() if stopped < deadline < time.time()]
         server.start()
         back = time.time()
         eventually(lambda: due.keys() <= ended.keys())
-        late = sorted(ended[key] - back for key in meanwhile)
-        print(f"slowest refusal {slowest:.3f} s; {len(late)} fell due meanwhile, the last {late[-1]:.3f} s after it")
+        late = sorted(ended[key] - back for key in missed)
+        print(f"slowest refusal {slowest:.3f} s; {len(late)} expired in between, the last {late[-1]:.3f} s after it")
 
         assert all(ended[key] > deadline - ROUNDING - 0.5 for key, deadline in due.items())
         assert ended.keys() == {*due, out}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-PATIENCE = 60
+MAX_WAIT = 60
 """The seconds that a test waits for what must happen, which a busy machine may need."""
 
 
@@ -42,7 +42,7 @@ class ServerProcess:
             self._wait_until_listening()
         except BaseException:
             self._process.kill()
-            self._process.wait(PATIENCE)
+            self._process.wait(MAX_WAIT)
             raise
         self.address = f"http://127.0.0.1:{self.port}"
 
@@ -54,21 +54,21 @@ class ServerProcess:
     def stop(self) -> str:
         """End the process; return what it has printed, in which there must be no traceback."""
         self._process.terminate()
-        self._process.wait(PATIENCE)
+        self._process.wait(MAX_WAIT)
         output = self.output
         self._output.close()
         assert "Traceback" not in output, output
         return output
 
     def _wait_for(self, pattern: str) -> str:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         while (found := re.search(pattern, self.output)) is None:
             self._require_running(deadline)
             time.sleep(0.02)
         return found[1]
 
     def _wait_until_listening(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:

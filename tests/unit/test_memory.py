@@ -331,7 +331,7 @@ WORK = {
     "a renewal": lambda case: case.store.renew_key(case.keys[3], 5),
     "a logout": lambda case: case.remove(case.keys[3]),
     "logouts that prune the heap": lambda case: [case.remove(key) for key in list(case.store.sessions)[-60:]],
-    "everybody's logout": lambda case: case.removed.extend(session.key for session in case.store.clear()),
+    "logout of all": lambda case: case.removed.extend(session.key for session in case.store.clear()),
     "the clock, as they expire": lambda case: case.turn_to(1010.5),
     "the clock, as it looks too early": lambda case: case.turn_to(1010.6, restarted_at=1009.5),
 }

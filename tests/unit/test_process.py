@@ -282,7 +282,7 @@ class TestExit:
         done = run(program, LEAVING=str(leaving))
         took = time.time() - float(leaving.read_text())
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        # A second is the promise, the rest is for a machine that does something else meanwhile; what hangs, hangs for
+        # A second is the promise, the rest is for a machine that is busy with something else; what hangs, hangs for
         # an hour.
         assert took < 10
 

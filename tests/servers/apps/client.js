@@ -1,4 +1,4 @@
-// The real socket.io-client: connects, sends `session_key` for each line of its input, prints a line for all it is told.
+// The real socket.io-client: connects, sends `session_key` for each line of its input, prints a line for each event.
 const [modules, address, transport] = process.argv.slice(2);
 const { io } = require(`${modules}/socket.io-client`);
 

@@ -23,7 +23,7 @@ from werkzeug import serving
 from users_session_manager import MemoryStore, SessionError, SessionManager
 from users_session_manager.integrations.socketio import attach
 
-PATIENCE = 30
+MAX_WAIT = 30
 KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d_[0-9A-F]{32}")
 
 
@@ -90,10 +90,10 @@ class LoopServer(Process):
             await server.serve(sockets=[listener])
 
         threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
-        assert ready.wait(PATIENCE)
+        assert ready.wait(MAX_WAIT)
 
     def emit(self, event, to=None):
-        asyncio.run_coroutine_threadsafe(self.io.emit(event, to=to), self._loop).result(PATIENCE)
+        asyncio.run_coroutine_threadsafe(self.io.emit(event, to=to), self._loop).result(MAX_WAIT)
 
 
 class Client:
@@ -103,13 +103,13 @@ class Client:
         for word in ("logout", "mark", "private"):
             self._io.on(word, lambda *_, word=word: self._heard.put(word))
         self._io.on("session_expiring", self._heard.put)
-        self._io.connect(server.address, transports=["websocket"], wait_timeout=PATIENCE)
+        self._io.connect(server.address, transports=["websocket"], wait_timeout=MAX_WAIT)
 
     def next(self):
-        return self._heard.get(timeout=PATIENCE)
+        return self._heard.get(timeout=MAX_WAIT)
 
     def present(self, key):
-        return self._io.call("session_key", key, timeout=PATIENCE)
+        return self._io.call("session_key", key, timeout=MAX_WAIT)
 
 
 class Workers:
@@ -120,7 +120,7 @@ class Workers:
         self.servers = [Server(manager, redis_url), Server(manager, redis_url), LoopServer(manager, redis_url)]
         self.clients = [Client(server) for server in self.servers]
         self.late = [Client(server) for server in self.servers]
-        self.bystanders = [Client(server) for server in self.servers]
+        self.others = [Client(server) for server in self.servers]
         with redis.Redis.from_url(redis_url) as asked:
             eventually(lambda: asked.pubsub_numsub("socketio")[0][1] == len(self.servers))
 
@@ -131,7 +131,7 @@ class Workers:
                 heard = client.next()
                 assert heard == word, (heard, word)
         self.servers[0].emit("mark")
-        for client in (*self.clients, *self.late, *self.bystanders):
+        for client in (*self.clients, *self.late, *self.others):
             heard = client.next()
             assert heard == "mark", heard
 
@@ -149,7 +149,7 @@ def session_rooms(server):
 
 
 def eventually(condition):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -257,7 +257,7 @@ def a_worker_that_detaches(workers):
         server.detach()
         eventually(lambda server=server, key=key: key not in rooms(server))
         workers.clients.remove(joined[workers.servers.index(server)])
-        workers.bystanders.append(joined[workers.servers.index(server)])
+        workers.others.append(joined[workers.servers.index(server)])
         with workers.servers[1].hears():
             workers.manager.deleteSession(key)
         workers.expect(workers.clients, "logout")

@@ -127,7 +127,7 @@ def sign_in(request: Any, user: Any, *, data: Any = None, timeout: float | None 
         backend: As for `login`.
 
     Raises:
-        TypeError, ValueError, TooManySessions, StoreUnavailable: As `loadNewSession`; Django has then logged in nobody.
+        TypeError, ValueError, TooManySessions, StoreUnavailable: As `loadNewSession`; no user is then logged in.
     """
     state = _sync_state(request, "sign_in")
     state.options = {"data": data, "timeout": timeout}
