@@ -20,7 +20,7 @@ class Session:
     |---|---|
     | `username` | as given to `loadNewSession`, `str` |
     | `key` | the session key, `str`; a secret |
-    | `createdAt` | when it began: Unix time in seconds, `float` |
+    | `createdAt` | when it was created: Unix time in seconds, `float` |
     | `authenticatedAt` | when its user last authenticated: as `createdAt`, or when its key was last renewed |
     | `authenticationAge` | how many seconds ago that was, by the clock that measured it, `float` |
     | `data` | what the application stores with it; `None` until set |

@@ -62,7 +62,7 @@ class Server:
     def settle(self) -> None:
         """Nothing is under way here once a call has returned."""
 
-    def dismiss(self, client: Client) -> None:
+    def remove(self, client: Client) -> None:
         client.leave()
 
     def stop(self) -> None:
@@ -124,7 +124,7 @@ class LoopServer:
 
         self.run(some_turns())
 
-    def dismiss(self, client: Client) -> None:
+    def remove(self, client: Client) -> None:
         if client.io.connected and client.io.transport() == "polling":
             # Its own good-bye would wait until its poll is answered, which that is not here.
             self.run(self.io.disconnect(client.sid))
@@ -234,7 +234,7 @@ def connect(request: pytest.FixtureRequest, server: Any, attached: Any) -> Itera
 
     yield connect
     for client in clients:
-        server.dismiss(client)
+        server.remove(client)
     # The tests that follow share the server; python-socketio loses sends while another client disconnects.
     deadline = time.monotonic() + 30
     while {client.sid for client in clients} & set(server.io.manager.rooms.get("/", {}).get(None, {}).copy()):

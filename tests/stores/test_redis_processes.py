@@ -318,8 +318,8 @@ class TestUnreachable:
 
         assert eventually(lambda: answer(manager.checkSessionStatus, stays))
         eventually(lambda: ended == [expires])
-        away = [beginning(record) for record in caplog.records if record.levelname != "DEBUG"]
-        assert away == ["Redis is unreachable, every session is refused", "Redis is reachable again"]
+        lines = [beginning(record) for record in caplog.records if record.levelname != "DEBUG"]
+        assert lines == ["Redis is unreachable, every session is refused", "Redis is reachable again"]
 
     def test_one_line(self, own_server, caplog):
         """Many threads that it does not answer at once cause one line in the log."""
@@ -761,7 +761,7 @@ class TestWhatOthersWrote:
     def test_field(self, client, prefix, open_manager, ended):
         """A session without a field that it must have, or with garbage there, is rejected."""
         values = [None, "", "garbage", "nan", "inf", "-inf", b"\xff\xfe", "9" * 400, "[" * 9000]
-        for field in ("key", "user", "created", "authenticated", "deadline", "born", "began"):
+        for field in ("key", "user", "created", "authenticated", "deadline", "started_at", "serial"):
             for number, value in enumerate(values):
                 key = open_manager.loadNewSession(f"{number}", timeout=60)
                 name, group = self.names(client, prefix, key)

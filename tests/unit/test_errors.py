@@ -19,7 +19,7 @@ from users_session_manager import (
 
 ERRORS = [
     SessionRejected(),
-    *(AuthenticationTooOld("old"), TooManySessions("many"), StoreUnavailable("away"), SessionError("other")),
+    *(AuthenticationTooOld("old"), TooManySessions("many"), StoreUnavailable("unreachable"), SessionError("other")),
     MissingDependency("redis", "extra"),
 ]
 

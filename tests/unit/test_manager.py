@@ -541,12 +541,12 @@ class TestSocketReference:
 class Unreachable(MemoryStore):
     """A memory store that can be unreachable."""
 
-    is_away = False
+    is_unreachable = False
 
 
 def _unless_away(method: str) -> Any:
     def call(store: Unreachable, *args: Any, **options: Any) -> Any:
-        if store.is_away:
+        if store.is_unreachable:
             raise StoreUnavailable("the store is unreachable")
         return getattr(MemoryStore, method)(store, *args, **options)
 
@@ -566,7 +566,7 @@ def test_unavailable():
         manager.on(event, lambda *args, event=event: events.append(event))
     key = manager.loadNewSession("Luca")
     events.clear()
-    store.is_away = True
+    store.is_unreachable = True
     calls = [lambda method=method: method(manager, key) for method in TAKES_A_KEY.values()]
     calls += [lambda: manager.loadNewSession("Fabio"), lambda: manager.createNewSessionTimer(key, "Luca")]
     calls += [lambda: manager.getUserSessions("Luca"), lambda: manager.deleteUserSessions("Luca")]
@@ -575,5 +575,5 @@ def test_unavailable():
         with pytest.raises(StoreUnavailable):
             call()
     assert events == []
-    store.is_away = False
+    store.is_unreachable = False
     assert manager.checkSessionStatus(key) is True

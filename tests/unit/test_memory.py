@@ -468,7 +468,7 @@ def login(count):
     return [manager.loadNewSession("Luca") for _ in range(count)]
 """
 
-# The oldest 99% go, as when sessions that began together end together: the system gets its memory back.
+# The oldest 99% go, as when sessions that were created together end together: the system gets its memory back.
 OLDEST = """
 before = resident()
 keys = login(COUNT)

@@ -35,7 +35,7 @@ class Snapshot(NamedTuple):
     age: float  # the seconds since its user authenticated
     left: float  # the seconds until it expires
     reason: Reason
-    started_at: int  # its place in the order of creation
+    serial: int  # its place in the order of creation
 
 
 class SharedSession(Session):

@@ -200,7 +200,7 @@ class RedisStore(SharedStore):
         for groups in [] if self._closed else self._script.batches:
             for (records,) in self._script.pages("clear", groups, self._lease, BATCH_SIZE):
                 ended += self._taken_out(records)
-        return [*sorted(ended, key=lambda session: session._snapshot.started_at)]
+        return [*sorted(ended, key=lambda session: session._snapshot.serial)]
 
     def usernames(self) -> list[str]:
         return [username for _, username, _ in self._list()]
@@ -228,8 +228,8 @@ class RedisStore(SharedStore):
         found = {}  # by id, since a scan may return a session twice
         for groups in [] if self._closed else self._script.batches:
             for (entries,) in self._script.pages("list", groups, LIST_PAGE_SIZE):
-                for session_id, started_at, user, key in entries:
-                    found[session_id] = int(started_at), as_any_text(user), key.decode("ascii", "replace")
+                for session_id, serial, user, key in entries:
+                    found[session_id] = int(serial), as_any_text(user), key.decode("ascii", "replace")
         return sorted(found.values())
 
     def _count(self) -> int:

@@ -18,14 +18,14 @@ _REASONS: Final[dict[bytes, Reason]] = {reason.encode(): reason for reason in ge
 
 # What the script returns of a session; see `record` there.
 _Record = namedtuple(  # all are `bytes`
-    "_Record", "id key user data former created authenticated now own left reason started_at"
+    "_Record", "id key user data former created authenticated now own left reason serial"
 )
 
 
 def _session(record: _Record, start_timer: Callable[[float], SessionTimer], user: str, data: Any) -> SharedSession:
     created, authenticated = float(record.created), float(record.authenticated)
     age, reason = float(record.now) - authenticated, _REASONS.get(record.reason, "expired")
-    snapshot = Snapshot(record.id, age, float(record.left), reason, int(record.started_at))
+    snapshot = Snapshot(record.id, age, float(record.left), reason, int(record.serial))
     timeout = float(record.own) if record.own else None
     former = tuple(record.former.decode("ascii").split(",")) if record.former else ()
     key = record.key.decode("ascii")

@@ -7,7 +7,7 @@
 --   warn           sorted set: id -> the time at which its warning is due
 --   ended          sorted set: id -> until when the process that took it out has the lease to announce its end
 --   s:<id>         hash: the session; its id is the first key it had, and outlives renewals. Fields: key, user, data;
---                  created and authenticated (Unix time), born (the time that deadlines are measured in) and began (the
+--                  created and authenticated (Unix time), started_at (in the time of the deadlines) and serial (the
 --                  order of creation); deadline, own (a timeout of its own), limit (the end of its lifetime) and fixed
 --                  (set if that is its own); former (its former keys, and until when they are good), warned (the
 --                  deadline whose warning is set), reason (why it has ended)
@@ -23,8 +23,8 @@ local GRACE = 2 * 86400
 local KEY, NUMBER = '^[%w_-]+$', '^%d+%.?%d*$'
 
 local clock = redis.call('TIME')
-local started_at = clock[1] * 1000000 + clock[2] -- the order of creation
-local unix = started_at / 1000000
+local serial = clock[1] * 1000000 + clock[2] -- the order of creation
+local unix = serial / 1000000
 local now = ARGV[2] == '' and unix or tonumber(ARGV[2])
 
 local function text(number) return string.format('%.17g', number) end
@@ -53,14 +53,14 @@ end
 -- What another program has written there is no session: a value of another type, or without what makes one.
 local function read(prefix, id)
   local found = ask('HMGET', prefix .. 's:' .. id, 'key', 'user', 'created', 'authenticated', 'deadline', 'limit',
-    'born', 'began', 'own', 'data', 'former', 'reason', 'warned', 'fixed')
+    'started_at', 'serial', 'own', 'data', 'former', 'reason', 'warned', 'fixed')
   if not (found and found[1] and found[2] and found[3] and found[4]) then return nil end
   for text, form in pairs({[id] = KEY, [found[1]] = KEY, [found[3]] = NUMBER, [found[4]] = NUMBER}) do
     if not string.find(text, form) then return nil end
   end
   local s = {id = id, key = found[1], user = found[2], created = found[3], authenticated = found[4],
-    deadline = finite(found[5]), limit = finite(found[6]) or math.huge, born = finite(found[7]),
-    started_at = finite(found[8]), own = finite(found[9]), data = found[10], former = {},
+    deadline = finite(found[5]), limit = finite(found[6]) or math.huge, started_at = finite(found[7]),
+    serial = finite(found[8]), own = finite(found[9]), data = found[10], former = {},
     reason = found[12] and (string.match(found[12], '^%l+$') or 'expired'),
     warned = finite(found[13]), fixed = found[14]}
   if found[11] then
@@ -72,7 +72,7 @@ local function read(prefix, id)
       s.former[index] = one
     end
   end
-  return finite(s.created) and finite(s.authenticated) and s.deadline and s.born and s.started_at and s or nil
+  return finite(s.created) and finite(s.authenticated) and s.deadline and s.started_at and s.serial and s or nil
 end
 
 local function live(prefix, id)
@@ -96,12 +96,12 @@ local function record(s)
   local former = {}
   for index, one in ipairs(s.former) do former[index] = one[1] end
   return {s.id, s.key, s.user, s.data or '', table.concat(former, ','), s.created, s.authenticated, text(unix),
-    s.own and text(s.own) or '', text(s.deadline - now), s.reason or '', whole(s.started_at)}
+    s.own and text(s.own) or '', text(s.deadline - now), s.reason or '', whole(s.serial)}
 end
 
 local function count_down(prefix, s, timeout, lifetime, warning)
   if s.fixed then lifetime = nil end -- it has a lifetime of its own
-  if lifetime then s.limit = math.min(s.limit, s.born + lifetime) end
+  if lifetime then s.limit = math.min(s.limit, s.started_at + lifetime) end
   s.deadline = math.min(now + (s.own or timeout), s.limit)
   local left, hash = s.deadline - now, prefix .. 's:' .. s.id
   redis.call('HSET', hash, 'deadline', text(s.deadline), 'limit', text(s.limit))
@@ -182,12 +182,12 @@ function operations.add(prefix, key, user, timeout, own, lifetime, fixed, most, 
   -- What is not there is not deleted: after that write Redis would let the others pass, however full its memory is.
   if redis.call('EXISTS', hash) == 1 then redis.call('DEL', hash) end
   redis.call('HSET', hash, 'key', key, 'user', user, 'created', text(unix), 'authenticated', text(unix),
-    'born', text(now), 'began', whole(started_at))
+    'started_at', text(now), 'serial', whole(serial))
   if own ~= '' then redis.call('HSET', hash, 'own', own) end
   if fixed ~= '' then redis.call('HSET', hash, 'fixed', fixed) end
   if data ~= '' then redis.call('HSET', hash, 'data', data) end
-  redis.call('ZADD', prefix .. 'u:' .. user, whole(started_at), key)
-  count_down(prefix, {id = key, key = key, user = user, limit = math.huge, born = now, own = tonumber(own)},
+  redis.call('ZADD', prefix .. 'u:' .. user, whole(serial), key)
+  count_down(prefix, {id = key, key = key, user = user, limit = math.huge, started_at = now, own = tonumber(own)},
     tonumber(timeout), tonumber(lifetime), tonumber(warning))
   return {'added', evicted}
 end
@@ -268,10 +268,10 @@ end
 
 local multi_group = {}
 
-function multi_group.list(some, ...)
+function multi_group.list(page_size, ...)
   local found = {}
-  local cursors = scan(tonumber(some), {...}, function(_, s)
-    found[#found + 1] = {s.id, whole(s.started_at), s.user, s.key}
+  local cursors = scan(tonumber(page_size), {...}, function(_, s)
+    found[#found + 1] = {s.id, whole(s.serial), s.user, s.key}
   end)
   return {cursors, found}
 end
@@ -282,23 +282,23 @@ function multi_group.count()
   return count
 end
 
-function multi_group.clear(lease, some, ...)
+function multi_group.clear(lease, batch_size, ...)
   local ended = {}
-  local cursors = scan(tonumber(some), {...}, function(prefix, s)
+  local cursors = scan(tonumber(batch_size), {...}, function(prefix, s)
     ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease))
   end)
   return {cursors, ended}
 end
 
--- Claims what has expired, and what other processes have taken out and not announced in time; at most `some` of them.
-function multi_group.claim(some, lease)
-  some = tonumber(some)
+-- Claims what has expired, and what other processes have taken out and not announced in time; at most `batch_size` of them.
+function multi_group.claim(batch_size, lease)
+  local room = tonumber(batch_size)
   local ended, warned, next_at = {}, {}, math.huge
   for _, due in ipairs(KEYS) do
     local prefix = prefix_of(due)
     local function due_ids(set)
-      local ids = some > 0 and redis.call('ZRANGEBYSCORE', prefix .. set, '-inf', text(now), 'LIMIT', 0, some) or {}
-      some = some - #ids
+      local ids = room > 0 and redis.call('ZRANGEBYSCORE', prefix .. set, '-inf', text(now), 'LIMIT', 0, room) or {}
+      room = room - #ids
       return ids
     end
     for _, id in ipairs(due_ids('ended')) do
