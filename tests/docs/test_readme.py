@@ -14,6 +14,8 @@ import pytest
 flask = pytest.importorskip("flask")
 pytest.importorskip("flask_socketio")
 socketio = pytest.importorskip("socketio")
+from socketio_client import new_client  # noqa: E402
+
 pytest.importorskip("requests")
 
 from werkzeug.serving import make_server  # noqa: E402
@@ -92,7 +94,7 @@ def test_logout_of_a_page(application, url):
     """A page shows its cookie when it connects; it gets `logout` when the session ends, and when it comes back."""
     manager = application["sessions"].manager
     key = manager.loadNewSession("luca")
-    page, logged_out = socketio.Client(), threading.Event()
+    page, logged_out = new_client(), threading.Event()
     page.on("logout", logged_out.set)
     page.connect(url, headers={"Cookie": f"session_key={key}"}, transports=["polling"])
     assert page.call("session_key") is True

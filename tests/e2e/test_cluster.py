@@ -24,9 +24,8 @@ pytest.importorskip("gunicorn")
 pytest.importorskip("redis")
 pytest.importorskip("simple_websocket")
 pytest.importorskip("socketio")
-
 import redis
-import socketio
+from socketio_client import new_client
 
 from users_session_manager import SessionManager
 from users_session_manager.stores.redis import RedisStore
@@ -91,7 +90,7 @@ class OtherClient:
 
     def __init__(self, url: str, key: str) -> None:
         self._heard: queue.Queue[str] = queue.Queue()
-        self.io = socketio.Client(reconnection=False)
+        self.io = new_client()
         for event in ("logout", "changed"):
             self.io.on(event, lambda event=event: self._heard.put(event))
         self.io.connect(url, transports=["websocket"], wait_timeout=MAX_WAIT)

@@ -329,8 +329,9 @@ def test_port_taken():
 
 def test_python_client(example):
     """A client in Python hears what a page hears."""
-    socketio = pytest.importorskip("socketio")
-    pytest.importorskip("requests")
+    pytest.importorskip("socketio")
+    from socketio_client import new_client
+
     jar = http.cookiejar.CookieJar()
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
 
@@ -347,7 +348,7 @@ def test_python_client(example):
     post("login", username="luca", password="lasagne")
     (cookie,) = jar
     with ExitStack() as stack:
-        insider, outsider = socketio.Client(), socketio.Client()
+        insider, outsider = new_client(), new_client()
         stack.callback(insider.disconnect)
         stack.callback(outsider.disconnect)
         inside, outside = heard(insider), heard(outsider)

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 socketio = pytest.importorskip("socketio")
+from socketio_client import new_client  # noqa: E402
+
 serving = pytest.importorskip("werkzeug.serving")
 pytest.importorskip("simple_websocket")
 
@@ -153,7 +155,7 @@ class Client:
 
     def __init__(self, address: str, transport: str = "websocket", cookie: str | None = None) -> None:
         self.words: queue.Queue[object] = queue.Queue()
-        self.io = socketio.Client(reconnection=False)
+        self.io = new_client()
         for word in ("logout", "mark", "private"):
             self.io.on(word, lambda *_, word=word: self.words.put(word))
         self.io.on("session_expiring", lambda *data: self.words.put(("session_expiring", *data)))
@@ -1047,7 +1049,7 @@ class TestAttaching:
     def test_namespace(self, manager, server):
         """It can have a namespace of its own."""
         detach = server.attach(manager, namespace="/logins")
-        client = socketio.Client(reconnection=False)
+        client = new_client()
         words: queue.Queue[str] = queue.Queue()
         client.on("logout", lambda *_: words.put("logout"), namespace="/logins")
         client.connect(server.address, transports=["polling"], namespaces=["/logins"], wait_timeout=30)

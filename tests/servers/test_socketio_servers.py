@@ -24,6 +24,7 @@ from npm_client import client_script
 from server_process import MAX_WAIT, ServerProcess
 
 socketio = pytest.importorskip("socketio")
+from socketio_client import new_client  # noqa: E402
 
 HERE = Path(__file__).parent
 SERVERS = {
@@ -89,7 +90,7 @@ class PythonClient:
     def __init__(self, address: str, transport: str) -> None:
         self._heard: queue.Queue[object] = queue.Queue()
         self._gone = threading.Event()
-        self._io = socketio.Client(reconnection=False)
+        self._io = new_client()
         for word in ("logout", "mark"):
             self._io.on(word, lambda *_, word=word: self._heard.put(word))
         self._io.on("session_expiring", lambda left: self._heard.put({"left": left}))
