@@ -870,6 +870,27 @@ def test_reading_on_the_loop(slow):
         client.get("/hasty")
 
 
+def test_user_on_the_loop(slow):
+    """Without a login `request.user` asks no store, so it may be read on a loop; with one it names `auser()`."""
+
+    async def hasty(request: Any) -> Any:
+        return HttpResponse(str(request.user.is_anonymous))
+
+    async def hasty_after_login(request: Any) -> Any:
+        user, _ = await sync_to_async(get_user_model().objects.get_or_create)(username="luca")
+        await sync_to_async(sign_in_with)(request, user)
+        return HttpResponse()
+
+    cookies = "django.contrib.sessions.backends.signed_cookies"
+    urls = (path("hasty", hasty), path("login", hasty_after_login))
+    client = OverAsgi(raise_request_exception=True)
+    with override_settings(ROOT_URLCONF=urls, SESSION_ENGINE=cookies):
+        assert client.get("/hasty").content == b"True"
+        client.get("/login")
+        with pytest.raises(SynchronousOnlyOperation, match="request.auser"):
+            client.get("/hasty")
+
+
 def test_listeners(manager):
     """Coroutine functions that listen run on the loop of the application."""
     heard: list[tuple[str, Any]] = []

@@ -88,8 +88,6 @@ class DjangoState(RequestState):
 
     def user(self) -> Any:
         """Return the user of Django's login while its session is live; `request.user`."""
-        if self.manager.blocking:
-            self.require_sync_context("request.auser()")
         if (key := self._key_of_login()) is None:
             return anonymous()
         if not self.login_user.is_authenticated and key:
@@ -103,6 +101,8 @@ class DjangoState(RequestState):
         """
         if USER_IN_SESSION not in self._request.session:
             return ""
+        if self.manager.blocking:
+            self.require_sync_context("request.auser()")
         key = self._login_key()
         if self.presented not in (None, key) and self.is_of_login():
             return self.presented

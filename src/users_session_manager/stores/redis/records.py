@@ -15,11 +15,8 @@ from ..expiry import SharedSession, Snapshot
 
 _REASONS: Final[dict[bytes, Reason]] = {reason.encode(): reason for reason in get_args(Reason)}
 
-
-# What the script returns of a session; see `record` there.
-_Record = namedtuple(  # all are `bytes`
-    "_Record", "id key user data former created authenticated now own left reason serial"
-)
+# What the script returns of a session, all of it `bytes`; see `record` there.
+_Record = namedtuple("_Record", "id key user data former created authenticated now own left reason serial")
 
 
 def _session(record: _Record, start_timer: Callable[[float], SessionTimer], user: str, data: Any) -> SharedSession:
