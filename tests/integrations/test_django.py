@@ -887,7 +887,7 @@ def test_user_on_the_loop(slow):
     with override_settings(ROOT_URLCONF=urls, SESSION_ENGINE=cookies):
         assert client.get("/hasty").content == b"True"
         client.get("/login")
-        with pytest.raises(SynchronousOnlyOperation, match="request.auser"):
+        with pytest.raises(SynchronousOnlyOperation, match=r"request\.auser"):
             client.get("/hasty")
 
 

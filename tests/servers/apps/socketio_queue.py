@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import redis
 import socketio
@@ -22,6 +23,9 @@ from werkzeug import serving
 
 from users_session_manager import MemoryStore, SessionError, SessionManager
 from users_session_manager.integrations.socketio import attach
+
+sys.path.append(str(Path(__file__).parents[2] / "support"))
+from socketio_client import new_client
 
 MAX_WAIT = 30
 KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d_[0-9A-F]{32}")
@@ -99,7 +103,7 @@ class LoopServer(Process):
 class Client:
     def __init__(self, server):
         self._heard = queue.Queue()
-        self._io = socketio.Client(reconnection=False)
+        self._io = new_client()
         for word in ("logout", "mark", "private"):
             self._io.on(word, lambda *_, word=word: self._heard.put(word))
         self._io.on("session_expiring", self._heard.put)
