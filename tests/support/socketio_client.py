@@ -12,9 +12,9 @@ import socketio
 def new_client() -> socketio.Client:
     """Return a client that calls its handlers in the order of the messages, and does not read the environment.
 
-    By itself it starts a thread for each message, and these may overtake one another; here each thread waits for the one
-    before, so a handler must not wait for an answer. And `requests` would look in the environment for proxies at each
-    poll, and fail if pytest changes `PYTEST_CURRENT_TEST` at that moment.
+    By itself it starts a thread for each message, and these may overtake one another; here each thread waits for
+    the one before, so a handler must not wait for an answer. And `requests` would look in the environment for
+    proxies at each poll, and fail if pytest changes `PYTEST_CURRENT_TEST` at that moment.
     """
     session = requests.Session()
     session.trust_env = False
