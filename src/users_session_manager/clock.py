@@ -34,7 +34,17 @@ _MIN_DEAD: Final = 100
 # Above this many bytes for each alarm, four times what is usual, the dictionary of alarms is copied.
 _MAX_BYTES: Final = 400
 
-LOCK: Final = threading.RLock()
+
+class _Lock(type(threading.RLock())):  # type: ignore[misc]
+    """A re-entrant lock that `with` takes only after its process has noticed that it is a forked child."""
+
+    def __enter__(self) -> bool:
+        if os.getpid() != _process_id:
+            _notice_fork()
+        return super().__enter__()  # type: ignore[no-any-return]
+
+
+LOCK: Final = _Lock()
 """The one lock of this library, so that no two are ever taken in two orders.
 
 It guards the singleton, the listeners, the sessions in memory, the alarms and what an `ExpiryWorker` has claimed. It is
@@ -62,37 +72,48 @@ class Worker:
     def __init__(
         self, name: str, run_due: Callable[[], object], pause: Callable[[], float], *, thread: bool = True
     ) -> None:
-        self.stopped = False
         self._run_due = run_due
         self._pause = pause
         self._name = name
         self._threaded = thread
         self._thread: threading.Thread | None = None
         self._wakeup = _closed_lock()
+        self._closed = False
         register(self)
 
-    def start(self) -> None:
-        """Start the thread if it does not run; does nothing once stopped."""
-        if self._thread is not None:
-            return
+    def start(self) -> bool:
+        """Start the thread if it does not run; return whether it was started. Not once closed, and not at exit."""
+        if self._thread is not None and os.getpid() == _process_id:
+            return False
         with LOCK:
-            if self._thread is not None or self.stopped or not self._threaded:
-                return
-            self._thread = thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            if self._thread is not None or not self._threaded or self._closed or _is_exiting:
+                return False
+            # Of its own, since one that was stopped a moment ago may not have ended yet.
+            self._wakeup = wakeup = _closed_lock()
+            thread = threading.Thread(target=self._run, args=(wakeup,), name=self._name, daemon=True)
+            self._thread = thread
         try:
             thread.start()
         except BaseException:
             self._thread = None
             raise
+        return True
 
     def stop(self) -> None:
-        """End the thread, after at most `STOP_TIMEOUT` seconds. Calling it twice, or from the thread, is harmless."""
+        """End the thread, after at most `STOP_TIMEOUT` seconds, until `start` is called again.
+
+        Calling it twice, or from the thread, is harmless.
+        """
         with LOCK:
-            self.stopped = True
             thread, self._thread = self._thread, None
             self.wake()
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(STOP_TIMEOUT)
+
+    def close(self) -> None:
+        """End the thread for good. Calling it twice is harmless."""
+        self._closed = True
+        self.stop()
 
     def wake(self) -> None:
         """Let the thread ask `pause` again, also if it is only about to sleep."""
@@ -105,12 +126,12 @@ class Worker:
         """Return whether the caller runs on the worker's thread."""
         return self._thread is threading.current_thread()
 
-    def _run(self) -> None:
-        while not self.stopped:
+    def _run(self, wakeup: threading.Lock) -> None:
+        while self.is_this_thread():
             with LOCK:
                 seconds = self._pause()
             if seconds > 0:
-                self._wakeup.acquire(timeout=min(seconds, MAX_TIMEOUT))
+                wakeup.acquire(timeout=min(seconds, MAX_TIMEOUT))
                 continue
             try:
                 self._run_due()
@@ -118,7 +139,7 @@ class Worker:
                 report(threading.current_thread())
 
     def _at_exit(self) -> None:
-        self.stop()
+        self.close()
 
     def _after_fork_in_child(self) -> None:
         self._wakeup = _closed_lock()
@@ -136,8 +157,8 @@ class Alarm(Protocol):
     def ring(self, now: float) -> Callable[[], object] | None:
         """Look whether anything is due and return what to call, `None` for nothing. Called with `LOCK` held."""
 
-    def clock_stopped(self) -> None:
-        """Note that the clock has stopped and that this alarm, which was set, will not ring."""
+    def clock_closed(self) -> None:
+        """Note that the clock was closed and that this alarm, which was set, will not ring."""
 
 
 class Clock(Worker):
@@ -161,12 +182,12 @@ class Clock(Worker):
         self._ringing: tuple[Alarm, int] | None = None  # what is called now, and on which thread
 
     def set(self, alarm: Alarm, when: float) -> None:
-        """Let `alarm` ring at the time `when`, or earlier if it is already set. Nothing happens once stopped."""
+        """Let `alarm` ring at the time `when`, or earlier if it is already set. Nothing happens once closed."""
         new = _ENTRY.pack(when, next(self._serials))
         if not self._heap or new < self._heap[0]:
             self.wake()
         old = alarm._entry  # from here on no finalizer can come in until the entry is in the heap
-        if (old is not None and old < new) or self.stopped:
+        if (old is not None and old < new) or self._closed:
             return
         if old is not None:
             del self._alarms[old]
@@ -193,7 +214,7 @@ class Clock(Worker):
                 if self._heap and self._heap[0] > last:
                     now = self.now()
                     last = _ENTRY.pack(now, _LAST_SERIAL)
-                if self.stopped or not self._heap or self._heap[0] > last:
+                if not self._heap or self._heap[0] > last:
                     return count
                 alarm = self._alarms.pop(heappop(self._heap), None)
                 if alarm is None:
@@ -214,14 +235,14 @@ class Clock(Worker):
         """Return the seconds until the next alarm."""
         return _ENTRY.unpack(self._heap[0])[0] - self.now() if self._heap else inf
 
-    def stop(self) -> None:
-        """End the thread; no alarm rings any more. Calling it twice is harmless."""
-        super().stop()
+    def close(self) -> None:
+        """End the thread for good; no alarm rings any more. Calling it twice is harmless."""
+        super().close()
         with LOCK:
             alarms, self._alarms, self._heap = self._alarms, {}, []
         for alarm in alarms.values():
             alarm._entry = None
-            alarm.clock_stopped()
+            alarm.clock_closed()
 
     def _prune(self) -> None:
         """Make the heap anew, without the dead entries; if a finalizer comes in between, the next call does it."""
@@ -259,6 +280,9 @@ def report(thread: threading.Thread) -> None:
 
 _registered: weakref.WeakSet[Any] = weakref.WeakSet()
 _to_start: list[Worker] = []
+_process_id = os.getpid()
+_noticed: dict[int, object] = {}
+_is_exiting = False
 
 
 def register(registered: Any) -> None:
@@ -270,7 +294,27 @@ def register(registered: Any) -> None:
         _registered.add(registered)
 
 
+def notice_fork() -> None:
+    """Let a forked child that no hook has reported become a process of its own, as uWSGI forks them."""
+    if os.getpid() != _process_id:
+        _notice_fork()
+
+
+def _notice_fork() -> None:
+    global _noticed
+    process_id, mine = os.getpid(), object()
+    if _noticed.setdefault(process_id, mine) is mine:  # of several threads one does it
+        _noticed = {process_id: mine}  # the number of an ancestor may come again
+        LOCK._at_fork_reinit()  # a thread of the parent may have held it
+        LOCK.acquire()
+        _after_fork_in_child()
+    while process_id != _process_id:
+        time.sleep(0.001)
+
+
 def _after_fork_in_child() -> None:
+    global _process_id
+    _process_id = os.getpid()  # before any `with LOCK`
     for each in list(_registered):
         each._after_fork_in_child()
     workers = [worker for worker in _to_start if worker._pause() < inf]
@@ -281,8 +325,10 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
+    global _is_exiting
     # A daemon thread that is cut off in the middle of a print can abort the interpreter.
     with LOCK:
+        _is_exiting = True
         found = [each for each in _registered if hasattr(each, "_at_exit")]
     # A store stops its own workers, in the order that it needs.
     for each in sorted(found, key=lambda each: isinstance(each, Worker)):

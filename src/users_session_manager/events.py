@@ -92,13 +92,17 @@ class IsolatedEmitter(EventEmitter):
         with LOCK:
             listeners = list(table.items())
         for listener, call in listeners:
-            try:
-                result = call(*args, **kwargs)
-                if isinstance(result, CoroutineType):
-                    self._schedule(event, listener, result)
-            except Exception as failure:  # noqa: BLE001, PERF203  # a listener is unknown code
-                self._listener_failed(failure, event, listener)
+            self._call(event, listener, call, *args, **kwargs)
         return True
+
+    def _call(self, event: str, listener: Callable[..., Any], call: Callable[..., Any], *args: Any, **kw: Any) -> None:
+        """Call what pyee has made of a listener; a failure does not reach the caller."""
+        try:
+            result = call(*args, **kw)
+            if isinstance(result, CoroutineType):
+                self._schedule(event, listener, result)
+        except Exception as failure:  # noqa: BLE001  # a listener is unknown code
+            self._listener_failed(failure, event, listener)
 
     def _check_listener(self, event: str, listener: Any) -> None:
         import inspect  # here and not above, as asyncio

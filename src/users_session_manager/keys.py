@@ -1,13 +1,13 @@
 """How a session key is made, and how it is shown without its secret.
 
-A key is `<label>_<secret>`, such as `Otter-candid-46_` and 32 hexadecimal digits. The label identifies a
-session in a log; the secret alone is what logs in.
+A key is `<label>_<secret>`, such as `Otter-candid-46-k3xq_` and 32 hexadecimal digits. The label identifies a
+session in a log, and its end the process that has issued the key; the secret alone is what logs in.
 """
 
 from __future__ import annotations
 
 import re
-from os import urandom
+from os import getpid, urandom
 from typing import Final
 
 GROUPS: Final = 16
@@ -31,8 +31,12 @@ _NUMBERS = [str(number) for number in range(10, 100)]
 _PER_GROUP = len(_ANIMALS) // GROUPS
 _GROUP_OF = {animal: index // _PER_GROUP for index, animal in enumerate(_ANIMALS)}
 
-_KEY = re.compile(r"([A-Z][a-z]+-[a-z]+-[0-9]{2})_[0-9A-F]{32}")
+_KEY = re.compile(r"([A-Z][a-z]+-[a-z]+-[0-9]{2}-([a-z2-7]{4}))_[0-9A-F]{32}")
 _SECRET = re.compile(r"(?<=_)[0-9A-F]{32}")
+
+_MARK_DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
+# The marks of this process and of those that it was forked from, by process id: a child goes on with their sessions.
+_marks: dict[int, str] = {}
 
 
 def new_key(group: int | None = None) -> str:
@@ -44,7 +48,18 @@ def new_key(group: int | None = None) -> str:
     # One system call; no pool of random bytes is kept, since a forked child would hand out its parent's keys.
     noise = urandom(19)
     animal = noise[0] & 63 if group is None else group * _PER_GROUP + noise[0] % _PER_GROUP
-    return f"{_ANIMALS[animal]}-{_MANNERS[noise[1] & 63]}-{_NUMBERS[noise[2] % 90]}_{noise[3:].hex().upper()}"
+    mark = _marks.get(getpid()) or _new_mark()
+    return f"{_ANIMALS[animal]}-{_MANNERS[noise[1] & 63]}-{_NUMBERS[noise[2] % 90]}-{mark}_{noise[3:].hex().upper()}"
+
+
+def _new_mark() -> str:
+    return _marks.setdefault(getpid(), "".join(_MARK_DIGITS[byte & 31] for byte in urandom(4)))
+
+
+def is_foreign(key: object) -> bool:
+    """Return whether `key` has the form of a key, and was issued by another process than this one or its ancestors."""
+    match = _KEY.fullmatch(key) if isinstance(key, str) else None
+    return match is not None and match[2] not in _marks.values()
 
 
 def group_of(key: object) -> int | None:

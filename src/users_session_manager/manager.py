@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from logging import DEBUG
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from .clock import LOCK
 from .errors import SessionError, SessionRejected
@@ -15,13 +16,26 @@ from .log import log
 from .policy import OwnLimits, PolicySettings, require_seconds, require_timeout
 from .session import Reason, Session
 from .stores import open_store, store_class
-from .stores.base import Store
+from .stores.base import Callbacks, Interest, Notice, Store
 
 Found = TypeVar("Found")
 
 _is_logged: Final = log.isEnabledFor
 
+# The events of an end. A process without a listener for one of them leaves announcing to the others.
+_ENDS: Final = ("sessionDeleted", "activeUserDeleted", "sessionEnded")
+
 _instance: SessionManager | None = None
+
+
+class Watcher(Protocol):
+    """Follows the sessions that have clients in this process; see `SessionManager.addWatcher`."""
+
+    def watched(self) -> Mapping[Any, str]:
+        """Return the present keys of these sessions, as far as known, by their ids in the store."""
+
+    def noticed(self, notice: Notice) -> object:
+        """Pass a notice on. Called from any thread, with the notices of all sessions."""
 
 
 class _Singleton(type):
@@ -40,10 +54,11 @@ class _Singleton(type):
             elif not isinstance(_instance, cls):
                 raise SessionError(f"the one SessionManager is a {type(_instance).__name__}: close() it first")
             elif store is not None and store != _instance._requested_store:
-                raise SessionError("the first SessionManager() has chosen the store; this one names another")
-            instance = _instance
-        instance._store.start()
-        return instance
+                raise SessionError(
+                    f"the SessionManager made at {_instance._made_at} has chosen the store, and this one names "
+                    "another: name it there, or close() that one first"
+                )
+            return _instance
 
 
 class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
@@ -81,9 +96,13 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def __init__(self, *, store: str | Store | None = None) -> None:
         super().__init__()
         self._io: Any = None
+        self._watchers: list[Watcher] = []
+        self._made_at = _caller()
         self._requested_store = store
         self._store = open_store(store)
-        self._store.open(self._session_expired, self._session_expires)
+        self._store.open(
+            Callbacks(self._session_ended, self._session_expires, self._noticed, self._interest, self._watched)
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._store!r}>"
@@ -100,6 +119,24 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def blocking(self) -> bool:
         """Whether a method may wait for something outside the process, so that an event loop leaves it to a thread."""
         return self._store.blocking
+
+    def serve(self) -> None:
+        """Begin to announce what expires, and to notify clients: this process serves users.
+
+        The first sign-in, guarded request or connected client does this by itself; `loadNewSession`, `resumeSession`
+        and `restartSessionTimer` count as such. Call it in a process that only listens, such as one that writes an
+        audit log. In a shared store, a process that does not serve takes no announcement away from those that do: a
+        shell, a cron job, the parent of a reloader, the master of gunicorn. Calling it twice is harmless.
+        """
+        self._store.serve()
+
+    def stop(self) -> None:
+        """Stop threads and connections, as at the end of a server; `close` ends the manager for good.
+
+        Sessions, listeners and settings stay, and the next call starts again what it needs. What this process has to
+        announce is handed to others. Calling it twice is harmless.
+        """
+        self._store.stop()
 
     # Sessions
 
@@ -132,7 +169,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         own, idle = OwnLimits(timeout, lifetime), self.settings["SESSION_TIMEOUT"]
         key, evicted = self._store.add(username, idle, self._policy, data, own)
         if evicted:
-            self._announce_all(evicted, "evicted")
+            self._announce_all(evicted, "evicted", "ended")
         _debug("Session created", key)
         self.emit("sessionCreated", key)
         return key
@@ -214,7 +251,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         session = self._store.remove(key)
         if session is None:
             return self._reject(key)
-        self._announce_all([session], "deleted", notify=False)
+        self._announce_all([session], "deleted", "deleted")
         return True
 
     def deleteAllSessions(self) -> Literal[True]:
@@ -223,7 +260,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         All of them have ended before the first event. Without any session nothing is emitted, and the answer is `True`
         as well (OWASP ASVS 5.0, 7.4.5).
         """
-        self._announce_all(self._store.clear(), "deleted")
+        self._announce_all(self._store.clear(), "deleted", "ended")
         return True
 
     # The sessions of one user
@@ -265,7 +302,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         """
         _require_username(username)
         ended = self._store.remove_user(username, exceptKey)
-        self._announce_all(ended, "deleted")
+        self._announce_all(ended, "deleted", "ended")
         return len(ended)
 
     def renewSessionKey(self, key: object, overlap: float = 0) -> str:
@@ -286,9 +323,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             SessionRejected: There is no live session of that key.
         """
         require_seconds("the overlap", overlap)
-        old, new = self._require(self._store.renew_key(key, overlap), key)
+        session_id, old, new = self._require(self._store.renew_key(key, overlap), key)
         _debug("Session key renewed", old)
         self.emit("sessionRenewed", old, new)
+        self._notify(Notice("renewed", session_id, new))
         return new
 
     # Timers
@@ -306,8 +344,13 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     # Sockets
 
     def initSocketReference(self, io: Any) -> Literal[True]:
-        """Keep `io`, any object, as the socket reference that `notifyClientToLogout` carries; `None` removes it."""
+        """Keep `io`, any object, as the socket reference that `notifyClientToLogout` carries; `None` removes it.
+
+        With a shared store, each process that serves and has a reference emits `notifyClientToLogout`, whichever
+        process has ended the session.
+        """
         self._io = io
+        self._store.interest_changed()
         return True
 
     initSocketReferences = initSocketReference
@@ -316,13 +359,39 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         """Return the socket reference, or `None`."""
         return self._io
 
-    def sendLogoutMessage(self, key: str) -> bool:
-        """Emit `notifyClientToLogout(io, key)` if there is a socket reference; return whether there is one."""
-        io = self._io
-        if io is None:
-            return False
-        self.emit("notifyClientToLogout", io, key)
-        return True
+    def sendLogoutMessage(self, key: object) -> bool:
+        """Emit `notifyClientToLogout(io, key)`; return whether this process has a socket reference.
+
+        With a shared store, each process that serves and has one emits it, if the key is that of a live session.
+        """
+        self._store.send_logout(key)
+        return self._io is not None
+
+    def addWatcher(self, watcher: Watcher) -> None:
+        """Pass the notices of all sessions to `watcher`, for an integration that pushes to clients of its own.
+
+        However and wherever a session ends, `watcher.noticed(notice)` is called in each process that serves. A shared
+        store may lose a notice; so it also looks every few seconds at the sessions in `watcher.watched()`, and sends
+        the notices that are missing.
+        """
+        self._watchers = [*self._watchers, watcher]
+        self._store.interest_changed()
+
+    def removeWatcher(self, watcher: Watcher) -> None:
+        """Pass no more notices to `watcher`; does nothing if it was not added."""
+        self._watchers = [each for each in self._watchers if each is not watcher]
+        self._store.interest_changed()
+
+    def presentKeys(self, sessionIds: Sequence[Any]) -> list[str | None]:
+        """Return the present keys of the sessions with these ids in the store, `None` for one that has ended."""
+        return self._store.present_keys(sessionIds)
+
+    def isForeign(self, key: object) -> bool:
+        """Return whether a key that is rejected may be live in another process, which keeps its own sessions in memory.
+
+        Then an answer should not delete the client's cookie.
+        """
+        return self._store.is_foreign(key)
 
     def close(self) -> None:
         """Stop the threads, close the store, and free the singleton: the next `SessionManager()` is a new one.
@@ -335,21 +404,45 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
                 _instance = None
         self._store.close()
 
-    def _session_expired(self, session: Session, reason: Reason) -> None:
-        self.sendLogoutMessage(session.key)
+    # What the store calls
+
+    def _session_ended(self, session: Session, reason: Reason) -> None:
+        self._notify(Notice("ended", session._id, session.key))
         self._announce_end(session, reason)
 
     def _session_expires(self, session: Session, left: float) -> None:
         _debug("Session expiring", session.key)
         self.emit("sessionExpiring", session.key, left)
+        self._notify(Notice("expiring", session._id, session.key, left))
 
-    def _announce_all(self, ended: Sequence[Session], reason: Reason, *, notify: bool = True) -> None:
+    def _noticed(self, notice: Notice) -> None:
+        if self._io is not None and notice.kind in ("ended", "logout"):
+            self.emit("notifyClientToLogout", self._io, notice.key)
+        for watcher in self._watchers:
+            self._call("notice", watcher.noticed, watcher.noticed, notice)
+
+    def _interest(self) -> Interest:
+        return Interest(
+            ends=any(map(self._events.get, _ENDS)),
+            warnings=bool(self._events.get("sessionExpiring")),
+            notices=self._io is not None or bool(self._watchers),
+        )
+
+    def _watched(self) -> Mapping[Any, str]:
+        return {session_id: key for watcher in self._watchers for session_id, key in watcher.watched().items()}
+
+    # Announcements
+
+    def _notify(self, notice: Notice) -> None:
+        if not self._store.sends_notices:
+            self._noticed(notice)
+
+    def _announce_all(self, ended: Sequence[Session], reason: Reason, kind: Literal["ended", "deleted"]) -> None:
         interrupt = None
         for session in ended:
             try:
                 self._announce_end(session, reason)
-                if notify:
-                    self.sendLogoutMessage(session.key)
+                self._notify(Notice(kind, session._id, session.key))
             except BaseException as raised:  # noqa: BLE001, PERF203  # the rest have ended all the same
                 interrupt = interrupt or raised
         self._store.acknowledge(ended)
@@ -381,6 +474,14 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def _reject(self, key: object) -> Literal[False]:
         self._rejection(key)
         return False
+
+
+def _caller() -> str:
+    """Return the file and line outside of this package from where it was called."""
+    frame = sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _debug(what: str, key: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from math import inf
 from typing import Any, Literal
 
 from .errors import SessionError
@@ -22,7 +23,8 @@ class Session:
     | `key` | the session key, `str`; a secret |
     | `createdAt` | when it was created: Unix time in seconds, `float` |
     | `authenticatedAt` | when its user last authenticated: as `createdAt`, or when its key was last renewed |
-    | `authenticationAge` | how many seconds ago that was, by the clock that measured it, `float` |
+    | `authenticationAge` | how many seconds ago that was, `float`, by the clock of the store and never negative; \
+    infinity if that clock was set back to before it |
     | `data` | what the application stores with it; `None` until set |
     | `timeout` | an idle timeout of its own, in seconds; `None` for the manager's |
     | `formerKeys` | the keys that `renewSessionKey` has replaced, oldest first, `tuple[str, ...]` |
@@ -55,7 +57,11 @@ class Session:
 
     @property
     def authenticationAge(self) -> float:
-        return time.time() - self.authenticatedAt
+        return not_negative(time.time() - self.authenticatedAt)
+
+    @property
+    def _id(self) -> Any:
+        """What identifies it in its store, also after a renewal of its key."""
 
     @property
     def timer(self) -> threading.Timer:
@@ -66,3 +72,8 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {label(self.key)} of {self.username!r}>"
+
+
+def not_negative(age: float) -> float:
+    """Return an age, or infinity for a negative one: a clock that was set back must not make a login a recent one."""
+    return age if age >= 0 else inf

@@ -46,7 +46,7 @@ class SessionTimer(threading.Timer):
                 self._clock.set(self, self._clock.now() + self.interval)
             self._was_started = True
             is_set = self._entry is not None
-        if not is_set:  # it was cancelled before its start, or the clock has stopped
+        if not is_set:  # it was cancelled before its start, or the clock was closed
             self._ended.set()
 
     def cancel(self) -> None:
@@ -97,7 +97,7 @@ class SessionTimer(threading.Timer):
     def ring(self, now: float) -> Callable[[], object]:  # noqa: ARG002  # as in `Alarm`
         return self.run
 
-    def clock_stopped(self) -> None:
+    def clock_closed(self) -> None:
         self._ended.set()
 
     def run(self) -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("django")
 pytest.importorskip("simple_websocket")
 
 pytestmark = pytest.mark.browser
-UNKNOWN = "Otter-candid-46_" + "0" * 32
+UNKNOWN = "Otter-candid-46-k3xq_" + "0" * 32
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-FORGED = "Otter-candid-46_" + "0" * 32
+FORGED = "Otter-candid-46-k3xq_" + "0" * 32
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def test_wrong_body(client, body, status):
 
 def test_not_logged_in(client):
     """Without a session the answer is 401 with a logout."""
-    for key in (None, "", "luca", "Otter-candid-46_" + "0" * 32):
+    for key in (None, "", "luca", "Otter-candid-46-k3xq_" + "0" * 32):
         if key is not None:
             client.set_cookie("session_key", key)
         answers = [client.post(f"/{path}", json={"seconds": 5}) for path in GUARDED]
@@ -185,7 +185,9 @@ def test_own_sessions(application):
 def test_same_label(application, monkeypatch):
     """Of two sessions with one label the right one ends."""
     secrets = iter("ABC")
-    monkeypatch.setattr("users_session_manager.stores.memory.new_key", lambda: "Otter-candid-46_" + next(secrets) * 32)
+    monkeypatch.setattr(
+        "users_session_manager.stores.memory.new_key", lambda: "Otter-candid-46-k3xq_" + next(secrets) * 32
+    )
     here, first, second = clients = [application.test_client() for _ in range(3)]
     for client in clients:
         log_in(client)

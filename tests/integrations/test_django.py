@@ -38,11 +38,12 @@ from users_session_manager.integrations.django import (
     sign_out_elsewhere,
 )
 from users_session_manager.integrations.django import sign_in as sign_in_with
+from users_session_manager.keys import new_key
 
 set_up_django()
 
 COOKIE = "__Host-session_key"
-UNKNOWN = "Otter-candid-46_" + "0" * 32
+UNKNOWN = new_key()  # issued by this process, and no session has it
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 MIDDLEWARE = settings.MIDDLEWARE
 OURS = "users_session_manager.integrations.django.UserSessionMiddleware"

@@ -25,8 +25,9 @@ with warnings.catch_warnings():
 
 from users_session_manager import SessionError, SessionManager
 from users_session_manager.integrations.fastapi import RequestSession, UserSessions
+from users_session_manager.keys import new_key
 
-UNKNOWN = "Otter-candid-46_" + "0" * 32
+UNKNOWN = new_key()  # issued by this process, and no session has it
 COOKIE = "__Host-session_key"
 GUARDED = ("/me", "/async/me", "/passive")
 

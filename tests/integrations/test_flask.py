@@ -16,8 +16,9 @@ from flask.views import MethodView
 
 from users_session_manager import AuthenticationTooOld, SessionError, SessionManager, SessionRejected, StoreUnavailable
 from users_session_manager.integrations.flask import UserSessions, current_session, session_required
+from users_session_manager.keys import new_key
 
-UNKNOWN = "Otter-candid-46_" + "0" * 32
+UNKNOWN = new_key()  # issued by this process, and no session has it
 COOKIE = "__Host-session_key"
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 GUARDED = ("/me", "/async/me", "/passive", "/class", "/area/me")

@@ -34,7 +34,7 @@ from users_session_manager import (  # noqa: E402
 )
 from users_session_manager.integrations.socketio import attach  # noqa: E402
 
-KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d_[0-9A-F]{32}")
+KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d-[a-z2-7]{4}_[0-9A-F]{32}")
 ROUNDS = 30
 """How often a race is run."""
 

@@ -243,7 +243,7 @@ def test_warning(server, clients):
 
 
 def check_refusal(server, clients):
-    for key in (clients[1].sid, None, "Otter-candid-46_00000000000000000000000000000000"):
+    for key in (clients[1].sid, None, "Otter-candid-46-k3xq_00000000000000000000000000000000"):
         assert [client.present(key) for client in clients] == [False] * 4
     assert [heard(server, client) for client in clients] == [[]] * 4
 

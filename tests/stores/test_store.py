@@ -12,6 +12,7 @@ import pytest
 from users_session_manager import Session, SessionError, TooManySessions
 from users_session_manager.keys import new_key
 from users_session_manager.policy import OwnLimits, Policy
+from users_session_manager.stores.base import Callbacks
 
 pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis", "cluster"])
 
@@ -24,7 +25,7 @@ class Case:
         self.store = store(now=lambda: self.seconds, thread=False)
         self.ended: list[Session] = []
         self.warned: list[tuple[str, float]] = []
-        self.store.open(self.hear, lambda session, left: self.warned.append((session.key, left)))
+        self.store.open(Callbacks(self.hear, lambda session, left: self.warned.append((session.key, left))))
 
     def hear(self, session: Session, reason: str) -> None:
         assert reason == "expired"

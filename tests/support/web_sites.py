@@ -18,8 +18,9 @@ from urllib.parse import urlencode
 from wsgiref.util import setup_testing_defaults
 
 from users_session_manager import SessionManager, SessionRejected, TooManySessions
+from users_session_manager.keys import new_key
 
-UNKNOWN = "Otter-candid-46_" + "0" * 32
+UNKNOWN = new_key()  # issued by this process, and no session has it
 """What looks like a key and belongs to no session."""
 
 MAX_AGE = 3600

@@ -114,7 +114,7 @@ class TestClock:
         ran = threading.Event()
         SessionTimer(0.01, ran.set, clock=clock).start()
         assert ran.wait(30)
-        clock.stop()
+        clock.close()
 
     def test_cancelled_freed(self):
         """A cancelled timer is freed at once, however far its deadline is."""
@@ -153,8 +153,8 @@ class TestClock:
         """Stopped, it runs nothing; to stop it twice is harmless."""
         clock = Clock()
         SessionTimer(0.05, pytest.fail, clock=clock).start()
-        clock.stop()
-        clock.stop()
+        clock.close()
+        clock.close()
         assert clock.run_due() == 0
         SessionTimer(0, pytest.fail, clock=clock).start()
         assert not any(thread.name == "users-session-manager clock" for thread in threading.enumerate())
@@ -192,7 +192,7 @@ class TestClock:
         SessionTimer(0.01, ran.set, clock=clock).start()
         assert ran.wait(30)
         assert "excepthook failed" in caplog.text
-        clock.stop()
+        clock.close()
 
     def test_stop_ends_joins(self):
         """A stop ends the timers, so that no thread waits for them."""
@@ -201,7 +201,7 @@ class TestClock:
         timer.start()
         waits = threading.Thread(target=timer.join, daemon=True)
         waits.start()
-        clock.stop()
+        clock.close()
         waits.join(30)
         assert not waits.is_alive()
         assert not timer.is_alive()
@@ -233,7 +233,7 @@ class TestClock:
         timer = SessionTimer(0, lambda: (started.set(), go_on.wait(30)), clock=clock)
         timer.start()
         assert started.wait(30)
-        clock.stop()
+        clock.close()
         assert timer.is_alive()
         go_on.set()
         timer.join(30)
@@ -253,7 +253,7 @@ class TestClock:
         assert not timer.is_alive()
         timer.start()
         assert timer.is_alive()
-        clock.stop()
+        clock.close()
 
 
 def test_two_threads():

@@ -21,7 +21,7 @@ from users_session_manager import (
 )
 
 REJECTION = "[Session Manager]: ⚠ !Session rejected! ⚠"
-KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d_[0-9A-F]{32}")
+KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d-[a-z2-7]{4}_[0-9A-F]{32}")
 
 
 class Unhashable:
@@ -38,8 +38,8 @@ class Unequal:
 
 BAD_KEYS = [
     *(None, [], {}, 1, True, float("nan"), ((),), Unhashable(), Unequal()),
-    *("", "__proto__", "x" * 10_000_000, "\ud800", "Otter-candid-46_00000000000000000000000000000000"),
-    b"Otter-candid-46_00000000000000000000000000000000",
+    *("", "__proto__", "x" * 10_000_000, "\ud800", "Otter-candid-46-k3xq_00000000000000000000000000000000"),
+    b"Otter-candid-46-k3xq_00000000000000000000000000000000",
 ]
 
 NPM_METHODS = {

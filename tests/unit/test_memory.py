@@ -18,6 +18,7 @@ from threads import run_together
 
 from users_session_manager import MemoryStore, SessionError, SessionManager, Store
 from users_session_manager.policy import Policy
+from users_session_manager.stores.base import Callbacks
 
 
 def test_abstract():
@@ -42,7 +43,7 @@ class TestStore:
             go_on.wait(30)
             seen.append(reason)
 
-        store.open(announce, lambda session, left: None)
+        store.open(Callbacks(on_ended=announce))
         key, _ = store.add("Luca", 0.05)
         timer = store.sessions[key].timer
         assert started.wait(30)
@@ -83,9 +84,9 @@ class TestStore:
     def test_open(self):
         """It can be opened once."""
         store = MemoryStore(thread=False)
-        store.open(lambda session, reason: None, lambda session, left: None)
+        store.open(Callbacks())
         with pytest.raises(SessionError, match="before"):
-            store.open(lambda session, reason: None, lambda session, left: None)
+            store.open(Callbacks())
 
     @pytest.mark.parametrize("policy", [Policy(), Policy(warning=5)], ids=["plain", "with a warning"])
     def test_freed(self, policy):
@@ -161,7 +162,7 @@ class TestStore:
     def test_leaves_nothing(self):
         """A session that has ended leaves nothing: no former key, no entry of its user, no alarm."""
         store = MemoryStore(now=lambda: seconds, thread=False)
-        store.open(lambda session, reason: None, lambda session, left: None)
+        store.open(Callbacks())
         seconds = 0.0
 
         def many_sessions():
@@ -204,7 +205,7 @@ class TestStore:
         seconds = [0.0]
         store = MemoryStore(now=lambda: seconds[0], thread=False)
         ended: list[str] = []
-        store.open(lambda session, reason: ended.append(session.key), lambda *args: None)
+        store.open(Callbacks(on_ended=lambda session, reason: ended.append(session.key)))
         key = store.add("Luca", 10)[0]
         for seconds[0] in (5.0, 9.0):
             store.restart(key, 10)
@@ -260,7 +261,7 @@ class Interrupted:
     def __init__(self) -> None:
         self.seconds, self.ended, self.removed = 1000.0, [], []
         self.store = MemoryStore(now=lambda: self.seconds, thread=False)
-        self.store.open(lambda session, reason: self.ended.append(session.key), lambda *args: None)
+        self.store.open(Callbacks(on_ended=lambda session, reason: self.ended.append(session.key)))
         self.keys = [self.store.add("Luca", 10.5)[0] for _ in range(20)]
 
     def call(self, work: Any, act: Any, allocations: int) -> bool:

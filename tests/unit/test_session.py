@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import time
 
@@ -33,16 +34,25 @@ def test_copy(manager):
             _ = one.timer
 
 
-def test_age(manager):
-    """`authenticationAge` is counted from the last authentication, and a renewal is one."""
+def test_age(manager, clock):
+    """`authenticationAge` is counted from the last authentication, and a renewal is one; by a clock that is steady."""
     session = Session("Luca", "key", time.time() - 100, time.time() - 50)
     assert 50 <= session.authenticationAge < 90
     key = manager.loadNewSession("Luca")
     session = manager.getSession(key)
-    session.authenticatedAt -= 1000
-    assert session.authenticationAge >= 1000
+    session.authenticatedAt -= 1000  # as if the clock of the machine had been set
+    assert session.authenticationAge == 0
+    clock.turn(1000)
+    assert session.authenticationAge == 1000
     manager.renewSessionKey(key)
-    assert 0 <= session.authenticationAge < 900
+    assert session.authenticationAge == 0
+    clock.turn(5)
+    assert session.authenticationAge == 5
+
+
+def test_age_not_negative():
+    """Of a copy whose authentication is in the future, since a clock was set back, it is infinite: never a recent one."""
+    assert Session("Luca", "key", 1.0, time.time() + 100).authenticationAge == math.inf
 
 
 def test_defaults():

@@ -19,11 +19,11 @@ LAYERS = [
     ["stores.base"],
     ["stores.memory", "stores.expiry"],
     ["stores.redis.records"],
+    ["stores.redis.client"],
     ["stores.redis.script"],
     ["stores.redis"],
     ["stores"],
     ["manager"],
-    ["web"],
     ["integrations"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

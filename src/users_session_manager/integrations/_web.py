@@ -172,11 +172,11 @@ class RequestState:
             AuthenticationTooOld: Its user authenticated earlier than that.
             StoreUnavailable: The store cannot be asked.
         """
+        self.manager.serve()
         if self.key is None:
             raise SessionRejected
         session = self.manager.resumeSession(self.key) if prolong else self.manager.getSession(self.key)
-        # A clock that was set back would make everything fresh; a time in the future is not.
-        if max_age is not None and not 0 <= session.authenticationAge <= max_age:
+        if max_age is not None and session.authenticationAge > max_age:
             raise AuthenticationTooOld("the user has to authenticate again")
         if self.presented is None:  # the key has come by another way than the carrier's
             self._cookie_change = "set"
@@ -252,7 +252,9 @@ class RequestState:
     def _delete_ended_cookie(self) -> None:
         """Let the answer delete the cookie if its session has ended; another key than that may have been rejected."""
         with suppress(StoreUnavailable):  # it may be live
-            if self._cookie is not None and not self.cookie_changed and self.manager.findSession(self._cookie) is None:
+            if self._cookie is None or self.cookie_changed or self.manager.isForeign(self._cookie):
+                return
+            if self.manager.findSession(self._cookie) is None:
                 self._cookie_change = "delete"
 
     def write_cookie(self, set_cookie: Callable[..., object]) -> None:

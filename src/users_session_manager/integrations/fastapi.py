@@ -93,7 +93,8 @@ class UserSessions:
 
         From now on `app` answers a rejection with 401, an unavailable store with 503, and an authentication that is too
         old for a route with 403. From its start-up on, `async def` listeners run on its event loop, wherever events are
-        emitted. An application that is mounted on another one needs a call of its own, but has no start-up.
+        emitted; at its end threads and connections stop, see `SessionManager.stop`. An application that is mounted on
+        another one needs a call of its own, but has no start-up.
         """
         for error in REFUSED:
             app.add_exception_handler(error, self._refuse)
@@ -104,8 +105,11 @@ class UserSessions:
         @asynccontextmanager
         async def with_loop(app: FastAPI) -> AsyncIterator[Any]:
             self.manager.bindLoop()
-            async with lifespan(app) as state:
-                yield state
+            try:
+                async with lifespan(app) as state:
+                    yield state
+            finally:
+                await run_in_threadpool(self.manager.stop)  # which waits for threads and for the store
 
         app.router.lifespan_context = with_loop
 

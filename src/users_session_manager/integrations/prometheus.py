@@ -36,7 +36,7 @@ def instrument(manager: SessionManager, *, registry: CollectorRegistry = REGISTR
 
     | metric | kind | |
     |---|---|---|
-    | `users_session_manager_sessions` | gauge | sessions that are live at the instant of the scrape |
+    | `users_session_manager_sessions` | gauge | sessions; one in memory that has expired this moment may be counted |
     | `users_session_manager_sessions_created_total` | counter | logins |
     | `users_session_manager_sessions_ended_total` | counter | by `reason`: `deleted`, `expired` or `evicted` |
     | `users_session_manager_rejections_total` | counter | keys that were unknown or expired |
@@ -105,7 +105,7 @@ class _Metrics:
     def collect(self) -> Iterator[Metric]:
         gauge = self._sessions()
         with suppress(StoreUnavailable):  # the rest is known all the same
-            gauge.add_metric([], len(self._manager.getLoggedUsers()))
+            gauge.add_metric([], len(self._manager.sessions))
             yield gauge
         yield from self._counted()
 

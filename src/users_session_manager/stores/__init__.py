@@ -21,7 +21,11 @@ def open_store(store: str | Store | None) -> Store:
 
 def store_class(address: str) -> Any:
     """Return the class of store that an address is for; `ValueError` if there is none."""
-    scheme = address.partition(":")[0]
+    scheme, separator, _ = address.partition("://")
+    if not separator:  # it may hold a password, so it is not shown
+        raise ValueError(
+            "store must be an address with its scheme, such as redis://localhost:6379/0; this one has none"
+        )
     if scheme not in ("redis", "rediss", "unix"):
         # The rest of an address may hold a password.
         raise ValueError(f"store must be a Store or the address of a Redis, got one of {scheme[:20]!r}")

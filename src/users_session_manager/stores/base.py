@@ -5,14 +5,59 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import SessionError
 from ..policy import OwnLimits, Policy
 from ..session import Reason, Session
 
-OnEnded = Callable[[Session, Reason], object]
-OnExpiring = Callable[[Session, float], object]
+
+class Notice(NamedTuple):
+    """What has happened to a session, for its clients in each process: whoever announces an end, they get a logout.
+
+    | kind | |
+    |---|---|
+    | `"ended"` | it has ended |
+    | `"deleted"` | it has ended by `deleteSession`, of which npm sends no `notifyClientToLogout` |
+    | `"logout"` | its clients are to be logged out, by `sendLogoutMessage` |
+    | `"renewed"` | it has a new key |
+    | `"expiring"` | it expires in `left` seconds |
+    """
+
+    kind: Literal["ended", "deleted", "logout", "renewed", "expiring"]
+    session_id: Any
+    """What identifies the session in its store; `None` for a key that is not that of a live session."""
+    key: Any
+    """The present key of the session."""
+    left: float | None = None
+
+
+class Interest(NamedTuple):
+    """What this process has listeners for."""
+
+    ends: bool = True
+    warnings: bool = True
+    notices: bool = False
+
+
+class Callbacks(NamedTuple):
+    """What a store calls in the manager that has opened it.
+
+    | callable | |
+    |---|---|
+    | `on_ended(session, reason)` | announces the end of a session that has expired, or that another process handed on |
+    | `on_expiring(session, left)` | announces that a session expires in `left` seconds |
+    | `on_notice(notice)` | passes a notice to the clients of this process |
+    | `interest()` | returns the `Interest` of this process |
+    | `watched()` | returns the present keys of the sessions that have clients in this process, by their ids |
+    """
+
+    on_ended: Callable[[Session, Reason], object] = lambda *_: None
+    on_expiring: Callable[[Session, float], object] = lambda *_: None
+    on_notice: Callable[[Notice], object] = lambda _: None
+    interest: Callable[[], Interest] = Interest
+    watched: Callable[[], Mapping[Any, str]] = dict
+
 
 NO_LIMITS: Final = Policy()
 NOT_OWN: Final = OwnLimits()
@@ -31,17 +76,23 @@ class Store(ABC):
     call.
 
     **Ends.** The caller that takes a session out announces its end: `add`, `remove`, `remove_user` and `clear` return
-    what they took out, and what expires is passed to the callable given to `open`. After announcing an end, the caller
-    acknowledges it: a shared store gives a session whose end is not acknowledged in time to another process.
+    what they took out, and what expires is passed to `on_ended`. After announcing an end, the caller acknowledges it:
+    a shared store gives a session whose end is not acknowledged in time to another process. Where this process has no
+    listener for ends, a shared store hands them on at once.
+
+    **Notices.** The clients of a session are notified in each process, whoever announces. A store with `sends_notices`
+    does that by itself; for any other the manager does, as its sessions are those of one process.
 
     Each method is atomic and may be called from any thread. A store never emits, and calls nothing while it holds a
     lock. A store that cannot be reached raises `StoreUnavailable` from any method: then the answer is not known, nor is
     whether the change was made.
     """
 
+    sends_notices = False
+    """Whether the store passes notices on by itself."""
+
     _is_open = False
-    _on_ended: OnEnded = staticmethod(lambda *_: None)
-    _on_expiring: OnExpiring = staticmethod(lambda *_: None)
+    _callbacks = Callbacks()
 
     @property
     @abstractmethod
@@ -56,26 +107,33 @@ class Store(ABC):
         """
         return False
 
-    def open(self, on_ended: OnEnded, on_expiring: OnExpiring) -> None:
+    def open(self, callbacks: Callbacks) -> None:
         """Begin to pass on what happens by itself, on a thread of the store's own.
 
-        Args:
-            on_ended: Called with each session that has expired, and `"expired"`.
-            on_expiring: Called with each session `policy.warning` seconds before it expires, and the seconds left; once
-                per countdown, at once where that is shorter, and not at all once the session has ended.
+        `on_expiring` is called `policy.warning` seconds before a session expires, at once where that is shorter; once
+        per countdown, and not at all once the session has ended.
 
         Raises:
             SessionError: The store was opened before.
         """
         if self._is_open:
             raise SessionError(f"this {type(self).__name__} has been opened by a SessionManager before; make a new one")
-        self._is_open, self._on_ended, self._on_expiring = True, on_ended, on_expiring
+        self._is_open, self._callbacks = True, callbacks
 
-    def start(self) -> None:  # noqa: B027  # a default, not a gap
-        """Start what runs from the beginning. Called once, after `open` and without any lock held.
+    def serve(self) -> None:  # noqa: B027  # a default, not a gap
+        """Start what runs by itself: this process serves users. Called without any lock held; twice is harmless.
+
+        `add` and `restart` call it too. Does nothing unless a store needs it.
+        """
+
+    def stop(self) -> None:  # noqa: B027  # a default, not a gap
+        """Stop threads and connections; sessions stay, and the next use starts what it needs. Twice is harmless.
 
         Does nothing unless a store needs it.
         """
+
+    def interest_changed(self) -> None:  # noqa: B027  # a default, not a gap
+        """Ask for the `Interest` of this process again. Does nothing unless a store needs it."""
 
     @abstractmethod
     def add(
@@ -109,8 +167,8 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
-        """Give a live session a new key; return the key that it replaces and the new one.
+    def renew_key(self, key: object, overlap: float) -> tuple[Any, str, str] | None:
+        """Give a live session a new key; return the session's id, the key that it replaces and the new one.
 
         The old key, and those that it has replaced, are good for at most `overlap` more seconds. No deadline moves;
         `authenticatedAt` is now.
@@ -141,6 +199,22 @@ class Store(ABC):
         """Take all live sessions out and return them, in the order of creation."""
 
     @abstractmethod
+    def present_keys(self, session_ids: Sequence[Any]) -> list[str | None]:
+        """Return the present key of each of these sessions, `None` for one that has ended."""
+
+    def send_logout(self, key: object) -> None:
+        """Pass on a `"logout"` notice for the session of a key; without a live session, to `on_notice` alone."""
+        session = self.get(key)
+        self._callbacks.on_notice(Notice("logout", session and session._id, key))
+
+    def is_foreign(self, key: object) -> bool:  # noqa: ARG002
+        """Return whether `key` may be that of a session of another process, which this store does not have.
+
+        `False` by default.
+        """
+        return False
+
+    @abstractmethod
     def usernames(self) -> list[str]:
         """Return the username of each live session, in the order of creation."""
 
@@ -152,7 +226,7 @@ class Store(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stop threads and release everything, without announcing anything. Calling it twice is harmless.
+        """Stop for good and release everything, without announcing anything. Calling it twice is harmless.
 
         Afterwards `add` raises `SessionError`, and no key has a live session.
         """

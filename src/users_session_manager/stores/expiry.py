@@ -1,4 +1,7 @@
-"""What stores shared by processes have in common: ends are claimed under a lease, announced, and acknowledged."""
+"""What stores shared by processes have in common.
+
+Ends are claimed under a lease, announced by one process, and acknowledged; notices of them go to every process.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from ..clock import LOCK, Clock, Worker, register, report
+from ..clock import LOCK, Clock, Worker, notice_fork, register, report
 from ..errors import StoreUnavailable
 from ..policy import Policy, require_seconds
-from ..session import Reason, Session
+from ..session import Reason, Session, not_negative
 from ..timers import SessionTimer
-from .base import OnEnded, OnExpiring, Store
+from .base import Notice, Store
 
 # How often a process polls for expired sessions, in seconds. MIN_SESSION_TIMEOUT is twice that: so no session expires
 # before the poll that follows its start, and what that poll finds it waits for to the instant.
@@ -26,6 +29,8 @@ POLL_INTERVAL: Final = 1.0
 MIN_PAUSE: Final = 0.1
 # How soon it polls again when the store is unreachable.
 RETRY_INTERVAL: Final = 0.5
+# How often a process looks at the sessions of its own clients, in seconds: a notice may be lost.
+CHECK_INTERVAL: Final = 4.0
 
 
 class Snapshot(NamedTuple):
@@ -55,7 +60,11 @@ class SharedSession(Session):
 
     @property
     def authenticationAge(self) -> float:
-        return self._snapshot.age
+        return not_negative(self._snapshot.age)
+
+    @property
+    def _id(self) -> Any:
+        return self._snapshot.id
 
     @property
     def timer(self) -> threading.Timer:
@@ -75,16 +84,22 @@ class Claim(NamedTuple):
 class SharedStore(Store):
     """A store that processes share: one of them claims an end under a lease, announces it, and acknowledges that.
 
-    Two threads: the poller asks the store and never waits for a listener; the announcer runs the listeners. So leases
-    are kept while a listener takes its time. A third one, for timers, starts with the first timer that is asked for. A
-    forked child has its own threads, and none of what its parent has claimed.
+    A process claims only while it serves, and only if it has listeners for ends; of what it takes out itself without
+    such a listener it hands the announcement on. Whoever announces, the store sends a notice to every process.
 
-    A store of this kind has four methods beside those of `Store`: `_claim`, `_acknowledge`, `_extend` and
-    `_is_unreachable`. Each may raise `StoreUnavailable`, and be repeated.
+    Three threads: the poller asks the store and never waits for a listener; the announcer runs the listeners, so leases
+    are kept while a listener takes its time; the reader passes notices on, while there is anything to pass them to. A
+    fourth one, for timers, starts with the first timer that is asked for. A forked child has its own threads, serves
+    once it is asked to, and has none of what its parent has claimed.
+
+    A store of this kind has six methods beside those of `Store`: `_claim`, `_acknowledge`, `_extend`, `_read`,
+    `_disconnect` and `_is_unreachable`. Each but the last two may raise `StoreUnavailable`, and be repeated.
 
     Threads: any thread may call any method. `LOCK` guards what is claimed, to be announced and to be acknowledged; it
     is not held while the store is asked or while a listener runs.
     """
+
+    sends_notices = True
 
     def __init__(self, lease: float, now: Callable[[], float] | None, *, thread: bool) -> None:
         require_seconds("the lease", lease)
@@ -95,13 +110,17 @@ class SharedStore(Store):
         self._now = self._clock.now
         self._poller = Worker("users-session-manager poller", self._poll, self._poll_pause, thread=thread)
         self._announcer = Worker("users-session-manager announcer", self._announce, self._announce_pause, thread=thread)
+        self._reader = Worker("users-session-manager reader", self._pass_on, self._reader_pause, thread=thread)
         self._closed = False
         self._reset()
         register(self)
 
     def _reset(self) -> None:
         """Have nothing claimed: at the beginning, and in a forked child, whose parent announces what it has claimed."""
+        self._is_serving = False
         self._poll_at = inf
+        self._read_at = self._check_at = 0.0
+        self._notices: Iterator[Notice | None] | None = None
         self._is_announcing = False
         self._unacknowledged: set[Any] = set()  # the ids of all that this process has taken out
         self._to_acknowledge: list[Any] = []  # those of them whose ends have been announced
@@ -114,18 +133,37 @@ class SharedStore(Store):
 
     def _after_fork_in_child(self) -> None:
         self._reset()
-        self._poll_within(0)
 
     @property
     def blocking(self) -> bool:
         return True
 
-    def open(self, on_ended: OnEnded, on_expiring: OnExpiring) -> None:
-        super().open(on_ended, on_expiring)
+    def serve(self) -> None:
+        notice_fork()
+        if self._is_serving or not self._is_open or self._closed:
+            return
+        self._is_serving = True
         self._poll_within(0)
+        self.interest_changed()
 
-    def start(self) -> None:
-        self._poller.start()
+    def interest_changed(self) -> None:
+        if self._wants_notices():
+            self._reader.start()
+
+    def stop(self) -> None:
+        """Stop the threads, acknowledge what has been announced, and release the leases of all other claims."""
+        self._is_serving = False
+        self._clock.stop()
+        self._poller.stop()
+        self._interrupt()
+        self._reader.stop()
+        with LOCK:
+            ids = [session._snapshot.id for session in self._ended]
+            self._ended.clear()
+            self._expiring.clear()
+        self._announcer.stop()
+        self._release_leases(ids)
+        self._disconnect()
 
     def run_due(self) -> None:
         """Let all that has expired end and be announced, on the calling thread: for a store without threads."""
@@ -134,6 +172,8 @@ class SharedStore(Store):
         while self._poll_at <= self._now():
             self._poll()
             self._announce()
+        while self._wants_notices() and self._pass_on():
+            pass
 
     def acknowledge(self, ended: Iterable[Session]) -> None:
         with LOCK:
@@ -147,19 +187,12 @@ class SharedStore(Store):
             self._poll_within(0)
 
     def close(self) -> None:
-        """Stop the threads, acknowledge what has been announced, and release the leases of all other claims."""
         with LOCK:
             if self._closed:
                 return
             self._closed = True
-        self._clock.stop()
-        self._poller.stop()
-        with LOCK:
-            ids = [session._snapshot.id for session in self._ended]
-            self._ended.clear()
-            self._expiring.clear()
-        self._announcer.stop()
-        self._release_leases(ids)
+        self.stop()
+        self._clock.close()
 
     # What a store of this kind has beside the methods of `Store`
 
@@ -169,8 +202,11 @@ class SharedStore(Store):
         """Whether the store did not answer when it was asked last."""
 
     @abstractmethod
-    def _claim(self, lease: float) -> Iterator[Claim]:
-        """Claim ends for `lease` seconds, batch by batch; each batch is claimed when it is asked for."""
+    def _claim(self, lease: float, *, warnings: bool) -> Iterator[Claim]:
+        """Claim ends for `lease` seconds, batch by batch; each batch is claimed when it is asked for.
+
+        With 0 seconds sessions expire, and all is left to others; so are warnings unless `warnings`.
+        """
 
     @abstractmethod
     def _acknowledge(self, ids: Sequence[Any]) -> None:
@@ -180,10 +216,26 @@ class SharedStore(Store):
     def _extend(self, ids: Sequence[Any], lease: float) -> None:
         """Prolong the lease of claimed ends; with 0 seconds, give them to another process."""
 
+    @abstractmethod
+    def _read(self) -> Iterator[Notice | None]:
+        """Subscribe to notices; yield `None` once subscribed, then each notice, and `None` about once a second."""
+
+    @abstractmethod
+    def _interrupt(self) -> None:
+        """Let `_read` yield soon, if it waits."""
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Close all connections; the next call opens new ones."""
+
     # What it calls
 
+    def _own_lease(self) -> float:
+        """Return for how long this process has what it takes out: 0, to hand it on, without a listener for ends."""
+        return self._lease if self._callbacks.interest().ends else 0
+
     def _claimed(self, sessions: Iterable[SharedSession]) -> list[SharedSession]:
-        """Note and return the sessions that a call of this process has taken out: it has to announce their ends."""
+        """Note and return the sessions that a call of this process has claimed: it has to announce their ends."""
         found = list(sessions)
         with LOCK:
             self._unacknowledged.update(session._snapshot.id for session in found)
@@ -193,14 +245,16 @@ class SharedStore(Store):
         """Poll in that many seconds, or earlier."""
         with LOCK:
             at = self._now() + seconds
-            if at < self._poll_at and self._is_open and not self._closed:
-                self._poll_at = at
-                self._poller.wake()
+            if at >= self._poll_at or not self._is_open or self._closed:
+                return
+            self._poll_at = at
+            self._poller.wake()
+        self._poller.start()
 
     def _poll_in_time(self, left: float, policy: Policy) -> None:
         """Poll in time for what is due before the next regular poll, of a session that expires in `left` seconds."""
         seconds = left - (policy.warning or 0)
-        if seconds < POLL_INTERVAL:
+        if self._is_serving and seconds < POLL_INTERVAL:
             self._poll_within(max(0.0, seconds))
 
     def _start_timer(self, seconds: float) -> SessionTimer:
@@ -232,17 +286,22 @@ class SharedStore(Store):
                 ids = list(self._unacknowledged)
             self._extend(ids, self._lease)
             self._extend_at = self._now() + self._lease / 3
-        pause = POLL_INTERVAL
         if self._is_announcing:
             self._announcer.start()  # it may have failed to start
-        else:
-            for claim in self._claim(self._lease):
-                pause = min(pause, claim.next_in)
-                if claim.ended or claim.expiring:
-                    self._announce_soon(claim)
-                if self._is_announcing:
-                    break  # the rest is claimed once these have been announced
-        return max(MIN_PAUSE, pause)
+        elif self._is_serving:
+            return max(MIN_PAUSE, self._claim_due())
+        return POLL_INTERVAL if self._is_serving or self._unacknowledged else inf
+
+    def _claim_due(self) -> float:
+        """Claim what is due; return the seconds until there is more."""
+        pause, warnings = POLL_INTERVAL, self._callbacks.interest().warnings
+        for claim in self._claim(self._own_lease(), warnings=warnings):
+            pause = min(pause, claim.next_in)
+            if claim.ended or claim.expiring:
+                self._announce_soon(claim)
+            if self._is_announcing:
+                break  # the rest is claimed once these have been announced
+        return pause
 
     def _announce_soon(self, claim: Claim) -> None:
         sessions = sorted(self._claimed(claim.ended), key=lambda session: session._snapshot.left)
@@ -287,7 +346,7 @@ class SharedStore(Store):
         with LOCK:
             if self._expiring:
                 session = self._expiring.popleft()
-                return partial(self._on_expiring, session, session._snapshot.left)
+                return partial(self._callbacks.on_expiring, session, session._snapshot.left)
             if self._ended:
                 return partial(self._announce_end, self._ended.popleft())
             self._is_announcing = False
@@ -295,6 +354,40 @@ class SharedStore(Store):
 
     def _announce_end(self, session: SharedSession) -> None:
         try:
-            self._on_ended(session, session._snapshot.reason)
+            self._callbacks.on_ended(session, session._snapshot.reason)
         finally:
             self.acknowledge((session,))
+
+    # On the reader's thread
+
+    def _wants_notices(self) -> bool:
+        return self._is_serving and self._callbacks.interest().notices
+
+    def _reader_pause(self) -> float:
+        return self._read_at - self._now() if self._wants_notices() else inf
+
+    def _pass_on(self) -> bool:
+        """Wait for a notice and pass it on; return whether there was one."""
+        try:
+            if self._notices is None:
+                self._notices, self._check_at = self._read(), 0.0
+            notice = next(self._notices)
+            if notice is not None:
+                self._callbacks.on_notice(notice)
+            if self._check_at <= self._now():
+                self._check_at = self._now() + CHECK_INTERVAL
+                self._check()
+        except StoreUnavailable:  # it is in the log, once
+            self._notices = None
+            self._read_at = self._now() + RETRY_INTERVAL
+            return False
+        return notice is not None
+
+    def _check(self) -> None:
+        """Pass on what no notice has said of the sessions that have clients in this process."""
+        watched = self._callbacks.watched()
+        for session_id, key in zip(watched, self.present_keys([*watched]), strict=True):
+            if key is None:
+                self._callbacks.on_notice(Notice("deleted", session_id, watched[session_id]))
+            elif key != watched[session_id]:
+                self._callbacks.on_notice(Notice("renewed", session_id, key))

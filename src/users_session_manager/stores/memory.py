@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,9 +15,10 @@ from typing import Any
 
 from ..clock import LOCK, Clock
 from ..errors import SessionError, TooManySessions
-from ..keys import label, new_key
+from ..keys import is_foreign, label, new_key
+from ..log import log
 from ..policy import OwnLimits, Policy
-from ..session import Session
+from ..session import Session, not_negative
 from ..timers import SessionTimer, require_interval
 from .base import NO_LIMITS, NOT_OWN, Store
 
@@ -26,11 +29,22 @@ class MemorySession(Session):
     `_deadline` is when it expires: infinite while its timer is cancelled. `_interval` is the length of its countdown.
     `_warn_at` is when its warning is due: `None` without one in this countdown, infinite once it was given. `_limit` is
     the end of its lifetime, `_lifetime` one of its own, `_serial` its place in the order of creation. `_entry` belongs
-    to the clock.
+    to the clock. `_authenticated_at` is `authenticatedAt` by the clock of the store, which does not jump.
     """
 
     __slots__ = (
-        *("_deadline", "_entry", "_interval", "_lifetime", "_limit", "_serial", "_started_at", "_store", "_timer"),
+        *(
+            "_authenticated_at",
+            "_deadline",
+            "_entry",
+            "_interval",
+            "_lifetime",
+            "_limit",
+            "_serial",
+            "_started_at",
+            "_store",
+            "_timer",
+        ),
         "_warn_at",
     )
 
@@ -44,7 +58,7 @@ class MemorySession(Session):
         self.formerKeys: tuple[str, ...] = ()
         self._store = store
         self._serial = 0
-        self._started_at = store.now()
+        self._started_at = self._authenticated_at = store.now()
         self._deadline = -inf  # until its countdown starts
         self._limit = inf
         self._interval = 0.0
@@ -54,8 +68,16 @@ class MemorySession(Session):
         self._timer: SessionTimer | None = None
 
     @property
+    def authenticationAge(self) -> float:
+        return not_negative(self._store.now() - self._authenticated_at)
+
+    @property
     def timer(self) -> threading.Timer:
         return self._timer or self._store._make_timer(self)
+
+    @property
+    def _id(self) -> MemorySession:
+        return self
 
     def ring(self, now: float) -> Callable[[], object] | None:
         store, timer, warn_at = self._store, self._timer, self._warn_at
@@ -66,9 +88,9 @@ class MemorySession(Session):
         if is_due:
             self._warn_at = inf
         store._set_alarm(self)
-        return partial(store._on_expiring, self, self._deadline - now) if is_due else None
+        return partial(store._callbacks.on_expiring, self, self._deadline - now) if is_due else None
 
-    def clock_stopped(self) -> None:
+    def clock_closed(self) -> None:
         """Do nothing: closing the store ends the timers."""
 
 
@@ -116,6 +138,7 @@ class MemoryStore(Store):
         self._former: dict[str, tuple[MemorySession, float]] = {}  # each former key, and until when it is good
         self._serials = itertools.count()
         self._has_renewed = False  # whether a renewal has moved a session to the end of `sessions`
+        self._has_warned = False  # whether the log says that there are other processes
         self._closed = False
 
     def __repr__(self) -> str:
@@ -124,6 +147,16 @@ class MemoryStore(Store):
     @property
     def sessions(self) -> Sessions:
         return self._sessions
+
+    def serve(self) -> None:
+        if self.clock.start() and _is_reloaded():
+            log.warning(
+                "Sessions in memory end with each reload of the development server: use SessionManager(store=...) to "
+                "keep them, see docs/deployment.md"
+            )
+
+    def stop(self) -> None:
+        self.clock.stop()
 
     def run_due(self) -> int:
         """Let all that has expired end, on the calling thread; return for how many sessions something was due."""
@@ -135,7 +168,7 @@ class MemoryStore(Store):
         self, username: str, timeout: float, policy: Policy = NO_LIMITS, data: Any = None, own: OwnLimits = NOT_OWN
     ) -> tuple[str, Sequence[Session]]:
         require_interval(timeout if own.timeout is None else own.timeout)
-        self.clock.start()
+        self.serve()
         session = MemorySession(self, username, data)
         session.timeout, session._lifetime = own
         with LOCK:
@@ -153,12 +186,15 @@ class MemoryStore(Store):
         except Exception:  # noqa: BLE001  # KeyError, or whatever the hash of something odd raises
             former = self._by_former_key(key)
             if former is None:
+                if not self._has_warned and is_foreign(key):
+                    self._warn_of_other_processes()
                 return None
             session = former
         return session if session._deadline > self.now() else None
 
     def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> MemorySession | None:
         require_interval(timeout)
+        self.serve()
         with LOCK:
             session = self.get(key)
             if session is None:
@@ -180,13 +216,13 @@ class MemoryStore(Store):
             old.end()
         return self._make_timer(session)
 
-    def renew_key(self, key: object, overlap: float) -> tuple[str, str] | None:
-        new, authenticated_at = new_key(), time.time()
+    def renew_key(self, key: object, overlap: float) -> tuple[Any, str, str] | None:
+        new, unix, now = new_key(), time.time(), self.now()
         with LOCK:
             session = self.get(key)
             if session is None:
                 return None
-            old, until = session.key, self.now() + overlap
+            old, until = session.key, now + overlap
             self._shorten_former_keys(session, until)
             if overlap:
                 self._former[old] = session, until
@@ -195,11 +231,12 @@ class MemoryStore(Store):
             if old not in self._sessions:
                 self._former.pop(old, None)
                 return None
-            session.key, session.authenticatedAt, session.formerKeys = new, authenticated_at, former_keys
+            session.key, session.formerKeys = new, former_keys
+            session.authenticatedAt, session._authenticated_at = unix, now
             self._sessions[new] = session
             del self._sessions[old]
             self._has_renewed = True
-        return old, new
+        return session, old, new
 
     def time_left(self, key: object) -> float | None:
         session = self.get(key)
@@ -236,6 +273,13 @@ class MemoryStore(Store):
             ended = [session for session in self._live() if self._pop(session)]
         return _end_timers(ended)
 
+    def present_keys(self, session_ids: Sequence[MemorySession]) -> list[str | None]:
+        with LOCK:
+            return [each.key if self.get(each.key) is each else None for each in session_ids]
+
+    def is_foreign(self, key: object) -> bool:
+        return is_foreign(key)
+
     def usernames(self) -> list[str]:
         with LOCK:
             return [session.username for session in self._live()]
@@ -247,7 +291,7 @@ class MemoryStore(Store):
             sessions, self._sessions = self._sessions, Sessions()
             former, self._former = self._former, {}
             self._by_user = None
-        self.clock.stop()
+        self.clock.close()
         former.clear()
         _end_timers(sessions.values())
 
@@ -285,6 +329,15 @@ class MemoryStore(Store):
         except BaseException:  # a signal handler has raised it
             self._pop(session)
             raise
+
+    def _warn_of_other_processes(self) -> None:
+        self._has_warned = True
+        log.warning(
+            "A key was presented that another process has issued, and sessions are in the memory of this one. With "
+            "several workers each keeps its own, and users seem logged out at random: use one process with threads, or "
+            "SessionManager(store=...), see docs/deployment.md. If the application was just restarted, its sessions "
+            "have ended with it"
+        )
 
     # Former keys
 
@@ -364,7 +417,7 @@ class MemoryStore(Store):
             if not self._pop(session):
                 return
         try:
-            self._on_ended(session, "expired")
+            self._callbacks.on_ended(session, "expired")
         finally:
             if session._timer is not None:
                 session._timer.end()
@@ -408,3 +461,8 @@ def _end_timers(ended: Iterable[MemorySession]) -> list[MemorySession]:
         if session._timer is not None:
             session._timer.end()
     return sessions
+
+
+def _is_reloaded() -> bool:
+    """Return whether a development server reloads this process: that of Werkzeug or Django, or by `--reload`."""
+    return "true" in (os.environ.get("WERKZEUG_RUN_MAIN"), os.environ.get("RUN_MAIN")) or "--reload" in sys.argv

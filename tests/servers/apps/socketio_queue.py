@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parents[2] / "support"))
 from socketio_client import new_client
 
 MAX_WAIT = 30
-KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d_[0-9A-F]{32}")
+KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d-[a-z2-7]{4}_[0-9A-F]{32}")
 
 
 class HandClock:

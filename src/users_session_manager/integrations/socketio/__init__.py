@@ -7,7 +7,7 @@ which session.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pkgutil import resolve_name
 from typing import Any
 
@@ -29,8 +29,7 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
         manager: The manager of the sessions.
         io: The server, which becomes the manager's socket reference: a `socketio.Server`, where gevent and eventlet
             modes need a monkey-patched standard library; a `socketio.AsyncServer`, whose event loop is found by itself;
-            a `flask_socketio.SocketIO` that has its application; or, in a process without a server, a
-            `socketio.PubSubManager` such as a write-only `RedisManager`.
+            or a `flask_socketio.SocketIO` that has its application.
         namespace: The namespace of the clients.
         cookie: The name of a cookie of the handshake that holds the key, for clients that send `session_key` without
             one: a page whose key is in an HttpOnly cookie cannot read it (OWASP ASVS 5.0, 3.3.4).
@@ -47,25 +46,23 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
     Each client of a session gets one `logout` when the session ends, however it ends, and one for each
     `sendLogoutMessage`; with every `sessionExpiring` it gets `session_expiring` and the seconds left. When the key of
     the session is renewed, its clients move to the room of the new key.
+
+    With a shared store, call it in each process that has a server: each notifies its own clients, wherever a session
+    ends. That needs no message queue, and no call in a process without a server; a queue that the application has for
+    messages of its own does no harm.
     """
     server = _server_of(io)
-    has_clients = not isinstance(server, socketio.PubSubManager)
-    if has_clients and JOIN in server.handlers.get(namespace, {}):
+    if JOIN in server.handlers.get(namespace, {}):
         raise SessionError(f"this server has a handler of {JOIN!r} in namespace {namespace!r} already")
     kind = LoopNotifier if isinstance(server, socketio.AsyncServer) else Notifier
     notifier = kind(manager, server, namespace, cookie)
     undo = ExitStack()  # it calls the last one first, and nothing the second time
     undo.callback(lambda: manager.getSocketReference() is io and manager.initSocketReference(None))
     undo.callback(notifier.detach)
-    undo.enter_context(suppress(KeyError))  # the application may have removed all listeners
-    events = ("notifyClientToLogout", "sessionExpiring", "sessionRenewed", "sessionEnded")
-    listeners: tuple[Callable[..., None], ...] = (notifier.notify, notifier.warn, notifier.renew, notifier.close)
-    for event, listener in zip(events, listeners, strict=True):
-        manager.on(event, listener)
-        undo.callback(manager.remove_listener, event, listener)
-    if has_clients:
-        server.on(JOIN, notifier.join, namespace=namespace)
-        undo.callback(server.handlers[namespace].pop, JOIN)
+    undo.callback(manager.removeWatcher, notifier)
+    undo.callback(server.handlers.setdefault(namespace, {}).pop, JOIN, None)
+    server.on(JOIN, notifier.join, namespace=namespace)
+    manager.addWatcher(notifier)
     manager.initSocketReference(io)
     return undo.close
 
@@ -79,13 +76,13 @@ _PATCHES = (
 
 
 def _server_of(io: Any) -> Any:
-    """Return the server or message queue behind `io`, if what other threads send reaches its clients."""
-    kinds = (socketio.Server, socketio.AsyncServer, socketio.PubSubManager)
+    """Return the server behind `io`, if what other threads send reaches its clients."""
+    kinds = (socketio.Server, socketio.AsyncServer)
     server = io if isinstance(io, kinds) else getattr(io, "server", None)
     if not isinstance(server, kinds):
         raise TypeError(
-            "io must be a socketio.Server, a socketio.AsyncServer, a flask_socketio.SocketIO that has its application, "
-            f"or a socketio.PubSubManager; got {type(io).__name__}"
+            "io must be a socketio.Server, a socketio.AsyncServer or a flask_socketio.SocketIO that has its "
+            f"application, got {type(io).__name__}; a process without a server needs no attach()"
         )
     mode = getattr(server, "async_mode", "")
     for prefix, is_patched, module, cure in _PATCHES:

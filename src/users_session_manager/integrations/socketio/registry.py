@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ...clock import LOCK
+from ...clock import LOCK, register
 
 
 class ClientRegistry:
@@ -18,9 +18,10 @@ class ClientRegistry:
     While the end of a session is being sent, no client enters its rooms: a client that joins then gets its `logout`
     from the second check of the join, and would get another one through the room.
 
-    Threads: any thread may call any method for a server with threads; for an `AsyncServer` only that of its loop may.
-    The functions of python-socketio that are called with `LOCK` held change its tables: they send nothing, log nothing
-    and await nothing, unlike the server's own `enter_room` and `leave_room`.
+    Threads: any thread may call any method for a server with threads; for an `AsyncServer` only that of its loop may,
+    but for `watched` and `has_clients`. The functions of python-socketio that are called with `LOCK` held change its
+    tables: they send nothing, log nothing and await nothing, unlike the server's own `enter_room` and `close_room`,
+    which also tell a message queue.
 
     Args:
         rooms: The `manager` of the server.
@@ -28,81 +29,102 @@ class ClientRegistry:
     """
 
     def __init__(self, rooms: Any, namespace: str) -> None:
-        self.members: dict[str, set[str]] = {}  # session key: the ids of its clients
-        self.key_of: dict[str, str] = {}  # and the other way round
-        self.ending: set[str] = set()  # the keys of sessions whose end is being sent
         self._rooms = rooms
         self._namespace = namespace
+        self._reset()
+        register(self)
+
+    def _reset(self) -> None:
+        self._members: dict[Any, set[str]] = {}  # session id: the ids of its clients
+        self._joined: dict[str, tuple[Any, str]] = {}  # client id: the id of its session, and the key that its room has
+        self._ending: set[Any] = set()  # the ids of sessions whose end is being sent
         self._prune_at = 1
 
-    def add(self, sid: str, key: str) -> bool:
+    def _after_fork_in_child(self) -> None:
+        self._reset()  # the clients are connected to the parent
+
+    def has_clients(self, session_id: Any) -> bool:
+        """Return whether a session has clients."""
+        return session_id in self._members
+
+    def watched(self) -> dict[Any, str]:
+        """Return the key of each session that has clients, by its id."""
+        with LOCK:
+            return dict(self._joined.values())
+
+    def add(self, sid: str, session_id: Any, key: str) -> bool:
         """Register a client for this session alone; return whether it is connected."""
         with LOCK:
-            if len(self.key_of) >= self._prune_at:  # it has doubled; a client that has disconnected is not reported
-                for gone in [other for other in self.key_of if not self.is_connected(other)]:
+            if len(self._joined) >= self._prune_at:  # it has doubled; a client that has disconnected is not reported
+                for gone in [other for other in self._joined if not self.is_connected(other)]:
                     self._assign(gone, None)
-                self._prune_at = 2 * len(self.key_of) + 1
-            self._assign(sid, key if self.is_connected(sid) else None)
-            return sid in self.key_of
+                self._prune_at = 2 * len(self._joined) + 1
+            self._assign(sid, (session_id, key) if self.is_connected(sid) else None)
+            return sid in self._joined
 
-    def move(self, keys: Sequence[str]) -> None:
-        """Register the clients of a session under the first of its keys.
-
-        The others are all former keys: renewals may be announced in the wrong order, or in another process.
-        """
-        new, *former = keys
+    def move(self, session_id: Any, key: str) -> None:
+        """Let the clients of a session be in the room of its new key."""
         with LOCK:
-            for sid in self.clients(former):
-                if self.key_of.get(sid) in former:  # else its session has ended on this very thread, see `_assign`
-                    self._assign(sid, new)
+            for sid in self.clients(session_id):
+                if sid in self._joined and self._joined[sid][0] == session_id:  # it may have ended, see `_assign`
+                    self._assign(sid, (session_id, key))
 
     def remove(self, sid: str) -> bool:
         """Remove a client; return whether it was registered."""
         with LOCK:
-            return self._assign(sid, None) is not None
+            return self._assign(sid, None)
 
-    def remove_session(self, keys: Iterable[str]) -> list[str]:
-        """Remove and return the clients of a session; none enters its rooms until its keys are taken from `ending`."""
+    def begin_end(self, session_id: Any, key: str) -> list[str]:
+        """Remove and return the clients of a session, and empty the room of its key.
+
+        No client enters that room until `finish_end`.
+        """
         with LOCK:
-            self.ending.update(keys)
-            for sid in (clients := self.clients(keys)):
+            self._ending.add(session_id)
+            for sid in (clients := self.clients(session_id)):
                 self._assign(sid, None)
+            retry_on_key_error(self._rooms.basic_close_room, key, self._namespace)  # others may be in it
             return clients
+
+    def finish_end(self, session_id: Any) -> None:
+        """Note that the end of a session has been sent."""
+        self._ending.discard(session_id)
 
     def remove_all(self) -> None:
         """Remove all clients."""
         with LOCK:
-            self.remove_session(list(self.members))
+            for sid in [*self._joined]:
+                self._assign(sid, None)
 
-    def clients(self, keys: Iterable[str]) -> list[str]:
-        """Return the clients of a session with these keys."""
+    def clients(self, session_id: Any) -> list[str]:
+        """Return the clients of a session."""
         with LOCK:
-            return list({sid for key in keys for sid in self.members.get(key, ())})
+            return [*self._members.get(session_id, ())]
 
     def is_connected(self, sid: str) -> bool:
         """Return whether a client is connected."""
         return bool(retry_on_key_error(self._rooms.is_connected, sid, self._namespace))
 
-    def _assign(self, sid: str, key: str | None) -> str | None:
-        """Register a client for this session or for none, and move it to that room; return the key it had before.
+    def _assign(self, sid: str, new: tuple[Any, str] | None) -> bool:
+        """Register a client for a session and its key, or for none; return whether it was registered before.
 
         Called with `LOCK` held. A finalizer or a signal handler may end a session on this very thread even so:
         therefore the tables change first, and a room is entered only if the client is registered still.
         """
-        old = self.key_of.pop(sid, None)
+        old = self._joined.pop(sid, None)
         if old is not None:
-            self.members[old].remove(sid)
-            if not self.members[old]:
-                del self.members[old]
-        if key is not None:
-            self.members.setdefault(key, set()).add(sid)
-            self.key_of[sid] = key
+            self._members[old[0]].remove(sid)
+            if not self._members[old[0]]:
+                del self._members[old[0]]
+        if new is not None:
+            self._members.setdefault(new[0], set()).add(sid)
+            self._joined[sid] = new
         if old is not None:
-            retry_on_key_error(self._rooms.basic_leave_room, sid, self._namespace, old)
-        if key is not None and self.key_of.get(sid) == key and key not in self.ending and self.is_connected(sid):
+            retry_on_key_error(self._rooms.basic_leave_room, sid, self._namespace, old[1])
+        if new and self._joined.get(sid) == new and new[0] not in self._ending and self.is_connected(sid):
             with suppress(KeyError, ValueError):  # it disconnects at this moment
-                retry_on_key_error(self._rooms.basic_enter_room, sid, self._namespace, key)
-        return old
+                retry_on_key_error(self._rooms.basic_enter_room, sid, self._namespace, new[1])
+        return old is not None
 
 
 def retry_on_key_error(call: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections import namedtuple
 from collections.abc import Callable, Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args, get_type_hints
 
 from ...keys import label
 from ...log import log
 from ...session import Reason
 from ...timers import SessionTimer
+from ..base import Notice
 from ..expiry import SharedSession, Snapshot
 
 _REASONS: Final[dict[bytes, Reason]] = {reason.encode(): reason for reason in get_args(Reason)}
+
+_NOTICE_KINDS: Final = get_args(get_type_hints(Notice)["kind"])
 
 # What the script returns of a session, all of it `bytes`; see `record` there.
 _Record = namedtuple("_Record", "id key user data former created authenticated now own left reason serial")
@@ -47,6 +50,18 @@ def ended_session(start_timer: Callable[[float], SessionTimer], fields: Sequence
     record = _Record(*fields)
     session = live_session(start_timer, fields)
     return session or _session(record, start_timer, as_any_text(record.user), None)
+
+
+def notice(message: bytes) -> Notice | None:
+    """Return the notice of a message; `None` for an empty one, and for one that no RedisStore has sent."""
+    kind, *values = message.decode("ascii", "replace").split(" ")
+    if kind not in _NOTICE_KINDS or len(values) != 3:
+        return None
+    session_id, key, left = values
+    try:
+        return Notice(cast(Any, kind), session_id.encode(), key, float(left) if left else None)
+    except ValueError:
+        return None
 
 
 def as_any_text(user: bytes) -> str:

@@ -5,7 +5,10 @@
 --
 --   due            sorted set: id of a session -> the time at which it expires
 --   warn           sorted set: id -> the time at which its warning is due
+--   expiring       sorted set: id -> the deadline of which a warning is to be announced
 --   ended          sorted set: id -> until when the process that took it out has the lease to announce its end
+--   listens        string: there while a process with listeners for ends has served in the last days; without it, ends
+--                  are announced to none, and not kept
 --   s:<id>         hash: the session; its id is the first key it had, and outlives renewals. Fields: key, user, data;
 --                  created and authenticated (Unix time), started_at (in the time of the deadlines) and serial (the
 --                  order of creation); deadline, own (a timeout of its own), limit (the end of its lifetime) and fixed
@@ -13,6 +16,9 @@
 --                  deadline whose warning is set), reason (why it has ended)
 --   k:<key>        string: the id of the session that a renewal has given this key
 --   u:<username>   sorted set: id -> when it started; the sessions of a user
+--
+-- Notices of sessions are published on the channel `notices`, which all groups share: a kind, the id, the present key
+-- and perhaps the seconds left, as words of a text.
 --
 -- ARGV: the operation, the time or nothing for that of the server, and what the operation takes. What is absent is an
 -- empty text. Numbers are returned as texts, since Redis would cut their fractions off.
@@ -30,6 +36,12 @@ local now = ARGV[2] == '' and unix or tonumber(ARGV[2])
 local function text(number) return string.format('%.17g', number) end
 local function whole(number) return string.format('%.0f', number) end
 local function prefix_of(due) return string.sub(due, 1, -4) end
+
+-- The user may lack the permission to publish: an end is one all the same.
+local channel = string.match(KEYS[1], '^(.*){%d+}:due$') .. 'notices'
+local function notify(kind, id, key, left)
+  redis.pcall('PUBLISH', channel, kind .. ' ' .. id .. ' ' .. key .. ' ' .. (left and text(left) or ''))
+end
 
 local function extend_ttl(key, seconds)
   if redis.call('PTTL', key) < (seconds + GRACE / 2) * 1000 then
@@ -120,19 +132,30 @@ local function count_down(prefix, s, timeout, lifetime, warning)
   if s.key ~= s.id then extend_ttl(prefix .. 'k:' .. s.key, left) end
 end
 
-local function end_session(prefix, s, reason, lease)
+local function forget(prefix, id)
+  redis.call('ZREM', prefix .. 'ended', id)
+  redis.call('DEL', prefix .. 's:' .. id)
+end
+
+-- Takes a session out. Its end is announced by the caller, which has a lease for that; with one of no seconds it is left
+-- to another process, if there is one with a listener.
+local function end_session(prefix, s, reason, lease, kind)
   s.reason = reason
   redis.call('ZREM', prefix .. 'due', s.id)
   redis.call('ZREM', prefix .. 'warn', s.id)
+  redis.call('ZREM', prefix .. 'expiring', s.id)
   redis.call('ZREM', prefix .. 'u:' .. s.user, s.id)
   if s.former[1] then
     redis.call('DEL', prefix .. 'k:' .. s.key)
     for _, former in ipairs(s.former) do redis.call('DEL', prefix .. 'k:' .. former[1]) end
   end
-  redis.call('HSET', prefix .. 's:' .. s.id, 'reason', reason)
-  redis.call('ZADD', prefix .. 'ended', text(now + lease), s.id)
-  extend_ttl(prefix .. 's:' .. s.id, lease)
-  extend_ttl(prefix .. 'ended', lease)
+  if lease > 0 or redis.call('EXISTS', prefix .. 'listens') == 1 then
+    redis.call('HSET', prefix .. 's:' .. s.id, 'reason', reason)
+    redis.call('ZADD', prefix .. 'ended', text(now + lease), s.id)
+    extend_ttl(prefix .. 's:' .. s.id, lease)
+    extend_ttl(prefix .. 'ended', lease)
+  else forget(prefix, s.id) end
+  notify(kind, s.id, s.key)
   return record(s)
 end
 
@@ -176,7 +199,9 @@ function operations.add(prefix, key, user, timeout, own, lifetime, fixed, most, 
     local there = live_of(prefix, user)
     local too_many = #there + 1 - tonumber(most)
     if too_many > 0 and overflow == 'reject' then return {'full', #there} end
-    for index = 1, too_many do evicted[index] = end_session(prefix, there[index], 'evicted', tonumber(lease)) end
+    for index = 1, too_many do 
+      evicted[index] = end_session(prefix, there[index], 'evicted', tonumber(lease), 'ended')
+    end
   end
   local hash = prefix .. 's:' .. key
   -- What is not there is not deleted: after that write Redis would let the others pass, however full its memory is.
@@ -208,7 +233,7 @@ function operations.renew_key(prefix, key, new, overlap)
   local s = find(prefix, key)
   if not s or s.key == new then
     s = find(prefix, new) -- asked again, since the answer was lost
-    return s and s.key == new and s.former[#s.former][1] or false
+    return s and s.key == new and {s.id, s.former[#s.former][1]} or false
   end
   local old, good_until = s.key, now + tonumber(overlap)
   for _, former in ipairs(s.former) do former[2] = text(math.min(tonumber(former[2]), good_until)) end
@@ -220,7 +245,23 @@ function operations.renew_key(prefix, key, new, overlap)
   if tonumber(overlap) == 0 then
     for _, former in ipairs(s.former) do redis.call('DEL', prefix .. 'k:' .. former[1]) end
   end
-  return old
+  notify('renewed', s.id, new)
+  return {s.id, old}
+end
+
+function operations.send_logout(prefix, key)
+  local s = find(prefix, key)
+  if s then notify('logout', s.id, s.key) end
+  return s and 1 or 0
+end
+
+function operations.present_keys(prefix, ...)
+  local keys = {}
+  for index, id in ipairs({...}) do
+    local s = live(prefix, id)
+    keys[index] = s and s.key or ''
+  end
+  return keys
 end
 
 function operations.set_data(prefix, key, data)
@@ -233,7 +274,7 @@ end
 
 function operations.remove(prefix, key, lease)
   local s = find(prefix, key)
-  return s and end_session(prefix, s, 'deleted', tonumber(lease)) or false
+  return s and end_session(prefix, s, 'deleted', tonumber(lease), 'deleted') or false
 end
 
 function operations.of_user(prefix, user)
@@ -245,17 +286,16 @@ end
 function operations.remove_user(prefix, user, except, lease)
   local kept, ended = except ~= '' and find(prefix, except), {}
   for _, s in ipairs(live_of(prefix, user)) do
-    if not (kept and kept.id == s.id) then ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease)) end
+    if not (kept and kept.id == s.id) then
+      ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease), 'ended')
+    end
   end
   return ended
 end
 
 -- What has been announced is done with.
 function operations.acknowledge(prefix, ...)
-  for _, id in ipairs({...}) do
-    redis.call('ZREM', prefix .. 'ended', id)
-    redis.call('DEL', prefix .. 's:' .. id)
-  end
+  for _, id in ipairs({...}) do forget(prefix, id) end
 end
 
 -- A process that is still announcing prolongs its lease; with one of no seconds it gives the end to another.
@@ -285,46 +325,67 @@ end
 function multi_group.clear(lease, batch_size, ...)
   local ended = {}
   local cursors = scan(tonumber(batch_size), {...}, function(prefix, s)
-    ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease))
+    ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease), 'ended')
   end)
   return {cursors, ended}
 end
 
--- Claims what has expired, and what other processes have taken out and not announced in time; at most `batch_size` of them.
-function multi_group.claim(batch_size, lease)
-  local room = tonumber(batch_size)
-  local ended, warned, next_at = {}, {}, math.huge
+-- Lets sessions expire, and claims what has ended and is not announced in time, at most `batch_size` of them. Without a
+-- listener for ends (a lease of no seconds) or for warnings, the process leaves these to others.
+function multi_group.claim(batch_size, lease, warnings)
+  local room, ended, expiring, next_at = tonumber(batch_size), {}, {}, math.huge
+  lease = tonumber(lease)
   for _, due in ipairs(KEYS) do
     local prefix = prefix_of(due)
-    local function due_ids(set)
-      local ids = room > 0 and redis.call('ZRANGEBYSCORE', prefix .. set, '-inf', text(now), 'LIMIT', 0, room) or {}
+    local function due_ids(set, from)
+      local ids = room > 0 and redis.call('ZRANGEBYSCORE', prefix .. set, '-inf', from, 'LIMIT', 0, room) or {}
       room = room - #ids
       return ids
     end
-    for _, id in ipairs(due_ids('ended')) do
+    if lease > 0 then
+      redis.call('SET', prefix .. 'listens', '', 'NX')
+      extend_ttl(prefix .. 'listens', 0)
+    end
+    local is_kept = lease > 0 or redis.call('EXISTS', prefix .. 'listens') == 1
+    for _, id in ipairs((lease > 0 or not is_kept) and due_ids('ended', text(now)) or {}) do
       local s = read(prefix, id)
-      if s and s.reason then
+      if lease > 0 and s and s.reason then
         redis.call('ZADD', prefix .. 'ended', text(now + lease), id)
         ended[#ended + 1] = record(s)
+      elseif s and s.reason then forget(prefix, id)
       else redis.call('ZREM', prefix .. 'ended', id) end
     end
-    for _, id in ipairs(due_ids('warn')) do
-      redis.call('ZREM', prefix .. 'warn', id)
-      local s = live(prefix, id)
-      if s then warned[#warned + 1] = record(s) end
-    end
-    for _, id in ipairs(due_ids('due')) do
+    for _, id in ipairs(due_ids('due', text(now))) do
       local s = read(prefix, id)
       if not s or s.reason then redis.call('ZREM', due, id)
       elseif s.deadline > now then redis.call('ZADD', due, text(s.deadline), id)
-      else ended[#ended + 1] = end_session(prefix, s, 'expired', tonumber(lease)) end
+      else
+        local found = end_session(prefix, s, 'expired', lease, 'ended')
+        if lease > 0 then ended[#ended + 1] = found end
+      end
     end
-    for _, set in ipairs({'due', 'warn', 'ended'}) do
+    for _, id in ipairs(due_ids('warn', text(now))) do
+      redis.call('ZREM', prefix .. 'warn', id)
+      local s = live(prefix, id)
+      if s then
+        notify('expiring', id, s.key, s.deadline - now)
+        redis.call('ZADD', prefix .. 'expiring', text(s.deadline), id)
+        extend_ttl(prefix .. 'expiring', 0)
+      end
+    end
+    -- Whoever has found that a warning is due, a process with a listener announces it.
+    for _, id in ipairs(warnings == '1' and due_ids('expiring', '+inf') or {}) do
+      local deadline = tonumber(redis.call('ZSCORE', prefix .. 'expiring', id))
+      redis.call('ZREM', prefix .. 'expiring', id)
+      local s = live(prefix, id)
+      if s and s.deadline == deadline then expiring[#expiring + 1] = record(s) end
+    end
+    for _, set in ipairs({'due', 'warn', lease > 0 and 'ended' or nil}) do
       local first = redis.call('ZRANGE', prefix .. set, 0, 0, 'WITHSCORES')
       if first[2] then next_at = math.min(next_at, tonumber(first[2])) end
     end
   end
-  return {ended, warned, text(next_at - now)}
+  return {ended, expiring, text(next_at - now)}
 end
 
 if multi_group[ARGV[1]] then return multi_group[ARGV[1]](unpack(ARGV, 3)) end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
 from typing import Any, Final
@@ -10,18 +11,26 @@ from typing import Any, Final
 from ...errors import MissingDependency, StoreUnavailable
 from ...keys import GROUPS
 from ...log import log
-from .records import encode_number
+from ..base import Notice
+from .client import ProcessClient
+from .records import encode_number, notice
 
 try:
     from redis import Redis, RedisCluster
+    from redis.exceptions import ConnectionError as RedisConnectionError
     from redis.exceptions import NoScriptError, RedisError, ResponseError
 except ImportError as missing:
     raise MissingDependency("redis", "redis") from missing
+
+FAILURES: Final = (RedisError, OSError, ValueError)  # ValueError: a connection has been closed by another thread
 
 _TEXT: Final = Path(__file__).with_name("script.lua").read_bytes()
 _SHA: Final = sha1(_TEXT, usedforsecurity=False).hexdigest()
 
 ALL_GROUPS: Final = range(GROUPS)
+# How many seconds a subscription waits for a notice, and after how many waits it asks whether Redis is there.
+_READ_TIMEOUT: Final = 1.0
+_READS_PER_PING: Final = 4
 
 
 class Script:
@@ -38,15 +47,16 @@ class Script:
     """
 
     def __init__(self, client: Redis | RedisCluster, prefix: str, now: Callable[[], float] | None) -> None:
-        self.client: Any = client
+        self.client = ProcessClient(client)
+        self.channel = f"{prefix}notices"
         self._due = [f"{prefix}{{{group}}}:due".encode() for group in ALL_GROUPS]
         self._now = now
-        self._is_cluster = isinstance(client, RedisCluster)
         # Which groups one call can be about.
-        self.batches = [[group] for group in ALL_GROUPS] if self._is_cluster else [list(ALL_GROUPS)]
+        self.batches = [[group] for group in ALL_GROUPS] if self.client.is_cluster else [list(ALL_GROUPS)]
         # The operation that Redis has refused, empty if it did not answer at all, None without a failure.
         self._failed_operation: str | None = None
         self._policy_is_known = False
+        self._subscription: Any = None
 
     @property
     def is_unreachable(self) -> bool:
@@ -58,21 +68,63 @@ class Script:
         now = b"" if self._now is None else encode_number(self._now())
         rest = (len(groups), *(self._due[group] for group in groups), operation, now, *args)
         try:
+            client = self.client.get()
             try:
-                answer = self.client.execute_command("EVALSHA", _SHA, *rest, NEVER_DECODE=True)
+                answer = client.execute_command("EVALSHA", _SHA, *rest)
             except NoScriptError:  # it was restarted, or is another node
-                answer = self.client.execute_command("EVAL", _TEXT, *rest, NEVER_DECODE=True)
-        except (RedisError, OSError, ValueError) as failure:  # ValueError: the client has been closed
-            is_new = self._failed_operation is None
-            self._failed_operation = operation if isinstance(failure, ResponseError) else ""
-            if is_new:
-                log.error("Redis is unreachable, every session is refused: %s: %s", type(failure).__name__, failure)
-            raise StoreUnavailable(f"Redis is unreachable: {type(failure).__name__}: {failure}") from failure
+                answer = client.execute_command("EVAL", _TEXT, *rest)
+        except FAILURES as failure:
+            raise self._failed(failure, operation) from failure
         # With a full memory Redis refuses some operations and not others: that is one line in the log, not many.
         if self._failed_operation in ("", operation):
             self._failed_operation = None
             log.warning("Redis is reachable again")
         return answer
+
+    def _failed(self, failure: Exception, operation: str) -> StoreUnavailable:
+        is_new = self._failed_operation is None
+        self._failed_operation = operation if isinstance(failure, ResponseError) else ""
+        if is_new:
+            log.error("Redis is unreachable, every session is refused: %s: %s", type(failure).__name__, failure)
+        text = f"Redis is unreachable, and a change may have been made: {type(failure).__name__}: {failure}"
+        return StoreUnavailable(text)
+
+    def subscribe(self) -> Iterator[Notice | None]:
+        """Subscribe to the notices; yield `None` once that is done, then each one, and `None` if none has come."""
+        try:
+            yield from self._read()
+        except FAILURES as failure:
+            raise self._failed(failure, "subscribe") from failure
+
+    def _read(self) -> Iterator[Notice | None]:
+        self._subscription = subscription = self.client.get().pubsub()
+        try:
+            subscription.subscribe(self.channel)
+            silent_for = 0
+            while True:
+                message = subscription.get_message(timeout=_READ_TIMEOUT)
+                silent_for = 0 if message else silent_for + 1
+                if silent_for == 2 * _READS_PER_PING:
+                    raise RedisConnectionError("no answer to a ping of the subscription")
+                if silent_for == _READS_PER_PING:
+                    subscription.ping()
+                yield notice(message["data"]) if message and message["type"] == "message" else None
+        finally:
+            if self._subscription is subscription:  # else this is a forked child
+                self._subscription = None
+                subscription.close()
+
+    def interrupt(self) -> None:
+        """Let a subscription of this process that waits for a notice yield `None`."""
+        if self._subscription is not None and not self.is_unreachable:
+            with suppress(*FAILURES):  # then it yields after its timeout
+                self.client.get().publish(self.channel, b"")
+
+    def after_fork_in_child(self) -> None:
+        """Leave the subscription to the parent."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.connection = None  # so that it does not return it to the parent's pool when it is released
 
     def pages(self, operation: str, groups: Sequence[int], *args: Any) -> Iterator[list[Any]]:
         """Call an operation that scans groups until it has seen all; yield what it answers beside the cursors."""
@@ -88,10 +140,10 @@ class Script:
         if self._policy_is_known:
             return
         self._policy_is_known = True
-        nodes = {"target_nodes": RedisCluster.PRIMARIES} if self._is_cluster else {}
+        nodes = {"target_nodes": RedisCluster.PRIMARIES} if self.client.is_cluster else {}
         try:
-            answer = self.client.info("memory", **nodes)
-        except (RedisError, OSError, ValueError) as failure:  # ValueError: the client has been closed
+            answer = self.client.get().info("memory", **nodes)
+        except FAILURES as failure:
             log.debug("The maxmemory-policy of Redis is not known: %s", type(failure).__name__)
             return
         several = [node for node in answer.values() if isinstance(node, dict)]
