@@ -51,7 +51,7 @@ def test_age(manager, clock):
 
 
 def test_age_not_negative():
-    """Of a copy whose authentication is in the future, since a clock was set back, it is infinite: never a recent one."""
+    """Of a copy whose authentication is in the future, since a clock was set back, it is infinite."""
     assert Session("Luca", "key", 1.0, time.time() + 100).authenticationAge == math.inf
 
 
