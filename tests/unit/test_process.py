@@ -257,6 +257,45 @@ class TestFork:
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
+    @needs_fork
+    def test_without_hooks(self):
+        """A fork that calls no hook of Python, as uWSGI's, is noticed where the child first uses the library."""
+        done = run(
+            LIVE_CLOCK
+            + """
+    import ctypes
+    from users_session_manager.clock import LOCK
+    before = manager.loadNewSession("before")
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        with LOCK:
+            held.set()
+            go_on.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    children = []
+    for number in range(10):
+        child = ctypes.PyDLL(None).fork()
+        if child == 0:
+            announced = threading.Event()
+            manager.on("sessionDeleted", lambda key: announced.set() if key == short else None)
+            short = expires_in(0.1, "short")
+            ok = manager.checkSessionStatus(before) and announced.wait(30)
+            ok = ok and manager.deleteSession(manager.loadNewSession("child"))
+            os._exit(0 if ok else 1)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    go_on.set()
+    holder.join()
+    print(set(codes), manager.checkSessionStatus(before))
+    """,
+            covered=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "{0} True\n", "")
+
 
 class TestExit:
     @pytest.mark.parametrize(
