@@ -267,6 +267,7 @@ class TestFork:
     from users_session_manager.clock import LOCK
     before = manager.loadNewSession("before")
     # No thread may run here at the fork: the interpreter itself would not survive that. So the lock has been left.
+    manager.stop()
     holder = threading.Thread(target=LOCK.acquire)
     holder.start()
     holder.join()
