@@ -127,7 +127,9 @@ class Site:
 
     def wait_for(self, what: str, keys: list[str]) -> None:
         deadline = time.monotonic() + MAX_WAIT
-        while missing := [key for key in keys if not any(fact["what"] == what for fact in self.seen()[key])]:
+        while missing := set(keys) - {
+            key for key, facts in self.seen().items() if any(f["what"] == what for f in facts)
+        }:
             assert time.monotonic() < deadline, f"{len(missing)} of {len(keys)} clients without {what!r}"
             time.sleep(0.2)
 
