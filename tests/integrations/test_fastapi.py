@@ -177,13 +177,13 @@ class TestGuard:
         assert COOKIE not in client.cookies
         assert client.post("/logout").json() is False
 
-    def test_websocket(self, client, manager):
+    def test_websocket(self, client, manager, clock):
         """A WebSocket is guarded too, and can ask for a recent login."""
-        key = manager.loadNewSession("luca")
+        key = manager.loadNewSession("luca", timeout=9000)
         for path in ("/socket", "/recent/socket"):
             with client.websocket_connect(path, headers={"Session-Key": key}) as socket:
                 assert socket.receive_text() == "luca"
-        manager.sessions[key].authenticatedAt = 1000.0
+        clock.turn(3601)
         for path, headers, status in (("/socket", {}, 401), ("/recent/socket", {"Session-Key": key}, 403)):
             connection = client.websocket_connect(path, headers=headers)
             with pytest.raises(WebSocketDenialResponse) as refusal, connection:
