@@ -11,6 +11,7 @@ from typing import Any
 
 import socketio
 
+from ...clock import register
 from ...errors import SessionRejected, StoreUnavailable
 from ...events import run_on, running_loop
 from ...keys import redact
@@ -55,6 +56,7 @@ class Notifier:
         self._namespace = namespace
         self._cookie = cookie
         self._loop = running_loop() if isinstance(io, socketio.AsyncServer) else None
+        register(self)
 
     def join(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Answer a client's `session_key`."""
@@ -83,6 +85,9 @@ class Notifier:
         """Remove the clients of this server from the rooms of their sessions, and send nothing."""
         if self.registry.watched():
             self._run(self._change(self.registry.remove_all))
+
+    def _after_fork_in_child(self) -> None:
+        self._loop = None  # the parent's
 
     # The steps. On a loop they begin in the order in which they were scheduled.
 
