@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import queue
 import re
+import secrets
 import socket
 import sys
 import threading
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 
 socketio = pytest.importorskip("socketio")
+from interpreter import run  # noqa: E402
 from socketio_client import new_client  # noqa: E402
 
 serving = pytest.importorskip("werkzeug.serving")
@@ -280,6 +283,17 @@ ENDS: dict[str, Callable[..., Any]] = {
     "deleteUserSessions": lambda manager, clock, key: manager.deleteUserSessions("Luca"),
     "evicted": lambda manager, clock, key: evict(manager),
 }
+
+
+ELSEWHERE = """
+import sys
+from users_session_manager import SessionManager
+from users_session_manager.stores.redis import RedisStore
+
+url, prefix, key = sys.argv[1:]
+manager = SessionManager(store=RedisStore.from_url(url, prefix=prefix))
+"""
+"""How a program of another process begins."""
 
 
 def fail(*_: Any) -> Any:
@@ -1059,6 +1073,182 @@ class TestJoinDuringTheEnd:
         monkeypatch.undo()
         assert (client.heard(server), tab.heard(server)) == (["logout"], ["logout"])
         assert rooms == [set()] == [session_rooms(server)]
+
+
+@pytest.mark.parametrize("server", ["threads", "loop"], indirect=True)
+class TestOnRedis:
+    """Wherever a session ends, its clients hear of it in the process that they are connected to, with no queue."""
+
+    @pytest.fixture
+    def prefix(self) -> str:
+        return f"{secrets.token_hex(8)}:"
+
+    @pytest.fixture
+    def manager(self, redis_url: str, prefix: str) -> SessionManager:
+        """A manager with the threads of its store, whose server has no message queue."""
+        redis_store = pytest.importorskip("users_session_manager.stores.redis")
+        return SessionManager(store=redis_store.RedisStore.from_url(redis_url, prefix=prefix))
+
+    @pytest.fixture
+    def elsewhere(self, redis_url: str, prefix: str) -> Callable[..., str]:
+        """Run statements with `manager` and `key` in another process, which has no server; return what it prints."""
+
+        def elsewhere(statements: str, key: str) -> str:
+            done = run(f"{ELSEWHERE}\n{statements}\nmanager.close()", redis_url, prefix, key)
+            assert (done.returncode, done.stderr) == (0, "")
+            return done.stdout.strip()
+
+        return elsewhere
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            "manager.deleteSession(key)",
+            "manager.deleteAllSessions()",
+            "assert manager.deleteUserSessions('Luca') == 1",
+            "manager.setMaxSessionsPerUser(1); manager.loadNewSession('Luca')",
+            "manager.deleteSession(manager.renewSessionKey(key))",
+            "manager.setMaxSessionLifetime(2); manager.restartSessionTimer(key)",
+        ],
+    )
+    def test_end_elsewhere(self, manager, server, connect, elsewhere, end):
+        """A session that another process ends is a logout for each of its clients here, and for no other."""
+        key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Fabio")
+        tabs, stranger = [connect(), connect()], connect()
+        assert [tab.present(key) for tab in tabs] == [True, True]
+        assert stranger.present(other) is True
+        elsewhere(end, key)
+        assert [tab.words.get(timeout=30) for tab in tabs] == ["logout", "logout"]
+        assert [tab.heard(server) for tab in tabs] == [[], []]
+        assert stranger.heard(server) == (["logout"] if "deleteAllSessions" in end else [])
+        assert key not in session_rooms(server)
+
+    def test_message_elsewhere(self, manager, server, connect, elsewhere):
+        """A message that another process sends is a logout, under any key of the session, which goes on."""
+        old = manager.loadNewSession("Luca")
+        client, stranger = connect(), connect()
+        assert client.present(old) is True
+        new = manager.renewSessionKey(old, 60)
+        for key in (new, old):
+            assert elsewhere("print(manager.sendLogoutMessage(key))", key) == "False"  # it has no socket reference
+            assert client.words.get(timeout=30) == "logout"
+        assert (client.heard(server), stranger.heard(server)) == ([], [])
+        assert manager.checkSessionStatus(new)
+        elsewhere("manager.sendLogoutMessage('unknown')", new)
+        manager.deleteSession(new)
+        assert client.words.get(timeout=30) == "logout"
+        assert client.heard(server) == []
+
+    def test_warning_elsewhere(self, manager, server, connect, elsewhere):
+        """A warning whose countdown another process has started reaches the clients, once."""
+        key, other = manager.loadNewSession("Luca", timeout=60), manager.loadNewSession("Luca", timeout=60)
+        client, stranger = connect(), connect()
+        assert (client.present(key), stranger.present(other)) == (True, True)
+        elsewhere("manager.setExpiryWarning(90); manager.restartSessionTimer(key)", key)
+        word, left = client.words.get(timeout=30)
+        assert (word, 0 < left <= 60) == ("session_expiring", True)
+        assert (client.heard(server), stranger.heard(server)) == ([], [])
+
+    def test_renewal_elsewhere(self, manager, server, connect, elsewhere):
+        """The clients move to the room of a key that another process has made, and hear nothing of that."""
+        old = manager.loadNewSession("Luca")
+        client = connect()
+        assert client.present(old) is True
+        new = elsewhere("print(manager.renewSessionKey(manager.renewSessionKey(key)))", old)
+        deadline = time.monotonic() + 30
+        while session_rooms(server) != {new}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        server.emit("private", to=new)
+        assert client.heard(server) == ["private"]
+        late = connect()
+        assert (late.present(old), late.present(new)) == (False, True)
+        assert late.heard(server) == ["logout"]
+        elsewhere("manager.deleteSession(key)", new)
+        assert [each.words.get(timeout=30) for each in (client, late)] == ["logout", "logout"]
+        assert [each.heard(server) for each in (client, late)] == [[], []]
+
+    def test_lost_notice(self, manager, server, connect, redis_url, prefix):
+        """A session of which no notice has come, since it was lost, is a logout within a few seconds all the same."""
+        keys = [manager.loadNewSession(name) for name in ("Luca", "Fabio")]
+        clients = [connect(), connect()]
+        assert [client.present(key) for client, key in zip(clients, keys, strict=True)] == [True, True]
+        with pytest.importorskip("redis").Redis.from_url(redis_url) as redis:
+            assert redis.delete(*redis.scan_iter(f"{prefix}*s:{keys[0]}"))
+        assert clients[0].words.get(timeout=30) == "logout"
+        assert [client.heard(server) for client in clients] == [[], []]
+        assert session_rooms(server) == {keys[1]}
+
+    def test_reference(self, manager, server, connect, elsewhere):
+        """`notifyClientToLogout` is emitted here too: once for each end but `deleteSession`, as in npm."""
+        messages: queue.Queue[tuple[object, str]] = queue.Queue()
+        manager.on("notifyClientToLogout", lambda *args: messages.put(args))
+        keys = [manager.loadNewSession(name) for name in ("Luca", "Fabio", "Gino")]
+        client = connect()
+        assert client.present(keys[0]) is True
+        assert manager.sendLogoutMessage(keys[0]) is True
+        assert messages.get(timeout=30) == (server.io, keys[0])
+        elsewhere("manager.deleteSession(key); manager.deleteUserSessions('Fabio')", keys[0])
+        assert messages.get(timeout=30) == (server.io, keys[1])
+        elsewhere("manager.sendLogoutMessage(key)", keys[2])
+        assert messages.get(timeout=30) == (server.io, keys[2])
+        assert messages.empty()
+        assert client.heard(server) == ["logout", "logout"]
+
+    def test_detached(self, manager, server, attached, connect, elsewhere):
+        """Once detached, clients hear nothing; attached again, new ones do."""
+        key = manager.loadNewSession("Luca")
+        client = connect()
+        assert client.present(key) is True
+        attached()
+        elsewhere("manager.sendLogoutMessage(key)", key)
+        detach = server.attach(manager)
+        assert client.heard(server) == []
+        assert client.present(key) is True
+        elsewhere("manager.deleteSession(key)", key)
+        assert client.words.get(timeout=30) == "logout"
+        assert client.heard(server) == []
+        detach()
+
+    def test_stopped_in_between(self, manager, server, connect, elsewhere):
+        """After `stop` a client that joins starts again what it needs."""
+        keys = [manager.loadNewSession("Luca") for _ in range(2)]
+        clients = [connect(), connect()]
+        assert clients[0].present(keys[0]) is True
+        manager.stop()
+        assert clients[1].present(keys[1]) is True
+        elsewhere("manager.deleteUserSessions('Luca')", keys[0])
+        assert [client.words.get(timeout=30) for client in clients] == ["logout", "logout"]
+        assert [client.heard(server) for client in clients] == [[], []]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+class TestFork:
+    @pytest.mark.parametrize("server", ["threads", "loop", "with_queue"], indirect=True)
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_child_sends_nothing(self, manager, server, connect):
+        """The clients stay the parent's: a child that ends their session in its copy of the memory sends nothing."""
+        key, client = manager.loadNewSession("Luca"), connect()
+        assert client.present(key) is True
+        pid = os.fork()
+        if pid == 0:
+            status = 99
+            with suppress(BaseException):
+                sent: list[object] = []
+                server.io.emit = lambda *args, **options: sent.append(args)
+                if isinstance(server, LoopServer):
+                    # It would wake the loop of the parent, which shares the pipe for that.
+                    server._loop.call_soon_threadsafe = lambda *args, **options: sent.append(args)
+                for act in (manager.renewSessionKey, manager.sendLogoutMessage):
+                    act(key)
+                manager.deleteAllSessions()
+                status = len(sent)
+            os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert client.heard(server) == []
+        assert session_rooms(server) == {key}
+        manager.deleteSession(key)
+        assert client.heard(server) == ["logout"]
 
 
 @on_every_server
