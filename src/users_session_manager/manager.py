@@ -326,7 +326,8 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         old, new, session_id = self._require(self._store.renew_key(key, overlap), key)
         _debug("Session key renewed", old)
         self.emit("sessionRenewed", old, new)
-        self._notify(Notice("renewed", session_id, new))
+        if not self._store.sends_notices:
+            self._notify_renewal(session_id)
         return new
 
     # Timers
@@ -436,6 +437,13 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def _notify(self, notice: Notice) -> None:
         if not self._store.sends_notices:
             self._noticed(notice)
+
+    def _notify_renewal(self, session_id: Any) -> None:
+        """Pass on the present key of a session; again if a listener or another thread has renewed it in between."""
+        last = None
+        while (key := self._store.present_keys([session_id])[0]) not in (None, last):
+            last = key
+            self._noticed(Notice("renewed", session_id, key))
 
     def _announce_all(self, ended: Sequence[Session], reason: Reason, kind: Literal["ended", "deleted"]) -> None:
         interrupt = None

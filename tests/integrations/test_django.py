@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -690,15 +689,16 @@ def test_sign_out_elsewhere(client, manager, kind):
 # A login of late
 
 
-def test_max_age(client, manager):
+def test_max_age(client, manager, clock):
     """A login that is too old is answered 403 to a browser too, until it is done again, by every kind of view."""
+    manager.setSessionTimeOut(9000)
     for kind in EVERY_VIEW:
         url = f"/{kind}/recent"
         assert is_logged_out(client.get(url))
         key = log_in(client)
         for again in (lambda: log_in(client), lambda: client.post("/sync/renew").json()["key"]):
             assert client.get(url).json() == {"username": "luca"}
-            manager.sessions[key].authenticatedAt = time.time() - 3601
+            clock.turn(3601)
             answer = client.get(url, headers=HTML)
             assert (answer.status_code, answer.json()) == (403, {"reauthenticate": True})
             assert answer["Cache-Control"] == "no-store, private"

@@ -3,10 +3,14 @@
 # Without `from __future__ import annotations`: FastAPI could not see the names of `make_app` in a text.
 
 import asyncio
+import queue
+import secrets
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -177,13 +181,13 @@ class TestGuard:
         assert COOKIE not in client.cookies
         assert client.post("/logout").json() is False
 
-    def test_websocket(self, client, manager):
+    def test_websocket(self, client, manager, clock):
         """A WebSocket is guarded too, and can ask for a recent login."""
-        key = manager.loadNewSession("luca")
+        key = manager.loadNewSession("luca", timeout=9000)
         for path in ("/socket", "/recent/socket"):
             with client.websocket_connect(path, headers={"Session-Key": key}) as socket:
                 assert socket.receive_text() == "luca"
-        manager.sessions[key].authenticatedAt = 1000.0
+        clock.turn(3601)
         for path, headers, status in (("/socket", {}, 401), ("/recent/socket", {"Session-Key": key}, 403)):
             connection = client.websocket_connect(path, headers=headers)
             with pytest.raises(WebSocketDenialResponse) as refusal, connection:
@@ -321,3 +325,86 @@ class TestLoop:
 
         with client_of(app) as client:
             assert client.get("/state").json() == "yes"
+
+
+def our_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("users-session-manager")]
+
+
+class TestTwoLifespans:
+    """The end of a lifespan stops threads and connections; a second test client works as the first one did."""
+
+    @pytest.fixture
+    def connections(self, request: pytest.FixtureRequest) -> Iterator[Callable[[], int]]:
+        """The manager, on the real clock; return how many connections it has."""
+        if request.param == "memory":
+            SessionManager()
+            yield lambda: 0
+            return
+        redis = pytest.importorskip("redis")
+        from users_session_manager.stores.redis import RedisStore
+
+        name, url = secrets.token_hex(8), request.getfixturevalue("redis_url")
+        template, asking = redis.Redis.from_url(url, client_name=name), redis.Redis.from_url(url)
+        manager = SessionManager(store=RedisStore(template, prefix=f"{name}:"))
+        yield lambda: sum(client["name"] == name for client in asking.client_list())
+        manager.close()
+        asking.close()
+        template.close()
+
+    @pytest.mark.parametrize("connections", ["memory", "redis"], indirect=True)
+    def test_second_client(self, connections, request):
+        """Sessions, listeners and settings stay; what expired in between is announced by the second one."""
+        is_shared = request.node.callspec.params["connections"] == "redis"
+        manager, io = SessionManager(), object()
+        ended: queue.Queue[tuple[str, Any]] = queue.Queue()
+
+        async def on_loop(key: str) -> None:
+            ended.put((key, asyncio.get_running_loop()))
+
+        messages: queue.Queue[tuple[object, str]] = queue.Queue()
+        manager.on("sessionDeleted", on_loop)
+        manager.on("notifyClientToLogout", lambda *args: messages.put(args))
+        manager.initSocketReference(io)
+        manager.setMaxSessionLifetime(90_000)
+        app, loops, keys, late = make_app(UserSessions()), [], [], ""
+        assert our_threads() == []  # the application has been imported, and serves nobody
+        for number in range(2):
+            with client_of(app) as client:
+                assert client.portal is not None
+                loops.append(client.portal.call(asyncio.get_running_loop))
+                if number == 0:
+                    keys.append(client.post("/login", params={"name": "luca"}).json()["session_key"])
+                else:
+                    assert client.get("/me", headers={"Session-Key": keys[0]}).json() == "luca"
+                    # It expired while nothing ran.
+                    assert ended.get(timeout=30) == (late, loops[number])
+                    if not is_shared:  # else its notice may have come before anyone here could read it
+                        assert messages.get(timeout=30) == (io, late)
+                assert our_threads()
+                short = manager.loadNewSession("fabio", timeout=2)
+                assert ended.get(timeout=30) == (short, loops[number])
+                while (message := messages.get(timeout=30)) != (io, short):
+                    assert is_shared
+                    assert message == (io, late)
+                late = manager.loadNewSession("gino", timeout=2)
+            for thread in our_threads():
+                thread.join(30)  # it may have been stopped a moment ago
+            assert our_threads() == []
+            deadline = time.monotonic() + 30
+            while connections():  # the server may not have noticed yet
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert SessionManager() is manager
+            assert manager.getSocketReference() is io
+            assert (manager.getMaxSessionLifetime(), manager.listeners("sessionDeleted")) == (90_000, [on_loop])
+            assert manager.getUsernameFromSessionKey(keys[0]) == "luca"
+            assert connections() == int(is_shared)  # the next call connects again
+            while manager.findSession(late) is not None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert ended.empty()
+            assert our_threads() == []
+        assert loops[0] is not loops[1]
+        assert ended.empty()
+        assert messages.empty()

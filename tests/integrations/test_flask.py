@@ -314,13 +314,13 @@ class TestRefusal:
             assert_logged_out(with_page.get("/me", headers={"Accept": accept}))
         assert_logged_out(client.get("/me", headers=BROWSER))
 
-    def test_own_answers(self, manager):
+    def test_own_answers(self, manager, clock):
         """The application may answer in its own way."""
         app = make_app(LOGIN_URL="/login")
         app.register_error_handler(SessionRejected, lambda _: ("who are you?", 403))
         app.register_error_handler(AuthenticationTooOld, lambda _: ("your password, please", 403))
-        client, key = client_of(app), manager.loadNewSession("Luca")
-        manager.sessions[key].authenticatedAt = 1000.0
+        client, key = client_of(app), manager.loadNewSession("Luca", timeout=1e9)
+        clock.turn(1e8)
         answer = client.get("/me")
         assert (answer.status_code, answer.text) == (403, "who are you?")
         assert client.get("/recent", headers=BROWSER | cookie(key)).text == "your password, please"

@@ -118,14 +118,44 @@ def test_renewal(manager, registry, monkeypatch):
     assert values(registry)["sessions_ended_total deleted"] == 1
 
 
+@pytest.mark.parametrize("store_kind", ["memory", "redis"])
 def test_gauge(manager, clock, registry):
-    """The gauge is right at the instant of the scrape."""
-    manager.loadNewSession("from before it was instrumented")
+    """The gauge counts the sessions that there are at the scrape, those from before it was instrumented as well."""
+    keys = [manager.loadNewSession("Luca") for _ in range(3)]
     instrument(manager, registry=registry)
+    assert values(registry)["sessions"] == 3
+    manager.deleteSession(keys[0])
+    manager.renewSessionKey(keys[1], 60)
+    assert values(registry)["sessions"] == 2
+    clock.turn(3000)
+    assert values(registry)["sessions"] == 0
+    assert values(registry)["sessions_ended_total expired"] == 2
+
+
+@pytest.mark.parametrize("store_kind", ["redis"])
+def test_gauge_at_the_deadline(manager, clock, registry):
+    """In a shared store it is right at the very deadline, announced or not: a scrape may come to any process."""
+    manager.loadNewSession("Luca")
+    instrument(manager, registry=registry)
+    clock.seconds += 2999.9
     assert values(registry)["sessions"] == 1
-    clock.seconds += 3000  # its end is not announced yet
+    clock.seconds += 0.1
     assert values(registry)["sessions"] == 0
     assert values(registry)["sessions_ended_total expired"] == 0
+
+
+@pytest.mark.parametrize("store_kind", ["memory", "redis"])
+def test_counts_without_listing(manager, clock, registry, monkeypatch):
+    """A scrape lists no session, however many there are."""
+    instrument(manager, registry=registry)
+    manager.loadNewSession("Luca")
+
+    def fail(*_: object) -> None:
+        raise AssertionError("listed")
+
+    monkeypatch.setattr(type(clock.store), "usernames", fail)
+    monkeypatch.setattr(type(manager.sessions), "__iter__", fail)
+    assert values(registry)["sessions"] == 1
 
 
 def test_durations(manager, registry, monkeypatch):
@@ -185,10 +215,10 @@ def test_unreachable_store(manager, clock, registry, monkeypatch):
     instrument(manager, registry=registry)
     manager.loadNewSession("Luca")
 
-    def fail() -> None:
+    def fail(_: object) -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(clock.store, "usernames", fail)
+    monkeypatch.setattr(type(clock.store), "sessions", property(fail))
     now = values(registry)
     assert "sessions" not in now
     assert now["sessions_created_total"] == 1

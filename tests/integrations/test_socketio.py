@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
 import logging
+import os
 import queue
 import re
+import secrets
 import socket
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 socketio = pytest.importorskip("socketio")
+from interpreter import run  # noqa: E402
 from socketio_client import new_client  # noqa: E402
 
 serving = pytest.importorskip("werkzeug.serving")
@@ -77,9 +79,9 @@ class Server:
 class LoopServer:
     """python-socketio on an event loop of its own, behind uvicorn, on a free port of loopback."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: object) -> None:
         uvicorn = pytest.importorskip("uvicorn")
-        self.io = socketio.AsyncServer(async_mode="asgi")
+        self.io = socketio.AsyncServer(async_mode="asgi", **options)
 
         async def private(sid: str) -> None:
             await self.io.emit("private", to=sid)
@@ -141,13 +143,21 @@ class LoopServer:
 
 
 class Queue(socketio.PubSubManager):
-    """A message queue to which no other process listens."""
+    """A message queue to which no other process listens; it keeps what is published."""
 
-    def _publish(self, data: Any) -> None:
-        pass
+    def __init__(self) -> None:
+        super().__init__(write_only=True)
+        self.published: list[dict[str, Any]] = []
+
+    def _publish(self, data: Any) -> None:  # what a queue of python-socketio has
+        self.published.append(data)
 
     def _listen(self) -> Iterator[Any]:
         return iter(())
+
+    def of_ours(self) -> list[dict[str, Any]]:
+        """Return what was published, but for what the application of these tests sends itself."""
+        return [data for data in self.published if data.get("event") not in ("mark", "private")]
 
 
 class Client:
@@ -203,19 +213,28 @@ def loop() -> Iterator[LoopServer]:
 
 @pytest.fixture(scope="module")
 def with_queue() -> Iterator[Server]:
-    server = Server(client_manager=Queue(write_only=True))
+    server = Server(client_manager=Queue())
     yield server
     server.stop()
 
 
 on_every_server = pytest.mark.parametrize("server", ["threads", "loop", "with_queue"], indirect=True)
+on_queue = pytest.mark.parametrize("server", ["with_queue"], indirect=True)
 on_loop = pytest.mark.parametrize("server", ["loop"], indirect=True)
 over_both_transports = pytest.mark.parametrize("connect", ["websocket", "polling"], indirect=True)
 
 
+in_every_store = pytest.mark.parametrize("store_kind", ["memory", "redis"])
+
+
 @pytest.fixture
-def server(request: pytest.FixtureRequest) -> Server | LoopServer:
-    return request.getfixturevalue(getattr(request, "param", "threads"))
+def server(request: pytest.FixtureRequest) -> Iterator[Server | LoopServer]:
+    """A server; if it has a message queue, nothing of ours goes through that."""
+    server = request.getfixturevalue(getattr(request, "param", "threads"))
+    yield server
+    if isinstance(server.io.manager, Queue):
+        assert server.io.manager.of_ours() == []
+        server.io.manager.published.clear()
 
 
 @pytest.fixture
@@ -264,6 +283,18 @@ ENDS: dict[str, Callable[..., Any]] = {
     "deleteUserSessions": lambda manager, clock, key: manager.deleteUserSessions("Luca"),
     "evicted": lambda manager, clock, key: evict(manager),
 }
+
+
+ELSEWHERE = """
+import sys
+from contextlib import suppress
+from users_session_manager import SessionManager, SessionRejected
+from users_session_manager.stores.redis import RedisStore
+
+url, prefix, key = sys.argv[1:]
+manager = SessionManager(store=RedisStore.from_url(url, prefix=prefix))
+"""
+"""How a program of another process begins."""
 
 
 def fail(*_: Any) -> Any:
@@ -338,7 +369,7 @@ class TestJoining:
         client = connect()
         key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Fabio")
         assert client.present(key) is True
-        for method in ("getSession", "findSession"):  # at the first check, and at the second
+        for method in ("getSession", "presentKeys"):  # at the first check, and at the second
             with monkeypatch.context() as patch:
                 patch.setattr(manager, method, fail)
                 assert client.present(other) is False
@@ -442,15 +473,15 @@ class TestTheEnd:
         """A session that ends between the two checks of a joining client logs it out once."""
         # A loop takes to a thread what it asks a store that may have to be waited for.
         monkeypatch.setattr(type(clock.store), "blocking", blocking)
-        key, find = manager.loadNewSession("Luca"), manager.findSession
+        key, find = manager.loadNewSession("Luca"), manager.presentKeys
 
-        def second_check(key: str) -> Any:
+        def second_check(ids: list[Any]) -> Any:
             if manager.sessions:
                 manager.deleteSession(key)
-            return find(key)
+            return find(ids)
 
         client = connect()
-        monkeypatch.setattr(manager, "findSession", second_check)
+        monkeypatch.setattr(manager, "presentKeys", second_check)
         assert client.present(key) is False
         assert client.heard(server) == ["logout"]
         assert session_rooms(server) == set()
@@ -693,28 +724,62 @@ class TestRenewal:
         assert session_rooms(server) == set()
 
     @on_every_server
+    @in_every_store
     @pytest.mark.parametrize("overlap", [0, 10])
-    def test_between_two_checks(self, manager, server, connect, monkeypatch, overlap):
-        """A renewal between the two checks of a joining client has moved all others before that one enters the room."""
+    def test_between_two_checks(self, manager, clock, server, connect, monkeypatch, overlap):
+        """A client whose key is renewed between its two checks is in the room of the new key, with all others."""
         old = manager.loadNewSession("Luca")
         tab, client = connect(), connect()
         assert tab.present(old) is True
         find, renewed = manager.getSession, []
 
         def first_check(key: str) -> Any:
-            session = copy.copy(find(key))  # as it was before the renewal
+            session = find(key)
             if not renewed:
                 renewed.append(manager.renewSessionKey(key, overlap))
             return session
 
         monkeypatch.setattr(manager, "getSession", first_check)
-        assert client.present(old) is bool(overlap)
+        assert client.present(old) is True  # at the first check the key was good
         monkeypatch.undo()
         (new,) = renewed
-        assert session_rooms(server) == {new}
-        assert client.heard(server) == ([] if overlap else ["logout"])
+        for _ in range(2):
+            assert session_rooms(server) == {new}
+            server.emit("private", to=new)
+            assert [tab.heard(server), client.heard(server)] == [["private"], ["private"]]
+            clock.turn(0)  # a notice of the renewal, if there is one, comes after all this
         manager.deleteSession(new)
-        assert (tab.heard(server), client.heard(server)) == (["logout"], ["logout"] if overlap else [])
+        clock.turn(0)
+        assert [tab.heard(server), client.heard(server)] == [["logout"], ["logout"]]
+
+    @on_every_server
+    @in_every_store
+    def test_after_the_second_check(self, manager, clock, server, connect, monkeypatch):
+        """A renewal after the second check, but before the client is moved to the key that was found, is no loss."""
+        keys = [manager.loadNewSession("Luca")]
+        client = connect()
+        check, present = manager.getSession, manager.presentKeys
+
+        def renew_after(ask: Callable[..., Any]) -> Callable[..., Any]:
+            def asked(what: Any) -> Any:
+                answer = ask(what)
+                if len(keys) < 4:
+                    keys.append(manager.renewSessionKey(keys[-1], 10))
+                return answer
+
+            return asked
+
+        monkeypatch.setattr(manager, "getSession", renew_after(check))
+        monkeypatch.setattr(manager, "presentKeys", renew_after(present))
+        assert client.present(keys[0]) is True
+        monkeypatch.undo()
+        assert len(keys) >= 3
+        assert session_rooms(server) == {keys[-1]}
+        clock.turn(0)
+        assert session_rooms(server) == {keys[-1]}
+        manager.deleteSession(keys[-1])
+        clock.turn(0)
+        assert client.heard(server) == ["logout"]
 
     def test_end_waits_for_the_move(self, manager, server, connect, monkeypatch):
         """An end does not come between the check of a client and its way into the room."""
@@ -734,15 +799,18 @@ class TestRenewal:
         assert session_rooms(server) == set()
 
     @on_every_server
-    def test_unreachable_store(self, manager, server, connect, monkeypatch):
+    def test_unreachable_store(self, manager, clock, server, connect, monkeypatch):
         """While the store is unreachable its clients move too, and get no message that might be wrong."""
         key = manager.loadNewSession("Luca")
         client = connect()
         assert client.present(key) is True
-        monkeypatch.setattr(manager, "findSession", fail)
+        for method in ("findSession", "getSession", "presentKeys"):
+            monkeypatch.setattr(manager, method, fail)
         key = manager.renewSessionKey(key)
         assert session_rooms(server) == {key}
-        manager.sendLogoutMessage(key)
+        monkeypatch.setattr(clock.store, "get", fail)
+        with pytest.raises(StoreUnavailable):
+            manager.sendLogoutMessage(key)
         assert client.heard(server) == []
 
     @pytest.mark.parametrize("overlap", [0, 10])
@@ -754,12 +822,7 @@ class TestRenewal:
             if overlaps:
                 overlaps.append(manager.renewSessionKey(new, overlaps.pop()))
 
-        # Announced to the hook after the inner renewal, so its listener comes first.
-        others = manager.listeners("sessionRenewed")
-        for listener in others:
-            manager.remove_listener("sessionRenewed", listener)
-        for listener in (renew_again, *others):
-            manager.on("sessionRenewed", listener)
+        manager.on("sessionRenewed", renew_again)  # the hook hears of the inner renewal first
         old = manager.loadNewSession("Luca")
         client = connect()
         assert client.present(old) is True
@@ -918,59 +981,275 @@ class TestExpiring:
         assert client.heard(server) == ["logout"]
 
 
-@pytest.mark.parametrize("server", ["with_queue"], indirect=True)
 class TestQueue:
-    """On a server with a message queue the room is notified too, for the clients of other processes."""
+    """A message queue that the application has for messages of its own carries none of ours."""
 
-    def test_joins_while_the_room_is_notified(self, manager, server, connect, monkeypatch):
-        """A client that joins while the room is notified gets its logout from its second check, and so not twice."""
+    @on_queue
+    def test_own_messages(self, manager, server, connect):
+        """What the application sends to the room of a session, or closes, still goes through its queue."""
+        key, client = manager.loadNewSession("Luca"), connect()
+        assert client.present(key) is True
+        server.emit("private", to=key)
+        assert client.heard(server) == ["private"]
+        (sent, _mark) = server.io.manager.published
+        assert (sent["method"], sent["event"], sent["room"]) == ("emit", "private", key)
+
+    @on_queue
+    def test_detach(self, manager, server, attached, connect):
+        """Detached, it takes its own clients out of the rooms, and asks no other process to do so."""
+        key = manager.loadNewSession("Luca")
+        client = connect()
+        assert client.present(key) is True
+        attached()
+        assert session_rooms(server) == set()
+        assert server.io.manager.published == []
+
+    def test_loop(self, manager):
+        """So it is on an event loop."""
+
+        class LoopQueue(socketio.async_pubsub_manager.AsyncPubSubManager):
+            async def _publish(self, data: Any) -> None:
+                published.append(data)
+
+            async def _listen(self) -> Any:
+                yield  # it is never asked
+
+        published: list[Any] = []
+        server = LoopServer(client_manager=LoopQueue(write_only=True))
+        detach = server.attach(manager)
+        client, key = Client(server.address), manager.loadNewSession("Luca")
+        assert client.present(key) is True
+        key = manager.renewSessionKey(key)
+        manager.sendLogoutMessage(key)
+        manager.deleteSession(key)
+        server.settle()
+        assert published == []
+        assert client.heard(server) == ["logout", "logout"]
+        assert [data["event"] for data in published] == ["mark"]
+        client.leave()
+        detach()
+        server.stop()
+
+
+class TestJoinDuringTheEnd:
+    @pytest.mark.parametrize("server", ["threads", "with_queue"], indirect=True)
+    def test_joins_while_others_are_notified(self, manager, server, connect, monkeypatch):
+        """A client that joins while the others are notified is in no room, and gets one logout."""
         key = manager.loadNewSession("Luca")
         client, tab = connect(), connect()
         assert tab.present(key) is True
-        emit, find, check = server.io.emit, manager.findSession, manager.getSession
-        at_the_room, has_joined, room_notified = threading.Event(), threading.Event(), threading.Event()
+        emit, find, check = server.io.emit, manager.presentKeys, manager.getSession
+        is_sending, has_joined, all_notified = threading.Event(), threading.Event(), threading.Event()
+        rooms: list[set[str]] = []
 
         def emit_later(*args: Any, to: Any, **options: Any) -> None:
-            if isinstance(to, list):
-                at_the_room.set()
+            if to == tab.sid:
+                is_sending.set()
                 assert has_joined.wait(30)
             emit(*args, to=to, **options)
 
         def end() -> None:
             manager.deleteSession(key)
-            room_notified.set()
+            all_notified.set()
 
         ending = threading.Thread(target=end)
 
         def first_check(key: str) -> Any:
             session = check(key)
             ending.start()
-            assert at_the_room.wait(30)
+            assert is_sending.wait(30)
             return session
 
-        def second_check(key: str) -> Any:
+        def second_check(ids: list[Any]) -> Any:
+            rooms.append(session_rooms(server))
             has_joined.set()
-            assert room_notified.wait(30)
-            return find(key)
+            assert all_notified.wait(30)
+            return find(ids)
 
         monkeypatch.setattr(manager, "getSession", first_check)
         monkeypatch.setattr(server.io, "emit", emit_later)
-        monkeypatch.setattr(manager, "findSession", second_check)
+        monkeypatch.setattr(manager, "presentKeys", second_check)
         assert client.present(key) is False
         ending.join(30)
         monkeypatch.undo()
         assert (client.heard(server), tab.heard(server)) == (["logout"], ["logout"])
-        assert session_rooms(server) == set()
+        assert rooms == [set()] == [session_rooms(server)]
 
-    def test_detach_asks_no_store(self, manager, server, attached, connect, monkeypatch):
-        """Detached, it takes its own clients out of the rooms, and asks no other process to do so."""
+
+@pytest.mark.parametrize("server", ["threads", "loop"], indirect=True)
+class TestOnRedis:
+    """Wherever a session ends, its clients hear of it in the process that they are connected to, with no queue."""
+
+    @pytest.fixture
+    def prefix(self) -> str:
+        return f"{secrets.token_hex(8)}:"
+
+    @pytest.fixture
+    def manager(self, redis_url: str, prefix: str) -> SessionManager:
+        """A manager with the threads of its store, whose server has no message queue."""
+        redis_store = pytest.importorskip("users_session_manager.stores.redis")
+        return SessionManager(store=redis_store.RedisStore.from_url(redis_url, prefix=prefix))
+
+    @pytest.fixture
+    def elsewhere(self, redis_url: str, prefix: str) -> Callable[..., str]:
+        """Run statements with `manager` and `key` in another process, which has no server; return what it prints."""
+
+        def elsewhere(statements: str, key: str) -> str:
+            done = run(f"{ELSEWHERE}\n{statements}\nmanager.close()", redis_url, prefix, key)
+            assert (done.returncode, done.stderr) == (0, "")
+            return done.stdout.strip()
+
+        return elsewhere
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            "manager.deleteSession(key)",
+            "manager.deleteAllSessions()",
+            "assert manager.deleteUserSessions('Luca') == 1",
+            "manager.setMaxSessionsPerUser(1); manager.loadNewSession('Luca')",
+            "manager.deleteSession(manager.renewSessionKey(key))",
+            "manager.setMaxSessionLifetime(2)\nwith suppress(SessionRejected): manager.restartSessionTimer(key)",
+        ],
+    )
+    def test_end_elsewhere(self, manager, server, connect, elsewhere, end):
+        """A session that another process ends is a logout for each of its clients here, and for no other."""
+        key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Fabio")
+        tabs, stranger = [connect(), connect()], connect()
+        assert [tab.present(key) for tab in tabs] == [True, True]
+        assert stranger.present(other) is True
+        elsewhere(end, key)
+        assert [tab.words.get(timeout=30) for tab in tabs] == ["logout", "logout"]
+        assert [tab.heard(server) for tab in tabs] == [[], []]
+        assert stranger.heard(server) == (["logout"] if "deleteAllSessions" in end else [])
+        assert key not in session_rooms(server)
+
+    def test_message_elsewhere(self, manager, server, connect, elsewhere):
+        """A message that another process sends is a logout, under any key of the session, which goes on."""
+        old = manager.loadNewSession("Luca")
+        client, stranger = connect(), connect()
+        assert client.present(old) is True
+        new = manager.renewSessionKey(old, 60)
+        for key in (new, old):
+            assert elsewhere("print(manager.sendLogoutMessage(key))", key) == "False"  # it has no socket reference
+            assert client.words.get(timeout=30) == "logout"
+        assert (client.heard(server), stranger.heard(server)) == ([], [])
+        assert manager.checkSessionStatus(new)
+        elsewhere("manager.sendLogoutMessage('unknown')", new)
+        manager.deleteSession(new)
+        assert client.words.get(timeout=30) == "logout"
+        assert client.heard(server) == []
+
+    def test_warning_elsewhere(self, manager, server, connect, elsewhere):
+        """A warning whose countdown another process has started reaches the clients, once."""
+        key, other = manager.loadNewSession("Luca", timeout=60), manager.loadNewSession("Luca", timeout=60)
+        client, stranger = connect(), connect()
+        assert (client.present(key), stranger.present(other)) == (True, True)
+        elsewhere("manager.setExpiryWarning(90); manager.restartSessionTimer(key)", key)
+        word, left = client.words.get(timeout=30)
+        assert (word, 0 < left <= 60) == ("session_expiring", True)
+        assert (client.heard(server), stranger.heard(server)) == ([], [])
+
+    def test_renewal_elsewhere(self, manager, server, connect, elsewhere):
+        """The clients move to the room of a key that another process has made, and hear nothing of that."""
+        old = manager.loadNewSession("Luca")
+        client = connect()
+        assert client.present(old) is True
+        new = elsewhere("print(manager.renewSessionKey(manager.renewSessionKey(key)))", old)
+        deadline = time.monotonic() + 30
+        while session_rooms(server) != {new}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        server.emit("private", to=new)
+        assert client.heard(server) == ["private"]
+        late = connect()
+        assert (late.present(old), late.present(new)) == (False, True)
+        assert late.heard(server) == ["logout"]
+        elsewhere("manager.deleteSession(key)", new)
+        assert [each.words.get(timeout=30) for each in (client, late)] == ["logout", "logout"]
+        assert [each.heard(server) for each in (client, late)] == [[], []]
+
+    def test_lost_notice(self, manager, server, connect, redis_url, prefix):
+        """A session of which no notice has come, since it was lost, is a logout within a few seconds all the same."""
+        keys = [manager.loadNewSession(name) for name in ("Luca", "Fabio")]
+        clients = [connect(), connect()]
+        assert [client.present(key) for client, key in zip(clients, keys, strict=True)] == [True, True]
+        with pytest.importorskip("redis").Redis.from_url(redis_url) as redis:
+            assert redis.delete(*redis.scan_iter(f"{prefix}*s:{keys[0]}"))
+        assert clients[0].words.get(timeout=30) == "logout"
+        assert [client.heard(server) for client in clients] == [[], []]
+        assert session_rooms(server) == {keys[1]}
+
+    def test_reference(self, manager, server, connect, elsewhere):
+        """`notifyClientToLogout` is emitted here too: once for each end but `deleteSession`, as in npm."""
+        messages: queue.Queue[tuple[object, str]] = queue.Queue()
+        manager.on("notifyClientToLogout", lambda *args: messages.put(args))
+        keys = [manager.loadNewSession(name) for name in ("Luca", "Fabio", "Gino")]
+        client = connect()
+        assert client.present(keys[0]) is True
+        assert manager.sendLogoutMessage(keys[0]) is True
+        assert messages.get(timeout=30) == (server.io, keys[0])
+        elsewhere("manager.deleteSession(key); manager.deleteUserSessions('Fabio')", keys[0])
+        assert messages.get(timeout=30) == (server.io, keys[1])
+        elsewhere("manager.sendLogoutMessage(key)", keys[2])
+        assert messages.get(timeout=30) == (server.io, keys[2])
+        assert messages.empty()
+        assert client.heard(server) == ["logout", "logout"]
+
+    def test_detached(self, manager, server, attached, connect, elsewhere):
+        """Once detached, clients hear nothing; attached again, new ones do."""
         key = manager.loadNewSession("Luca")
-        client, published = connect(), []
+        client = connect()
         assert client.present(key) is True
-        monkeypatch.setattr(server.io.manager, "_publish", published.append)  # what a queue of python-socketio has
         attached()
-        assert session_rooms(server) == set()
-        assert published == []
+        elsewhere("manager.sendLogoutMessage(key)", key)
+        detach = server.attach(manager)
+        assert client.heard(server) == []
+        assert client.present(key) is True
+        elsewhere("manager.deleteSession(key)", key)
+        assert client.words.get(timeout=30) == "logout"
+        assert client.heard(server) == []
+        detach()
+
+    def test_stopped_in_between(self, manager, server, connect, elsewhere):
+        """After `stop` a client that joins starts again what it needs."""
+        keys = [manager.loadNewSession("Luca") for _ in range(2)]
+        clients = [connect(), connect()]
+        assert clients[0].present(keys[0]) is True
+        manager.stop()
+        assert clients[1].present(keys[1]) is True
+        elsewhere("manager.deleteUserSessions('Luca')", keys[0])
+        assert [client.words.get(timeout=30) for client in clients] == ["logout", "logout"]
+        assert [client.heard(server) for client in clients] == [[], []]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+class TestFork:
+    @pytest.mark.parametrize("server", ["threads", "loop", "with_queue"], indirect=True)
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_child_sends_nothing(self, manager, server, connect):
+        """The clients stay the parent's: a child that ends their session in its copy of the memory sends nothing."""
+        key, client = manager.loadNewSession("Luca"), connect()
+        assert client.present(key) is True
+        pid = os.fork()
+        if pid == 0:
+            status = 99
+            with suppress(BaseException):
+                sent: list[object] = []
+                server.io.emit = lambda *args, **options: sent.append(args)
+                if isinstance(server, LoopServer):
+                    # It would wake the loop of the parent, which shares the pipe for that.
+                    server._loop.call_soon_threadsafe = lambda *args, **options: sent.append(args)
+                for act in (manager.renewSessionKey, manager.sendLogoutMessage):
+                    act(key)
+                manager.deleteAllSessions()
+                status = len(sent)
+            os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert client.heard(server) == []
+        assert session_rooms(server) == {key}
+        manager.deleteSession(key)
+        assert client.heard(server) == ["logout"]
 
 
 @on_every_server
@@ -1067,6 +1346,12 @@ class TestAttaching:
                 attach(manager, wrong)
             assert manager.getSocketReference() is None
 
+    def test_queue_alone(self, manager):
+        """A message queue without a server is refused, with the reason: a process without a server needs no hook."""
+        with pytest.raises(TypeError, match="got Queue; a process without a server needs no attach"):
+            attach(manager, Queue())
+        assert manager.getSocketReference() is None
+
     def test_real_clock(self, server):
         """The timer of a session runs on the real clock too."""
         store = MemoryStore()
@@ -1104,21 +1389,19 @@ class TestAttaching:
         assert errors == []
         detach()
 
-    def test_failure_on_the_loop(self, manager, caplog, monkeypatch):
+    @on_loop
+    def test_failure_on_the_loop(self, manager, server, connect, caplog, monkeypatch):
         """A failure to send on the loop is in the log."""
-        io = socketio.AsyncServer(async_mode="asgi")
+        key, client = manager.loadNewSession("Luca"), connect()
+        assert client.present(key) is True
 
         async def fails(*args: Any, **options: Any) -> None:
-            raise ZeroDivisionError
+            raise ZeroDivisionError(key)
 
-        async def application() -> None:
-            detach = attach(manager, io)
-            monkeypatch.setattr(io, "close_room", fails)
-            manager.deleteSession(manager.loadNewSession("Luca"))
-            for _ in range(10):
-                await asyncio.sleep(0)
-            detach()
-
-        asyncio.run(application())
+        monkeypatch.setattr(server.io, "emit", fails)
+        manager.deleteSession(key)
+        server.settle()
+        monkeypatch.undo()
+        assert session_rooms(server) == set()
         assert "A logout could not be sent" in caplog.text
         assert "ZeroDivisionError" in caplog.text

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import math
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +14,8 @@ import pytest
 from watched_store import WatchedStore
 from web_sites import MAX_AGE, UNKNOWN, Answer, AsyncDjangoSite, DjangoSite, FastApiSite, FlaskSite, Site
 
-from users_session_manager import SessionManager
+from users_session_manager import Session, SessionManager
+from users_session_manager.keys import new_key
 
 # The package that it needs, and whether its views are coroutine functions.
 SITES = {
@@ -24,6 +28,8 @@ SITES = {
 }
 ONE_OF_EACH = ["flask", "fastapi", "django"]
 COOKIE = "__Host-session_key"
+# Another letter for each letter of a mark.
+SHIFT = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "bcdefghijklmnopqrstuvwxyz234567a")
 DEAD = (None, "", "Luca", UNKNOWN)
 
 
@@ -91,6 +97,18 @@ def assert_sets(answer: Answer, key: str, name: str = COOKIE, max_age: str = "")
     assert (bool(morsel["httponly"]), bool(morsel["secure"])) == (True, name.startswith("__Host-"))
 
 
+def of_another_process() -> str:
+    """Return a key as another process would issue it: the mark at the end of its label is another one."""
+    return re.sub(r"-([a-z2-7]{4})_", lambda found: f"-{found[1].translate(SHIFT)}_", new_key())
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the warnings and errors in the library's log, but for the one about a listener to `error`."""
+    found = [each for each in caplog.records if each.name == "users_session_manager"]
+    lines = [each.getMessage() for each in found if each.levelno >= logging.WARNING]
+    return [line for line in lines if "`error` has a listener" not in line]
+
+
 def is_live(manager: SessionManager, key: str) -> bool:
     return manager.getUsernameFromSessionKey(key) is not False
 
@@ -128,6 +146,61 @@ class TestGuard:
             assert_rejected(site.get(path, cookie(key)), deletes_cookie=True)
             assert_rejected(site.get(path, header(key) | cookie(key)), deletes_cookie=True)
         assert is_live(manager, live)
+
+    def test_own_ended_key(self, site, manager, clock, caplog):
+        """A key that this process has issued is no sign of another one: its cookie is deleted, and nothing is logged.
+
+        So with one that was deleted, has expired, was evicted or was renewed.
+        """
+        manager.setMaxSessionsPerUser(3)
+        keys = [manager.loadNewSession("Luca") for _ in range(4)]
+        manager.deleteSession(keys[1])
+        keys.append(manager.renewSessionKey(keys[2]))
+        clock.turn(3000)
+        for key in keys:
+            assert not manager.isForeign(key)
+            assert_rejected(site.get("/me", cookie(key)), deletes_cookie=True)
+            assert_rejected(site.get("/me", header(key)))
+        assert warnings_in(caplog) == []
+
+    def test_key_of_another_process(self, site, manager, caplog):
+        """With sessions in memory, a key of another process is rejected, and its cookie stays: it may be live there.
+
+        The log says so once, whatever carries the key, and that is all it says.
+        """
+        keys = [of_another_process() for _ in range(3)]
+        for key in keys:
+            assert manager.isForeign(key)
+            for path in ("/me", "/passive", "/recent"):
+                answers = [site.get(path, carry(key)) for carry in (cookie, header)]
+                answers.append(site.get(path, header(UNKNOWN) | cookie(key)))
+                for answer in answers:
+                    assert_rejected(answer)
+                    assert answer.cookie is None
+            answer = site.get("/optional", cookie(key))
+            assert (answer.status, answer.json, answer.cookie) == (200, {"username": None}, None)
+        (warning,) = warnings_in(caplog)
+        assert "another process" in warning
+        assert "SessionManager(store=...)" in warning
+        assert "docs/deployment.md" in warning
+        # A stale cookie of this process goes all the same, also beside a key of another one in the header.
+        assert_rejected(site.get("/me", cookie(UNKNOWN)), deletes_cookie=True)
+        assert_rejected(site.get("/me", header(keys[0]) | cookie(UNKNOWN)), deletes_cookie=True)
+        assert len(warnings_in(caplog)) == 1
+
+    @pytest.mark.parametrize("store_kind", ["redis"])
+    def test_key_of_another_process_on_redis(self, site, manager, caplog):
+        """In a store that processes share, it is a key like any other: if it has no session, its cookie is deleted."""
+        assert_rejected(site.get("/me", cookie(of_another_process())), deletes_cookie=True)
+        assert warnings_in(caplog) == []
+
+    def test_almost_a_key(self, site, manager, caplog):
+        """What only looks like a key of another process is none: its cookie is deleted, and nothing is logged."""
+        key = of_another_process()
+        old_form = re.sub(r"-[a-z2-7]{4}_", "_", key)
+        for odd in (key[:-1], f"{key}0", key.lower(), key.replace("-", "_"), old_form):
+            assert_rejected(site.get("/me", cookie(odd)), deletes_cookie=True)
+        assert warnings_in(caplog) == []
 
     def test_expired_key(self, site, manager, clock):
         """A session that has expired is rejected at its deadline, announced or not."""
@@ -214,40 +287,60 @@ class TestGuard:
 
 
 class TestMaxAge:
-    """`/recent` is for logins of the last hour."""
+    """`/recent` is for logins of the last hour, by the clock of the store."""
 
-    @pytest.fixture
-    def now(self, monkeypatch: pytest.MonkeyPatch) -> float:
-        now = 1_000_000.0
-        monkeypatch.setattr(time, "time", lambda: now)
-        return now
+    @pytest.fixture(autouse=True)
+    def long_timeout(self, manager: SessionManager) -> None:
+        manager.setSessionTimeOut(2e9)
 
-    def test_recent_login(self, site, manager, now):
+    def test_recent_login(self, site, manager, clock):
         """A login is recent up to the very second."""
-        key = manager.loadNewSession("Luca")
+        key, login = manager.loadNewSession("Luca"), clock.seconds
         for age in (0.0, 59.9, float(MAX_AGE)):
-            manager.sessions[key].authenticatedAt = now - age
+            clock.seconds = login + age
             assert site.get("/recent", cookie(key)).json["username"] == "Luca"
 
-    def test_old_login(self, site, manager, now):
-        """An older login is answered 403, one in the future too, and nothing ends."""
-        key = manager.loadNewSession("Luca")
-        for age in (MAX_AGE + 0.1, 1e12, -0.1, -MAX_AGE, float("nan"), float("inf")):
-            manager.sessions[key].authenticatedAt = now - age
+    def test_old_login(self, site, manager, clock):
+        """An older login is answered 403, one in the future too, since a clock was set back; and nothing ends."""
+        key, login = manager.loadNewSession("Luca"), clock.seconds
+        for age in (MAX_AGE + 0.1, 1e9, -0.1, -500.0):
+            clock.seconds = login + age
             answer = site.get("/recent", cookie(key))
             assert (answer.status, answer.json, answer.cookie) == (403, {"reauthenticate": True}, None)
             assert site.get("/me", cookie(key)).status == 200
 
-    def test_renewal(self, site, manager, now):
+    def test_odd_time(self, site, manager, monkeypatch):
+        """Whatever time a store may return, one in the future or none at all, it is no recent login."""
+        key = manager.loadNewSession("Luca")
+        now = time.time()
+        for at, status in ((now - 60, 200), (now + 60, 403), (-1e12, 403), (math.nan, 403), (math.inf, 403)):
+            session = Session("Luca", key, 1000.0, at)
+            monkeypatch.setattr(manager, "resumeSession", lambda _, session=session: session)
+            assert site.get("/recent", cookie(key)).status == status, at
+
+    def test_clock_of_the_machine(self, site, manager, clock, monkeypatch):
+        """Setting the clock of the machine makes no login older or newer: sessions in memory do not ask it."""
+        keys = [manager.loadNewSession("Luca")]
+        clock.turn(MAX_AGE + 1)
+        keys.append(manager.loadNewSession("Luca"))
+        unix = time.time()
+        for offset in (0, -1e6, -MAX_AGE, -1, 1, MAX_AGE, 1e6):
+            monkeypatch.setattr(time, "time", lambda offset=offset: unix + offset)
+            assert [site.get("/recent", cookie(key)).status for key in keys] == [403, 200], offset
+
+    def test_renewal(self, site, manager, clock, monkeypatch):
         """A renewal of the key or another login makes it recent again; a request does not."""
         for path, query in (("/renew", {}), ("/login", {"name": "Luca"})):
+            monkeypatch.setattr(time, "time", lambda: 1000.0)
             old = manager.loadNewSession("Luca")
-            manager.sessions[old].authenticatedAt = manager.sessions[old].createdAt = 1000.0
+            clock.turn(MAX_AGE + 1)
+            monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
             assert site.get("/me", cookie(old)).status == 200
             assert site.get("/recent", cookie(old)).status == 403
             key = site.post(path, cookie(old), **query).json["key"]
             session = manager.getSession(key)
-            assert (session.createdAt, session.authenticatedAt) == (1000.0, now)
+            assert (session.createdAt, session.authenticatedAt) == (1000.0, 1_000_000.0)
+            assert session.authenticationAge == 0
             assert site.get("/recent", cookie(key)).status == 200
 
     def test_rejected(self, site, manager):

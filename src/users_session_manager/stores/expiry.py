@@ -112,7 +112,7 @@ class SharedStore(Store):
         self._announcer = Worker("users-session-manager announcer", self._announce, self._announce_pause, thread=thread)
         self._reader = Worker("users-session-manager reader", self._pass_on, self._reader_pause, thread=thread)
         self._read_timeout = 1.0 if thread else 0.05
-        self._closed = False
+        self._closed = self._is_stopped = False
         self._reset()
         register(self)
 
@@ -143,21 +143,22 @@ class SharedStore(Store):
         notice_fork()
         if self._is_serving or not self._is_open or self._closed:
             return
-        self._is_serving = True
+        self._is_serving, self._is_stopped = True, False
         self._poll_within(0)
         self.interest_changed()
 
     def interest_changed(self) -> None:
         if self._wants_notices():
             self._reader.start()
+        else:
+            self._stop_reading()
 
     def stop(self) -> None:
         """Stop the threads, acknowledge what has been announced, and release the leases of all other claims."""
-        self._is_serving = False
+        self._is_serving, self._is_stopped = False, True
         self._clock.stop()
         self._poller.stop()
-        self._interrupt()
-        self._reader.stop()
+        self._stop_reading()
         with LOCK:
             ids = [session._snapshot.id for session in self._ended]
             self._ended.clear()
@@ -182,7 +183,7 @@ class SharedStore(Store):
             ids = [each for each in ids if each in self._unacknowledged]
             self._unacknowledged.difference_update(ids)
             self._to_acknowledge += ids
-        if ids and self._closed:
+        if ids and (self._closed or self._is_stopped):
             self._release_leases([])  # there is no further poll
         elif ids:
             self._poll_within(0)
@@ -243,14 +244,18 @@ class SharedStore(Store):
         return found
 
     def _poll_within(self, seconds: float) -> None:
-        """Poll in that many seconds, or earlier."""
+        """Poll in that many seconds, or earlier; start the poller if it does not run."""
+        if self._is_open and not self._closed:
+            self._plan_poll(seconds)
+            self._poller.start()
+
+    def _plan_poll(self, seconds: float) -> None:
+        """Let the poller poll in that many seconds, or earlier, if it is not stopped in between."""
         with LOCK:
             at = self._now() + seconds
-            if at >= self._poll_at or not self._is_open or self._closed:
-                return
-            self._poll_at = at
-            self._poller.wake()
-        self._poller.start()
+            if at < self._poll_at:
+                self._poll_at = at
+                self._poller.wake()
 
     def _poll_in_time(self, left: float, policy: Policy) -> None:
         """Poll in time for what is due before the next regular poll, of a session that expires in `left` seconds."""
@@ -278,7 +283,7 @@ class SharedStore(Store):
             with suppress(StoreUnavailable):  # it is in the log, once
                 pause = self._poll_once()
         finally:
-            self._poll_within(pause)
+            self._plan_poll(pause)
 
     def _poll_once(self) -> float:
         self._acknowledge_announced()
@@ -341,7 +346,7 @@ class SharedStore(Store):
                 call()
             except BaseException:  # noqa: BLE001  # the others are to be announced, whatever a listener raises
                 report(threading.current_thread())
-            self._poll_within(0)
+            self._plan_poll(0)
 
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:
@@ -364,15 +369,24 @@ class SharedStore(Store):
     def _wants_notices(self) -> bool:
         return self._is_serving and self._callbacks.interest().notices
 
+    def _stop_reading(self) -> None:
+        """End the subscription: the server would keep what is not read, and its connection would stay."""
+        if self._notices is not None:
+            self._interrupt()
+            self._reader.stop()
+            self._notices = None
+
     def _reader_pause(self) -> float:
         return self._read_at - self._now() if self._wants_notices() else inf
 
     def _pass_on(self) -> bool:
         """Wait for a notice and pass it on; return whether there was one."""
         try:
-            if self._notices is None:
-                self._notices, self._check_at = self._read(self._read_timeout), 0.0
-            notice = next(self._notices)
+            notices = self._notices
+            if notices is None:
+                notices = self._notices = self._read(self._read_timeout)
+                self._check_at = 0.0
+            notice = next(notices)
             if notice is not None:
                 self._callbacks.on_notice(notice)
             if self._check_at <= self._now():

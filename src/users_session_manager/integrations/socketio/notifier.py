@@ -11,6 +11,7 @@ from typing import Any
 
 import socketio
 
+from ...clock import register
 from ...errors import SessionRejected, StoreUnavailable
 from ...events import run_on, running_loop
 from ...keys import redact
@@ -55,6 +56,7 @@ class Notifier:
         self._namespace = namespace
         self._cookie = cookie
         self._loop = running_loop() if isinstance(io, socketio.AsyncServer) else None
+        register(self)
 
     def join(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Answer a client's `session_key`."""
@@ -84,6 +86,9 @@ class Notifier:
         if self.registry.watched():
             self._run(self._change(self.registry.remove_all))
 
+    def _after_fork_in_child(self) -> None:
+        self._loop = None  # the parent's
+
     # The steps. On a loop they begin in the order in which they were scheduled.
 
     async def _join(self, sid: str, data: Any) -> bool:
@@ -91,11 +96,14 @@ class Notifier:
         session = None
         try:
             session = await self._ask(self._manager.getSession, self._presented(sid, data))
-            if not self.registry.add(sid, session._id, session.key):
+            known = session.key
+            if not self.registry.add(sid, session._id, known):
                 return False
-            (key,) = await self._ask(self._manager.presentKeys, [session._id])
-            if key is not None:
+            key = await self._present_key(session._id)
+            while key not in (known, None):
                 self.registry.move(session._id, key)
+                known, key = key, await self._present_key(session._id)  # it may be renewed before the move
+            if key is not None:
                 return True
             if not self.registry.remove(sid):
                 return False  # `_end` has sent the logout
@@ -143,6 +151,10 @@ class Notifier:
     async def _ask(self, ask: Callable[[Any], Any], what: Any) -> Any:
         """Ask the manager, in another thread if a loop would wait for the store."""
         return await asyncio.to_thread(ask, what) if self._loop and self._manager.blocking else ask(what)
+
+    async def _present_key(self, session_id: Any) -> Any:
+        """Return the present key of a session, `None` if it has ended."""
+        return (await self._ask(self._manager.presentKeys, [session_id]))[0]
 
     def _presented(self, sid: str, data: Any) -> Any:
         """Return the key that a client presents, whatever it is."""
