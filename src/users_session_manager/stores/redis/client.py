@@ -82,7 +82,6 @@ def _copy_cluster(template: Any) -> Any:
     return type(template)(
         startup_nodes=[type(node)(node.host, node.port) for node in manager.startup_nodes.values()],
         address_remap=manager.address_remap,
-        read_from_replicas=template.read_from_replicas,
         reinitialize_steps=template.reinitialize_steps,
         **options,
     )
