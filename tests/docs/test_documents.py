@@ -93,6 +93,9 @@ def test_the_redis_user_of_the_documents_may_do_what_sessions_take(tmp_path: Pat
     manager = SessionManager(store=server.url.replace("//", "//sessions:the-password@"))
     ended: list[str] = []
     manager.on("sessionEnded", lambda session, reason: ended.append(reason))
+    notified = threading.Event()
+    manager.on("notifyClientToLogout", lambda io, key: notified.set())
+    manager.initSocketReference(object())
     all_over = threading.Event()
     manager.on("sessionExpiring", lambda key, left: ended.append("expiring"))
     manager.on("sessionEnded", lambda session, reason: reason == "expired" and all_over.set())
@@ -115,6 +118,9 @@ def test_the_redis_user_of_the_documents_may_do_what_sessions_take(tmp_path: Pat
     manager.setExpiryWarning(1)
     manager.loadNewSession("luca", timeout=2)
     assert all_over.wait(60)
+    assert notified.wait(60)
+    with Redis.from_url(server.url.replace("//", "//sessions:the-password@")) as user:
+        assert user.ping()  # as a subscription that has heard nothing for seconds
     assert ended == ["deleted", *["evicted"] * 3, "deleted", "expiring", "expired"]
     denied = [entry for entry in redis.acl_log() if entry["username"] == "sessions"]
     redis.close()
