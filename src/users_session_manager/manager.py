@@ -323,7 +323,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             SessionRejected: There is no live session of that key.
         """
         require_seconds("the overlap", overlap)
-        session_id, old, new = self._require(self._store.renew_key(key, overlap), key)
+        old, new, session_id = self._require(self._store.renew_key(key, overlap), key)
         _debug("Session key renewed", old)
         self._notify(Notice("renewed", session_id, new))  # first: a listener may emit to the new room
         self.emit("sessionRenewed", old, new)

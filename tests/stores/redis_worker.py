@@ -123,7 +123,7 @@ class Worker:
         threading.Thread(target=log_in, args=(int(count),)).start()
 
     def listen(self):
-        pass
+        self.manager.serve()
 
 
 def main():

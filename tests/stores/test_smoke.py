@@ -26,6 +26,17 @@ def test_smoke(manager, clock, store_kind):
         events.clear()
         return found
 
+    def notified():
+        """The keys of the notices, which come from Redis after the events of the call."""
+        clock.turn(0)
+        keys = [key for name, reference, key in found_notices() if (name, reference) == ("notifyClientToLogout", io)]
+        return sorted(keys)
+
+    def found_notices():
+        found = [event for event in events if event[0] == "notifyClientToLogout"]
+        events[:] = [event for event in events if event[0] != "notifyClientToLogout"]
+        return found
+
     def ended(key, reason):
         return [("sessionDeleted", key), ("activeUserDeleted", key), ("sessionEnded", key, reason)]
 
@@ -34,6 +45,8 @@ def test_smoke(manager, clock, store_kind):
     io = object()
     manager.initSocketReference(io)
     assert manager.blocking is True
+    manager.serve()
+    clock.turn(0)  # it subscribes to the notices
 
     # Login
     before = time.time()
@@ -88,9 +101,12 @@ def test_smoke(manager, clock, store_kind):
     manager.setMaxSessionsPerUser(2)
     fifth = manager.loadNewSession("Luca")
     sixth = manager.loadNewSession("Luca")
-    notice = ("notifyClientToLogout", io, fourth)
-    expected = [("sessionCreated", fifth), *ended(fourth, "evicted"), notice, ("sessionCreated", sixth)]
-    assert emitted() == expected
+    assert notified() == [fourth]
+    assert emitted() == [("sessionCreated", fifth), *ended(fourth, "evicted"), ("sessionCreated", sixth)]
+    assert manager.sendLogoutMessage(fifth) is True
+    assert notified() == [fifth]
+    assert manager.sendLogoutMessage(fourth) is True
+    assert notified() == [fourth], "as in npm, for any key, and then in this process alone"
     manager.setMaxSessionsPerUser(2, "reject")
     with pytest.raises(TooManySessions, match="'Luca' has 2 sessions, and may have 2"):
         manager.loadNewSession("Luca")
@@ -104,9 +120,8 @@ def test_smoke(manager, clock, store_kind):
     clock.turn(50)
     assert emitted() == [("sessionExpiring", fifth, 60)]
     clock.turn(10)
-    assert sorted(emitted()) == sorted(
-        event for one in (fifth, sixth) for event in (("notifyClientToLogout", io, one), *ended(one, "expired"))
-    )
+    assert notified() == sorted([fifth, sixth])
+    assert sorted(emitted()) == sorted(event for one in (fifth, sixth) for event in ended(one, "expired"))
     clock.turn(100)
     assert emitted() == []
 
@@ -115,14 +130,13 @@ def test_smoke(manager, clock, store_kind):
     emitted()
     assert manager.deleteSession(keys[0]) is True
     assert emitted() == ended(keys[0], "deleted")
+    assert notified() == [], "as in npm"
     assert manager.deleteUserSessions("Luca", exceptKey=keys[3]) == 2
-    assert emitted() == [
-        event for one in keys[1:3] for event in (*ended(one, "deleted"), ("notifyClientToLogout", io, one))
-    ]
+    assert notified() == sorted(keys[1:3])
+    assert emitted() == [event for one in keys[1:3] for event in ended(one, "deleted")]
     assert manager.deleteAllSessions() is True
-    assert emitted() == [
-        event for one in (own, keys[3]) for event in (*ended(one, "deleted"), ("notifyClientToLogout", io, one))
-    ]
+    assert notified() == sorted([own, keys[3]])
+    assert emitted() == [event for one in (own, keys[3]) for event in ended(one, "deleted")]
     assert manager.deleteAllSessions() is True
     clock.turn(20_000)
     assert emitted() == []

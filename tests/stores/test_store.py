@@ -406,7 +406,7 @@ class TestRenewal:
         old = case.add("Luca", data={"a": 1})
         created = store.get(old).createdAt
         case.turn(4)
-        replaced, new = store.renew_key(old, 0)
+        replaced, new, _ = store.renew_key(old, 0)
         assert replaced == old
         found = store.get(new)
         assert (found.username, found.key, found.data, found.createdAt) == ("Luca", new, {"a": 1}, created)
@@ -452,7 +452,7 @@ class TestRenewal:
         first = case.add("Luca", 100)
         second = store.renew_key(first, 10)[1]
         case.turn(5)
-        replaced, third = store.renew_key(second, 10)
+        replaced, third, _ = store.renew_key(second, 10)
         assert replaced == second
         assert [store.get(key).key for key in (first, second, third)] == [third] * 3
         case.turn(5)
@@ -476,7 +476,7 @@ class TestRenewal:
         """A key in its overlap can be renewed like the present one."""
         first = case.add()
         second = store.renew_key(first, 5)[1]
-        replaced, third = store.renew_key(first, 5)
+        replaced, third, _ = store.renew_key(first, 5)
         assert replaced == second
         assert {store.get(key).key for key in (first, second, third)} == {third}
 

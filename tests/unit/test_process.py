@@ -257,6 +257,39 @@ class TestFork:
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
+    @needs_fork
+    def test_without_hooks(self):
+        """A fork that calls no hook of Python, as uWSGI's, is noticed where the child first uses the library."""
+        done = run(
+            LIVE_CLOCK
+            + """
+    import ctypes
+    from users_session_manager.clock import LOCK
+    before = manager.loadNewSession("before")
+    # No thread may run here at the fork: the interpreter itself would not survive that. So the lock has been left.
+    manager.stop()
+    holder = threading.Thread(target=LOCK.acquire)
+    holder.start()
+    holder.join()
+    children = []
+    for number in range(10):
+        child = ctypes.PyDLL(None).fork()
+        if child == 0:
+            announced = threading.Event()
+            manager.on("sessionDeleted", lambda key: announced.set() if key == short else None)
+            short = expires_in(0.1, "short")
+            ok = manager.checkSessionStatus(before) and announced.wait(30)
+            ok = ok and manager.deleteSession(manager.loadNewSession("child"))
+            os._exit(0 if ok else 1)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(set(codes), flush=True)
+    os._exit(0)  # since this process has no lock any more
+    """,
+            covered=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "{0}\n", "")
+
 
 class TestExit:
     @pytest.mark.parametrize(

@@ -167,8 +167,8 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def renew_key(self, key: object, overlap: float) -> tuple[Any, str, str] | None:
-        """Give a live session a new key; return the session's id, the key that it replaces and the new one.
+    def renew_key(self, key: object, overlap: float) -> tuple[str, str, Any] | None:
+        """Give a live session a new key; return the key that it replaces, the new one, and the session's id.
 
         The old key, and those that it has replaced, are good for at most `overlap` more seconds. No deadline moves;
         `authenticatedAt` is now.

@@ -111,6 +111,7 @@ class SharedStore(Store):
         self._poller = Worker("users-session-manager poller", self._poll, self._poll_pause, thread=thread)
         self._announcer = Worker("users-session-manager announcer", self._announce, self._announce_pause, thread=thread)
         self._reader = Worker("users-session-manager reader", self._pass_on, self._reader_pause, thread=thread)
+        self._read_timeout = 1.0 if thread else 0.05
         self._closed = False
         self._reset()
         register(self)
@@ -217,8 +218,8 @@ class SharedStore(Store):
         """Prolong the lease of claimed ends; with 0 seconds, give them to another process."""
 
     @abstractmethod
-    def _read(self) -> Iterator[Notice | None]:
-        """Subscribe to notices; yield `None` once subscribed, then each notice, and `None` about once a second."""
+    def _read(self, timeout: float) -> Iterator[Notice | None]:
+        """Subscribe to notices; yield `None` once subscribed, then each notice, and `None` after each `timeout`."""
 
     @abstractmethod
     def _interrupt(self) -> None:
@@ -370,7 +371,7 @@ class SharedStore(Store):
         """Wait for a notice and pass it on; return whether there was one."""
         try:
             if self._notices is None:
-                self._notices, self._check_at = self._read(), 0.0
+                self._notices, self._check_at = self._read(self._read_timeout), 0.0
             notice = next(self._notices)
             if notice is not None:
                 self._callbacks.on_notice(notice)

@@ -216,7 +216,7 @@ class MemoryStore(Store):
             old.end()
         return self._make_timer(session)
 
-    def renew_key(self, key: object, overlap: float) -> tuple[Any, str, str] | None:
+    def renew_key(self, key: object, overlap: float) -> tuple[str, str, Any] | None:
         new, unix, now = new_key(), time.time(), self.now()
         with LOCK:
             session = self.get(key)
@@ -236,7 +236,7 @@ class MemoryStore(Store):
             self._sessions[new] = session
             del self._sessions[old]
             self._has_renewed = True
-        return session, old, new
+        return old, new, session
 
     def time_left(self, key: object) -> float | None:
         session = self.get(key)

@@ -170,10 +170,10 @@ class RedisStore(SharedStore):
         session = self.restart(key, timeout, policy)
         return self._start_timer(timeout) if session is None else session.timer
 
-    def renew_key(self, key: object, overlap: float) -> tuple[Any, str, str] | None:
+    def renew_key(self, key: object, overlap: float) -> tuple[str, str, Any] | None:
         new = new_key(group_of(key))
         found = self._ask("renew_key", key, new, encode_number(overlap))
-        return None if found is None else (found[0], found[1].decode(), new)
+        return None if found is None else (found[1].decode(), new, found[0])
 
     def time_left(self, key: object) -> float | None:
         session = self.get(key)
@@ -267,8 +267,8 @@ class RedisStore(SharedStore):
     def _extend(self, ids: Sequence[bytes], lease: float) -> None:
         self._call_by_group("extend", ids, lease)
 
-    def _read(self) -> Iterator[Notice | None]:
-        return self._script.subscribe()
+    def _read(self, timeout: float) -> Iterator[Notice | None]:
+        return self._script.subscribe(timeout)
 
     def _interrupt(self) -> None:
         self._script.interrupt()

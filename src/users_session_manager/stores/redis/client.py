@@ -79,6 +79,8 @@ def _copy_cluster(template: Any) -> Any:
     options = _options(manager.connection_kwargs)
     for name in ("redis_connect_func", "retry"):  # the cluster's own
         options.pop(name, None)
+    if template.read_from_replicas:  # newer versions warn of it
+        options["read_from_replicas"] = True
     return type(template)(
         startup_nodes=[type(node)(node.host, node.port) for node in manager.startup_nodes.values()],
         address_remap=manager.address_remap,

@@ -342,11 +342,12 @@ function multi_group.claim(batch_size, lease, warnings)
       room = room - #ids
       return ids
     end
+    local is_kept = redis.call('EXISTS', prefix .. 'listens') == 1
     if lease > 0 then
-      redis.call('SET', prefix .. 'listens', '', 'NX')
+      if not is_kept then redis.call('SET', prefix .. 'listens', '') end
       extend_ttl(prefix .. 'listens', 0)
+      is_kept = true
     end
-    local is_kept = lease > 0 or redis.call('EXISTS', prefix .. 'listens') == 1
     for _, id in ipairs((lease > 0 or not is_kept) and due_ids('ended', text(now)) or {}) do
       local s = read(prefix, id)
       if lease > 0 and s and s.reason then

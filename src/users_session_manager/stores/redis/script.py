@@ -28,8 +28,7 @@ _TEXT: Final = Path(__file__).with_name("script.lua").read_bytes()
 _SHA: Final = sha1(_TEXT, usedforsecurity=False).hexdigest()
 
 ALL_GROUPS: Final = range(GROUPS)
-# How many seconds a subscription waits for a notice, and after how many waits it asks whether Redis is there.
-_READ_TIMEOUT: Final = 1.0
+# After how many waits without a notice a subscription asks whether Redis is there.
 _READS_PER_PING: Final = 4
 
 
@@ -89,20 +88,20 @@ class Script:
         text = f"Redis is unreachable, and a change may have been made: {type(failure).__name__}: {failure}"
         return StoreUnavailable(text)
 
-    def subscribe(self) -> Iterator[Notice | None]:
-        """Subscribe to the notices; yield `None` once that is done, then each one, and `None` if none has come."""
+    def subscribe(self, timeout: float) -> Iterator[Notice | None]:
+        """Subscribe to the notices; yield `None` once that is done, then each one, and `None` after each timeout."""
         try:
-            yield from self._read()
+            yield from self._read(timeout)
         except FAILURES as failure:
             raise self._failed(failure, "subscribe") from failure
 
-    def _read(self) -> Iterator[Notice | None]:
+    def _read(self, timeout: float) -> Iterator[Notice | None]:
         self._subscription = subscription = self.client.get().pubsub()
         try:
             subscription.subscribe(self.channel)
             silent_for = 0
             while True:
-                message = subscription.get_message(timeout=_READ_TIMEOUT)
+                message = subscription.get_message(timeout=timeout)
                 silent_for = 0 if message else silent_for + 1
                 if silent_for == 2 * _READS_PER_PING:
                     raise RedisConnectionError("no answer to a ping of the subscription")
