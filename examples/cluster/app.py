@@ -41,25 +41,23 @@ def create_app(redis_url: str, *, worker: int, timeout: float, client_script: st
     app.config["USER_SESSIONS_COOKIE_SECURE"] = False  # for plain http, as this demo is served; else leave it out
     user_sessions = UserSessions(app)
 
-    # Only this differs from one process: the sessions are in Redis, and a message to a page goes through Redis to the
-    # worker that the page is connected to.
+    # Only this differs from one process: the sessions are in Redis. A page gets its `logout` from the worker that it is
+    # connected to, wherever the session ends.
     manager = SessionManager(store=redis_url)
-    io = socketio.Server(async_mode="threading", client_manager=socketio.RedisManager(redis_url))
+    io = socketio.Server(async_mode="threading")
 
     manager.setSessionTimeOut(timeout)
     attach(manager, io, cookie=app.extensions["users_session_manager"].carrier.cookie)
     app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
 
-    def report(text: str) -> None:
-        print(f"worker {worker}: {text}", flush=True)
-        io.emit("changed")  # to every page of every worker, which then requests the new state
-
     # Each event reaches one worker: the one in which it happens, or any one if a session expires.
     def on_created(key: str) -> None:
-        report(f"{manager.getUsernameFromSessionKey(key)} logged in, session {label(key)}")
+        username = manager.getUsernameFromSessionKey(key)
+        print(f"worker {worker}: {username} logged in, session {label(key)}", flush=True)
 
     def on_ended(session: Session, reason: str) -> None:
-        report(f"session {label(session.key)} of {session.username} has ended: {reason}")
+        text = f"session {label(session.key)} of {session.username} has ended: {reason}"
+        print(f"worker {worker}: {text}", flush=True)
 
     manager.on("sessionCreated", on_created)
     manager.on("sessionEnded", on_ended)
@@ -99,7 +97,6 @@ def create_app(redis_url: str, *, worker: int, timeout: float, client_script: st
     @app.post("/still-here")
     @session_required
     def still_here() -> Response:
-        io.emit("changed", to=current_session.key)  # to the pages of this session, in all workers
         return jsonify({})
 
     @app.post("/logout")

@@ -325,9 +325,9 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         require_seconds("the overlap", overlap)
         old, new, session_id = self._require(self._store.renew_key(key, overlap), key)
         _debug("Session key renewed", old)
-        self.emit("sessionRenewed", old, new)
         if not self._store.sends_notices:
-            self._notify_renewal(session_id)
+            self._notify_renewal(session_id)  # first: a listener may emit to the new room
+        self.emit("sessionRenewed", old, new)
         return new
 
     # Timers

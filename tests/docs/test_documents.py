@@ -9,6 +9,8 @@ import importlib
 import inspect
 import os
 import re
+import subprocess
+import sys
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import users_session_manager
-from users_session_manager import SessionManager
+from users_session_manager import SessionError, SessionManager, StoreUnavailable
 
 for package in ("socketio", "flask", "django", "fastapi", "prometheus_client", "redis"):
     pytest.importorskip(package, reason=f"the documents show what needs {package}, which is not installed")
@@ -91,6 +93,9 @@ def test_the_redis_user_of_the_documents_may_do_what_sessions_take(tmp_path: Pat
     manager = SessionManager(store=server.url.replace("//", "//sessions:the-password@"))
     ended: list[str] = []
     manager.on("sessionEnded", lambda session, reason: ended.append(reason))
+    notified = threading.Event()
+    manager.on("notifyClientToLogout", lambda io, key: notified.set())
+    manager.initSocketReference(object())
     all_over = threading.Event()
     manager.on("sessionExpiring", lambda key, left: ended.append("expiring"))
     manager.on("sessionEnded", lambda session, reason: reason == "expired" and all_over.set())
@@ -113,12 +118,78 @@ def test_the_redis_user_of_the_documents_may_do_what_sessions_take(tmp_path: Pat
     manager.setExpiryWarning(1)
     manager.loadNewSession("luca", timeout=2)
     assert all_over.wait(60)
+    assert notified.wait(60)
+    with Redis.from_url(server.url.replace("//", "//sessions:the-password@")) as user:
+        assert user.ping()  # as a subscription that has heard nothing for seconds
     assert ended == ["deleted", *["evicted"] * 3, "deleted", "expiring", "expired"]
     denied = [entry for entry in redis.acl_log() if entry["username"] == "sessions"]
     redis.close()
     manager.close()
     server.stop()
     assert denied == []
+
+
+def test_the_log_says_what_deployment_quotes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Each wrong set-up of its table, in the order of the table, says what stands there."""
+    import socketio
+    from redis import Redis
+
+    from users_session_manager.integrations.socketio import attach
+    from users_session_manager.keys import new_key
+    from users_session_manager.stores.redis import RedisStore
+
+    table = (ROOT / "docs" / "deployment.md").read_text().partition("## What the log says")[2].partition("## ")[0]
+    quoted = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    said: list[str] = []
+
+    def logged() -> list[str]:
+        texts = [record.message for record in caplog.records if record.name == "users_session_manager"]
+        caplog.clear()
+        return texts
+
+    manager = SessionManager()
+    command = "from users_session_manager.keys import new_key; print(new_key())"
+    issued = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout.strip()
+    assert manager.findSession(new_key()) is manager.findSession(issued) is None
+    said += logged()
+    manager.close()
+
+    monkeypatch.setenv("RUN_MAIN", "true")
+    manager = SessionManager()
+    manager.serve()
+    said += logged()
+
+    with pytest.raises(SessionError) as error:
+        SessionManager(store="redis://127.0.0.1:1/0")
+    said.append(re.sub(r"\S*\.py:\d+", "app.py:12", str(error.value)))
+    manager.close()
+
+    with pytest.raises(ValueError, match="scheme") as refused:
+        SessionManager(store="127.0.0.1:6379")
+    said.append(str(refused.value))
+
+    server = RedisServer(tmp_path)
+    with Redis.from_url(server.url) as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+    store = RedisStore.from_url(server.url, thread=False)
+    manager = SessionManager(store=store)
+    manager.serve()
+    store.run_due()
+    said += logged()
+    server.stop()
+    with pytest.raises(StoreUnavailable):
+        manager.getLoggedUsers()
+    said += logged()
+
+    with pytest.raises(SessionError) as error:
+        attach(manager, socketio.Server(async_mode="gevent"))
+    said.append(str(error.value))
+    manager.close()
+
+    assert len(quoted) == len(said)
+    assert [text for text, quote in zip(said, quoted, strict=True) if not text.startswith(quote)] == []
 
 
 @every_document

@@ -12,7 +12,6 @@ pytest.importorskip("django")
 pytest.importorskip("simple_websocket")
 
 pytestmark = pytest.mark.browser
-UNKNOWN = "Otter-candid-46-k3xq_" + "0" * 32
 
 
 @pytest.fixture
@@ -125,7 +124,8 @@ def test_dead_key(new_person, example, expect):
     ended = key_cookie(page.context)
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_label("Password")).to_be_visible()
-    for value in (ended["value"], UNKNOWN, "'; DROP TABLE auth_user"):
+    forged = ended["value"].partition("_")[0] + "_" + "0" * 32
+    for value in (ended["value"], forged, "'; DROP TABLE auth_user"):
         page.context.add_cookies([{**ended, "value": value.replace(";", "%3B")}])
         page.goto(example.url)
         expect(page.get_by_label("Password")).to_be_visible()

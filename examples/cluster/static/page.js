@@ -2,7 +2,8 @@
 
 import { act, el, enter, onLogin, post, setTime, userItem } from "./shared/page.js";
 
-const page = { path: "/session", event: "changed", draw };
+// Without an event: the workers push no data, since who is logged in changes on all of them. `logout` is pushed.
+const page = { path: "/session", draw };
 
 function draw(session) {
   setTime(session);

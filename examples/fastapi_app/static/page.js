@@ -1,7 +1,7 @@
 // The session key is in an HttpOnly cookie, so this script cannot read it.
 
 import {
-  act, el, element, enter, markSoon, onLogin, post, refreshOffline, request, setTime, userItem,
+  act, el, element, enter, markSoon, onLogin, post, refreshUnlessPushed, request, setTime, userItem,
 } from "./shared/page.js";
 
 // To request the session does not prolong it; to request the orders does.
@@ -25,7 +25,7 @@ async function showOrders() {
   );
   const times = answer.asked === 1 ? "once" : `${answer.asked} times`;
   el("asked").textContent = `You have asked for them ${times} in this session.`;
-  refreshOffline();
+  refreshUnlessPushed();
 }
 
 function enterPage() {

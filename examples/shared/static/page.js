@@ -4,7 +4,8 @@ export const el = (id) => document.getElementById(id);
 
 // What an example's page adds, each part of it optional:
 //   path, draw: where it gets its data, and the function that shows them
-//   event: the event with which the server pushes new data; without data, the page requests them
+//   event: the event with which the server pushes new data; without data, the page requests them; without an event, it
+//     requests them every few seconds
 //   events: further events and their listeners
 //   key: returns what to send as `session_key`, for a page whose key is not in a cookie
 //   tick: called with the seconds left and the timeout of its session
@@ -26,9 +27,10 @@ export function show(view) {
 export function enter(thisPage) {
   page = thisPage;
   show("inside");
-  if (typeof io === "undefined") {
+  const isOffline = typeof io === "undefined";
+  if (page.path && (isOffline || !page.event)) polling = setInterval(refresh, 5000);
+  if (isOffline) {
     connection("offline", "No live updates: socket.io-client did not load");
-    if (page.path) polling = setInterval(refresh, 5000);
     refresh();
     return;
   }
@@ -117,12 +119,12 @@ export async function act(path, body) {
   say("");
   const answer = await post(path, body);
   if (answer?.error) say(answer.error);
-  if (answer) refreshOffline();
+  if (answer) refreshUnlessPushed();
 }
 
-// The server pushes what has changed; a page that is not connected has to request it.
-export function refreshOffline() {
-  if (!socket?.connected) refresh();
+// The server pushes what has changed; a page that is not connected, or is pushed nothing, has to request it.
+export function refreshUnlessPushed() {
+  if (!socket?.connected || !page.event) refresh();
 }
 
 async function refresh() {
