@@ -675,6 +675,53 @@ def test_eviction_policy(own_server, caplog):
         assert all(f"maxmemory-policy of Redis is {policy}" in warning for warning in warnings)
 
 
+class TestNotices:
+    @pytest.mark.parametrize("missing", ["-subscribe", "-publish", "resetchannels"])
+    def test_not_allowed(self, own_server, caplog, missing):
+        """Without a permission for notices, clients get their logout late, and the log says what is missing, once."""
+        server = own_server()
+        with redis.Redis.from_url(server.url) as administrator:
+            administrator.execute_command("ACL", "SETUSER", "limited", "on", ">password", "~*", "&*", "+@all")
+            administrator.execute_command("ACL", "SETUSER", "limited", missing)
+        ended = threading.Event()
+
+        class Watcher:
+            def watched(self):
+                return ids
+
+            def noticed(self, notice):
+                if notice.kind == "deleted":
+                    ended.set()
+
+        manager = SessionManager(store=server.url.replace("//", "//limited:password@"))
+        key = manager.loadNewSession("Luca")
+        ids = {manager.getSession(key)._id: key}
+        manager.addWatcher(Watcher())
+        with contextlib.closing(RedisStore.from_url(server.url)) as other:
+            assert other.remove(key) is not None
+        assert ended.wait(WAIT)
+        time.sleep(1)  # it tries to subscribe again and again
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
+        assert "No notices can be read" in line
+        assert manager.loadNewSession("Luca")
+
+    def test_comes_back(self, own_server, caplog):
+        """After the connection of the subscription was cut, it subscribes again by itself."""
+        server, heard = own_server(), threading.Event()
+        manager = SessionManager(store=server.url)
+        manager.on("notifyClientToLogout", lambda io, key: heard.set())
+        manager.initSocketReference(object())
+        manager.serve()
+        with redis.Redis.from_url(server.url) as administrator:
+            for _ in range(3):
+                eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+                heard.clear()
+                manager.loadNewSession("Luca")
+                manager.deleteUserSessions("Luca")
+                assert heard.wait(WAIT)
+                assert administrator.client_kill_filter(_type="pubsub") == 1
+
+
 class TestFullMemory:
     def test_full(self, own_server, caplog):
         """With a full memory logins are refused, in one line of the log, and sessions still end."""

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from ..clock import LOCK, Clock, Worker, notice_fork, register, report
 from ..errors import StoreUnavailable
+from ..log import log
 from ..policy import Policy, require_seconds
 from ..session import Reason, Session, not_negative
 from ..timers import SessionTimer
@@ -92,8 +93,8 @@ class SharedStore(Store):
     fourth one, for timers, starts with the first timer that is asked for. A forked child has its own threads, serves
     once it is asked to, and has none of what its parent has claimed.
 
-    A store of this kind has six methods beside those of `Store`: `_claim`, `_acknowledge`, `_extend`, `_read`,
-    `_disconnect` and `_is_unreachable`. Each but the last two may raise `StoreUnavailable`, and be repeated.
+    A store of this kind has seven methods beside those of `Store`: `_claim`, `_acknowledge`, `_extend` and `_read`,
+    which may raise `StoreUnavailable` and be repeated, `_interrupt`, `_disconnect` and `_is_unreachable`.
 
     Threads: any thread may call any method. `LOCK` guards what is claimed, to be announced and to be acknowledged; it
     is not held while the store is asked or while a listener runs.
@@ -122,6 +123,7 @@ class SharedStore(Store):
         self._poll_at = inf
         self._read_at = self._check_at = 0.0
         self._notices: Iterator[Notice | None] | None = None
+        self._has_warned = False  # whether the log says that notices cannot be read
         self._is_announcing = False
         self._unacknowledged: set[Any] = set()  # the ids of all that this process has taken out
         self._to_acknowledge: list[Any] = []  # those of them whose ends have been announced
@@ -310,6 +312,9 @@ class SharedStore(Store):
         return pause
 
     def _announce_soon(self, claim: Claim) -> None:
+        if not self._is_serving:  # it was stopped in between
+            self._extend([session._snapshot.id for session in claim.ended], 0)
+            return
         sessions = sorted(self._claimed(claim.ended), key=lambda session: session._snapshot.left)
         with LOCK:
             self._ended += sessions
@@ -380,23 +385,36 @@ class SharedStore(Store):
         return self._read_at - self._now() if self._wants_notices() else inf
 
     def _pass_on(self) -> bool:
-        """Wait for a notice and pass it on; return whether there was one."""
+        """Wait for a notice and pass it on; return whether there was one. Check what is watched from time to time."""
+        notice = failure = None
         try:
             notices = self._notices
             if notices is None:
                 notices = self._notices = self._read(self._read_timeout)
-                self._check_at = 0.0
+                self._check_at = min(self._check_at, self._now())
             notice = next(notices)
-            if notice is not None:
-                self._callbacks.on_notice(notice)
-            if self._check_at <= self._now():
-                self._check_at = self._now() + CHECK_INTERVAL
-                self._check()
-        except StoreUnavailable:  # it is in the log, once
-            self._notices = None
+            self._has_warned = False
+        except StoreUnavailable as unavailable:
+            self._notices, failure = None, unavailable
             self._read_at = self._now() + RETRY_INTERVAL
-            return False
+        if notice is not None:
+            self._callbacks.on_notice(notice)
+        if self._check_at <= self._now():
+            self._check_at = self._now() + CHECK_INTERVAL
+            with suppress(StoreUnavailable):  # it is in the log, once
+                self._check()
+                self._warn_of_no_notices(failure)
         return notice is not None
+
+    def _warn_of_no_notices(self, failure: StoreUnavailable | None) -> None:
+        """Log once that the store answers, and yet lets this process not subscribe."""
+        if failure is not None and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
+                "needs in docs/deployment.md",
+                failure,
+            )
 
     def _check(self) -> None:
         """Pass on what no notice has said of the sessions that have clients in this process."""

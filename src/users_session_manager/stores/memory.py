@@ -464,5 +464,6 @@ def _end_timers(ended: Iterable[MemorySession]) -> list[MemorySession]:
 
 
 def _is_reloaded() -> bool:
-    """Return whether a development server reloads this process: that of Werkzeug or Django, or by `--reload`."""
-    return "true" in (os.environ.get("WERKZEUG_RUN_MAIN"), os.environ.get("RUN_MAIN")) or "--reload" in sys.argv
+    """Return whether a development server reloads this process: Werkzeug's, Django's, `fastapi dev`, or `--reload`."""
+    by_variable = "true" in (os.environ.get("WERKZEUG_RUN_MAIN"), os.environ.get("RUN_MAIN"))
+    return by_variable or "--reload" in sys.argv or sys.argv[1:2] == ["dev"]

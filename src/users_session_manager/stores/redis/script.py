@@ -89,16 +89,20 @@ class Script:
         return StoreUnavailable(text)
 
     def subscribe(self, timeout: float) -> Iterator[Notice | None]:
-        """Subscribe to the notices; yield `None` once that is done, then each one, and `None` after each timeout."""
+        """Subscribe to the notices; yield `None` once that is done, then each one, and `None` after each timeout.
+
+        A failure is not logged here: the next call of the script says whether Redis is reachable.
+        """
         try:
             yield from self._read(timeout)
         except FAILURES as failure:
-            raise self._failed(failure, "subscribe") from failure
+            raise StoreUnavailable(f"{type(failure).__name__}: {failure}") from failure
 
     def _read(self, timeout: float) -> Iterator[Notice | None]:
         self._subscription = subscription = self.client.get().pubsub()
         try:
             subscription.subscribe(self.channel)
+            self.client.get().publish(self.channel, b"")  # which the script must be allowed to do, too
             silent_for = 0
             while True:
                 message = subscription.get_message(timeout=timeout)
