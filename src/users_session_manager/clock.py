@@ -35,16 +35,7 @@ _MIN_DEAD: Final = 100
 _MAX_BYTES: Final = 400
 
 
-class _Lock(type(threading.RLock())):  # type: ignore[misc]
-    """A re-entrant lock that `with` takes only after its process has noticed that it is a forked child."""
-
-    def __enter__(self) -> bool:
-        if os.getpid() != _process_id:
-            _notice_fork()
-        return super().__enter__()  # type: ignore[no-any-return]
-
-
-LOCK: Final = _Lock()
+LOCK: Final = threading.RLock()
 """The one lock of this library, so that no two are ever taken in two orders.
 
 It guards the singleton, the listeners, the sessions in memory, the alarms and what an `ExpiryWorker` has claimed. It is
@@ -83,7 +74,8 @@ class Worker:
 
     def start(self) -> bool:
         """Start the thread if it does not run; return whether it was started. Not once closed, and not at exit."""
-        if self._thread is not None and os.getpid() == _process_id:
+        notice_fork()
+        if self._thread is not None:
             return False
         with LOCK:
             if self._thread is not None or not self._threaded or self._closed or _is_exiting:
@@ -295,7 +287,11 @@ def register(registered: Any) -> None:
 
 
 def notice_fork() -> None:
-    """Let a forked child that no hook has reported become a process of its own, as uWSGI forks them."""
+    """Let a forked child that no hook has reported become a process of its own: uWSGI forks so.
+
+    Called wherever the library is entered, before `LOCK` is taken. Not in the lock itself: an exception of a signal
+    handler would leave that locked, were its `__enter__` not one of C.
+    """
     if os.getpid() != _process_id:
         _notice_fork()
 
@@ -305,7 +301,7 @@ def _notice_fork() -> None:
     process_id, mine = os.getpid(), object()
     if _noticed.setdefault(process_id, mine) is mine:  # of several threads one does it
         _noticed = {process_id: mine}  # the number of an ancestor may come again
-        LOCK._at_fork_reinit()  # a thread of the parent may have held it
+        LOCK._at_fork_reinit()  # type: ignore[attr-defined]  # a thread of the parent may have held it
         LOCK.acquire()
         _after_fork_in_child()
     while process_id != _process_id:

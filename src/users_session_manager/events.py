@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pyee import EventEmitter
 
-from .clock import LOCK, register
+from .clock import LOCK, notice_fork, register
 from .errors import SessionError
 from .keys import redact
 from .log import log
@@ -86,7 +86,8 @@ class IsolatedEmitter(EventEmitter):
         if self._has_async:
             self._find_loop()
         if not table:
-            if event == "new_listener":  # which pyee emits before it adds one
+            if event == "new_listener":  # which pyee emits before it adds one, and before it takes the lock
+                notice_fork()
                 self._check_listener(*args)
             return event == "error" and super().emit(event, *args, **kwargs)
         with LOCK:

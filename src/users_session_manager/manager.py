@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from logging import DEBUG
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-from .clock import LOCK
+from .clock import LOCK, notice_fork
 from .errors import SessionError, SessionRejected
 from .events import IsolatedEmitter
 from .keys import label
@@ -48,6 +48,7 @@ class _Singleton(type):
             raise TypeError(f"SessionManager() takes only store=..., got {got}; call setSessionTimeOut() and the like")
         if isinstance(store, str) and _instance is None:
             store_class(store)  # imported without LOCK, since the import system has locks of its own
+        notice_fork()
         with LOCK:
             if _instance is None:
                 _instance = super().__call__(store=store)
@@ -99,13 +100,18 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._watchers: list[Watcher] = []
         self._made_at = _caller()
         self._requested_store = store
-        self._store = open_store(store)
+        self._opened_store = open_store(store)
         self._store.open(
             Callbacks(self._session_ended, self._session_expires, self._noticed, self._interest, self._watched)
         )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._store!r}>"
+
+    @property
+    def _store(self) -> Store:
+        notice_fork()  # each method comes this way
+        return self._opened_store
 
     @property
     def sessions(self) -> Mapping[str, Session]:
