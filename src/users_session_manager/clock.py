@@ -324,6 +324,13 @@ def _after_fork_in_child() -> None:
         worker.start()
 
 
+def _after_fork_hook() -> None:
+    if LOCK._is_owned():
+        _after_fork_in_child()
+    else:
+        notice_fork()  # some servers that fork in C call no hook but this one
+
+
 def _at_exit() -> None:
     global _is_exiting
     # A daemon thread that is cut off in the middle of a print can abort the interpreter.
@@ -340,4 +347,4 @@ def _at_exit() -> None:
 
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_after_fork_hook)
