@@ -15,7 +15,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from ..clock import LOCK, Clock, Worker, notice_fork, register, report
+from ..clock import LOCK, Clock, Worker, notice_fork, register, report, threads_run
 from ..errors import StoreUnavailable
 from ..policy import Policy, require_seconds
 from ..session import Reason, Session, not_negative
@@ -181,8 +181,8 @@ class SharedStore(Store):
             ids = [each for each in ids if each in self._unacknowledged]
             self._unacknowledged.difference_update(ids)
             self._to_acknowledge += ids
-        if ids and self._closed:
-            self._release_leases([])  # there is no further poll
+        if ids and (self._closed or not threads_run()):
+            self._release_leases([])  # there is no further poll, or none before the lease has expired
         elif ids:
             self._poll_within(0)
 
