@@ -286,7 +286,7 @@ def test_celery(notes):
     need("celery")
     worker = ServerProcess(
         *"-m celery -A noting_celery worker --concurrency 2 --pool prefork --loglevel INFO".split(),
-        printed=r"transport:\s+redis://127\.0\.0\.1:(\d+)",  # the port of its Redis: it has none of its own
+        printed=r"Connected to redis://\S*127\.0\.0\.1:(\d+)",  # the port of its Redis: it has none of its own
         cwd=APPS,
         env=notes.environment,
     )
