@@ -68,17 +68,24 @@ class Worker:
         self._name = name
         self._threaded = thread
         self._thread: threading.Thread | None = None
+        self._starts_after_fork = False
         self._wakeup = _closed_lock()
         self._closed = False
         register(self)
 
     def start(self) -> bool:
-        """Start the thread if it does not run; return whether it was started. Not once closed, and not at exit."""
+        """Start the thread if it does not run; return whether it was started.
+
+        It is not once closed, at exit, and in the master of uWSGI, whose children start it.
+        """
         notice_fork()
         if self._thread is not None:
             return False
         with LOCK:
             if self._thread is not None or not self._threaded or self._closed or _is_exiting:
+                return False
+            if _is_uwsgi_master():
+                self._starts_after_fork = True
                 return False
             # Of its own, since one that was stopped a moment ago may not have ended yet.
             self._wakeup = wakeup = _closed_lock()
@@ -89,6 +96,8 @@ class Worker:
         except BaseException:
             self._thread = None
             raise
+        _warn_of_uwsgi()
+        _exit_with_multiprocessing()
         return True
 
     def stop(self) -> None:
@@ -135,8 +144,8 @@ class Worker:
 
     def _after_fork_in_child(self) -> None:
         self._wakeup = _closed_lock()
-        if self._thread is not None:
-            self._thread = None
+        if self._thread is not None or self._starts_after_fork:
+            self._thread, self._starts_after_fork = None, False
             _to_start.append(self)
 
 
@@ -270,6 +279,42 @@ def report(thread: threading.Thread) -> None:
         log.error("threading.excepthook failed", exc_info=True)
 
 
+def threads_run() -> bool:
+    """Return whether a thread of this process runs at any time: in some uWSGI it does so only during a request."""
+    return bool(getattr(sys.modules.get("uwsgi"), "has_threads", True)) and not _is_uwsgi_master()
+
+
+def _is_uwsgi_master() -> bool:
+    """Return whether this process is the master of uWSGI.
+
+    It forks in C: a child whose parent has threads may wait for the interpreter's own lock for ever.
+    """
+    uwsgi = sys.modules.get("uwsgi")  # which is there in its processes alone
+    return uwsgi is not None and uwsgi.masterpid() == os.getpid()
+
+
+def _warn_of_uwsgi() -> None:
+    """Log a warning, once, in a uWSGI that lets threads run only while it handles a request."""
+    global _uwsgi_is_known
+    if not (_uwsgi_is_known or threads_run()):
+        _uwsgi_is_known = True
+        log.warning(
+            "uWSGI runs without threads: sessions expire and clients are notified only while it handles a request. "
+            "Start it with --enable-threads, see docs/deployment.md"
+        )
+
+
+def _exit_with_multiprocessing() -> None:
+    """Stop all at the end of a process of `multiprocessing`, which ends without the functions of `atexit`."""
+    global _finalized_process
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and _finalized_process != _process_id:
+        _finalized_process = _process_id
+        util.Finalize(None, _at_exit, exitpriority=0)
+
+
+_uwsgi_is_known = False
+_finalized_process = 0
 _registered: weakref.WeakSet[Any] = weakref.WeakSet()
 _to_start: list[Worker] = []
 _process_id = os.getpid()
@@ -320,6 +365,13 @@ def _after_fork_in_child() -> None:
         worker.start()
 
 
+def _after_fork_hook() -> None:
+    if LOCK._is_owned():
+        _after_fork_in_child()
+    else:
+        notice_fork()  # some servers that fork in C call no hook but this one
+
+
 def _at_exit() -> None:
     global _is_exiting
     # A daemon thread that is cut off in the middle of a print can abort the interpreter.
@@ -336,4 +388,4 @@ def _at_exit() -> None:
 
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_after_fork_hook)

@@ -15,7 +15,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from ..clock import LOCK, Clock, Worker, notice_fork, register, report
+from ..clock import LOCK, Clock, Worker, notice_fork, register, report, threads_run
 from ..errors import StoreUnavailable
 from ..log import log
 from ..policy import Policy, require_seconds
@@ -130,6 +130,7 @@ class SharedStore(Store):
         self._ended: deque[SharedSession] = deque()  # to announce
         self._expiring: deque[SharedSession] = deque()
         self._extend_at = self._now() + self._lease / 3
+        self._leased_until = inf
 
     def _at_exit(self) -> None:
         self.close()
@@ -185,8 +186,8 @@ class SharedStore(Store):
             ids = [each for each in ids if each in self._unacknowledged]
             self._unacknowledged.difference_update(ids)
             self._to_acknowledge += ids
-        if ids and (self._closed or self._is_stopped):
-            self._release_leases([])  # there is no further poll
+        if ids and (self._closed or self._is_stopped or not threads_run()):
+            self._release_leases([])  # there is no further poll, or none before the lease has expired
         elif ids:
             self._poll_within(0)
 
@@ -292,8 +293,9 @@ class SharedStore(Store):
         if self._extend_at <= self._now():
             with LOCK:
                 ids = list(self._unacknowledged)
+            before = self._now()
             self._extend(ids, self._lease)
-            self._extend_at = self._now() + self._lease / 3
+            self._extend_at, self._leased_until = before + self._lease / 3, before + self._lease
         if self._is_announcing:
             self._announcer.start()  # it may have failed to start
         elif self._is_serving:
@@ -303,6 +305,7 @@ class SharedStore(Store):
     def _claim_due(self) -> float:
         """Claim what is due; return the seconds until there is more."""
         pause, warnings = POLL_INTERVAL, self._callbacks.interest().warnings
+        self._leased_until = self._now() + self._lease
         for claim in self._claim(self._own_lease(), warnings=warnings):
             pause = min(pause, claim.next_in)
             if claim.ended or claim.expiring:
@@ -355,6 +358,9 @@ class SharedStore(Store):
 
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:
+            if self._leased_until < self._now():  # this process was stopped for a while: they are another one's
+                self._unacknowledged.difference_update(session._snapshot.id for session in self._ended)
+                self._ended.clear()
             if self._expiring:
                 session = self._expiring.popleft()
                 return partial(self._callbacks.on_expiring, session, session._snapshot.left)
