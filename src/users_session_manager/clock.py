@@ -366,7 +366,7 @@ def _after_fork_in_child() -> None:
 
 
 def _after_fork_hook() -> None:
-    if LOCK._is_owned():
+    if LOCK._is_owned():  # type: ignore[attr-defined]
         _after_fork_in_child()
     else:
         notice_fork()  # some servers that fork in C call no hook but this one

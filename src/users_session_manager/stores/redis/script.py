@@ -102,7 +102,8 @@ class Script:
         self._subscription = subscription = self.client.get().pubsub()
         try:
             subscription.subscribe(self.channel)
-            self.client.get().publish(self.channel, b"")  # which the script must be allowed to do, too
+            # It yields at once when this comes back, and the script must be allowed to do it, too.
+            self.client.get().publish(self.channel, b"")
             silent_for = 0
             while True:
                 message = subscription.get_message(timeout=timeout)
@@ -111,7 +112,8 @@ class Script:
                     raise RedisConnectionError("no answer to a ping of the subscription")
                 if silent_for == _READS_PER_PING:
                     subscription.ping()
-                yield notice(message["data"]) if message and message["type"] == "message" else None
+                if message is None or message["type"] == "message":  # else it is the answer to a command
+                    yield message and notice(message["data"])
         finally:
             if self._subscription is subscription:  # else this is a forked child
                 self._subscription = None
