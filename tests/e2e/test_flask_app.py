@@ -192,7 +192,7 @@ def test_same_label(application, monkeypatch):
     for client in clients:
         log_in(client)
     rows = here.get("/sessions").json["sessions"]
-    assert [row["label"] for row in rows] == ["Otter-candid-46"] * 3
+    assert [row["label"] for row in rows] == ["Otter-candid-46-k3xq"] * 3
     assert here.post("/logout-there", json={"session": rows[2]["id"]}).status_code == 200
     assert [client.get("/sessions").status_code for client in (here, first, second)] == [200, 200, 401]
 

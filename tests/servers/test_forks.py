@@ -52,7 +52,15 @@ SERVERS: dict[str, tuple[str, dict[str, str]]] = {
     "uwsgi, fork hooks": (RUN_UWSGI + " --enable-threads --py-call-uwsgi-fork-hooks", {"BEFORE_FORK": "session"}),
     "uwsgi, postfork": (RUN_UWSGI, {"POSTFORK": "yes"}),
 }
-# How often the slow test starts each.
+# Those that each run of the tests starts.
+COMMON = [
+    "gunicorn, preload, client",
+    "gunicorn, preload, session",
+    "uwsgi",
+    "uwsgi, threads, session",
+    "uwsgi, postfork",
+]
+# How often the long test starts each.
 STARTS = {"gunicorn, preload": 100, "gunicorn, preload, client": 50, "gunicorn, preload, session": 50}
 AT_ONCE = 10
 
@@ -169,7 +177,9 @@ def serve(kind: str, notes: Notes) -> None:
     notes.check()
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in COMMON else pytest.param(kind, marks=pytest.mark.long) for kind in SERVERS]
+)
 def test_servers(kind, notes):
     """Each worker of a server serves, whatever its master did before it forked."""
     need_server(kind)
@@ -193,7 +203,7 @@ def test_quiet(notes):
     assert notes.of("deleted") == Counter([*notes.of("created")])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [kind for kind in SERVERS if "preload" in kind or "uwsgi" in kind])
 def test_servers_often(kind, redis_url, tmp_path):
     """The same, start after start."""
@@ -266,7 +276,7 @@ def test_multiprocessing(method, notes):
 
 
 @pytest.mark.parametrize("kind", ["redis", "memory"])
-@pytest.mark.parametrize("forks", [30, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("forks", [30, pytest.param(200, marks=pytest.mark.long)])
 def test_random_forks(kind, forks, notes):
     """A process forks at any moment of its threads; each child signs in and out, and exits."""
     program = Program(notes, "noting_forks.py", str(forks), kind)
@@ -288,7 +298,7 @@ def test_celery(notes):
         *"-m celery -A noting_celery worker --concurrency 2 --pool prefork --loglevel INFO".split(),
         printed=r"Connected to redis://\S*127\.0\.0\.1:(\d+)",  # the port of its Redis: it has none of its own
         cwd=APPS,
-        env=notes.environment,
+        env=notes.environment | {"DJANGO_SETTINGS_MODULE": ""},  # that of other tests
     )
     try:
         tasks = Program(notes, "noting_tasks.py", "2")

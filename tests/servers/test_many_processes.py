@@ -206,9 +206,9 @@ def check(site: Site, clients: dict[str, str]) -> None:
     assert len(late) > len(clients) / 3
 
 
-def torture(site: Site, sessions: int, seconds: float, kill_every: float | None) -> None:
+def torture(site: Site, sessions: int, seconds: float, kill_every: float) -> None:
     chance, count = site.chance, len(site.workers)
-    start = time.time() + 10 + sessions / 100  # until then the clients have joined
+    start = time.time() + 5 + sessions / 100  # until then the clients have joined
     keys: list[list[str]] = [[] for _ in range(count)]
     for number in range(sessions):
         timeout = start + chance.uniform(0, seconds) - time.time()
@@ -223,7 +223,7 @@ def torture(site: Site, sessions: int, seconds: float, kill_every: float | None)
 
     present = dict(clients)  # the present key of each session
     left = chance.sample(list(clients), k=sessions // 2)  # the others expire
-    kill_at = start + (kill_every or seconds * 10)
+    kill_at = start + kill_every
     while time.time() < start + seconds:
         if left and time.time() > start + seconds * (1 - len(left) / (sessions // 2)):
             key, worker = left.pop(), chance.choice(site.workers)
@@ -237,7 +237,7 @@ def torture(site: Site, sessions: int, seconds: float, kill_every: float | None)
             else:
                 worker.do("delete_if_live", first=key, key=present[key])
         elif time.time() > kill_at:
-            kill_at += kill_every or 0
+            kill_at += kill_every
             site.replace(chance.randrange(count))
         else:
             time.sleep(0.01)
@@ -246,19 +246,42 @@ def torture(site: Site, sessions: int, seconds: float, kill_every: float | None)
 
 
 def test_some(make_site):
-    """Three kinds of workers, one of them with a message queue, beside processes that serve nobody; none is killed."""
+    """Three kinds of workers beside processes that serve nobody; one worker is killed, its clients come back."""
     site = make_site(["loop", "threads", "queue"], ["opens", "listens"])
-    torture(site, 150, 6, None)
+    torture(site, 100, 6, 3)
 
 
-def test_killed(make_site):
-    """The same with a worker that is killed now and then; its clients come back to another one."""
-    site = make_site(["loop", "threads"], ["opens", "listens"])
-    torture(site, 100, 8, 3)
-
-
-@pytest.mark.slow
+@pytest.mark.long
 def test_many(make_site):
     """Eight processes, 2,000 sessions and clients, and a worker killed every three seconds."""
     site = make_site(["loop", "loop", "loop", "threads", "queue"], ["opens", "opens", "listens"])
     torture(site, 2000, 30, 3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("role", ["memory", "loop"])
+def test_one_process(make_site, role):
+    """1,500 clients on one process with an event loop get their logouts, of all sessions at once or of each in time."""
+    site = make_site([role], [])
+    (worker,) = site.workers
+
+    def connected(timeout: Any) -> list[str]:
+        keys = [worker.do("login", user=f"user {number}", timeout=timeout(number)) for number in range(1500)]
+        for first in range(0, len(keys), 100):
+            site.connect(0, keys[first : first + 100])
+        site.wait_for("joined", keys)
+        return keys
+
+    def print_delays(what: str, ends: dict[str, float]) -> None:
+        site.wait_for("logout", list(ends))
+        seen = site.seen()
+        delays = sorted(next(f["at"] for f in seen[key] if f["what"] == "logout") - end for key, end in ends.items())
+        print(f"{what}: 50% {delays[750]:.3f} s, 99% {delays[1485]:.3f} s, last {delays[-1]:.3f} s")
+
+    keys = connected(lambda number: 600)
+    print_delays("deleteAllSessions", dict.fromkeys(keys, worker.do("delete_all")))
+    start = time.time() + 30
+    connected(lambda number: start + number / 150 - time.time())
+    assert time.time() < start, "the clients have taken too long"
+    deadlines = {fact["id"]: fact["deadline"] for fact in worker.saw("created")[1500:]}
+    print_delays("expiry", deadlines)

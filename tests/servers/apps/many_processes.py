@@ -1,7 +1,8 @@
 """One process of several on one Redis: `many_processes.py ROLE REDIS_URL PREFIX FACTS [PORT]`.
 
 Roles: `opens` only makes a manager; `listens` has listeners too, and serves nobody; `loop`, `threads`, `queue` are web
-workers with a Socket.IO server at PORT, the last one with a message queue of the application's own.
+workers with a Socket.IO server at PORT, the last one with a message queue of the application's own; `memory` is one on
+a loop whose sessions are in memory.
 
 A worker does what the lines of its input say, and answers each with a line. What happens is appended to the file FACTS
 at once: a SIGKILL loses nothing of it.
@@ -25,7 +26,8 @@ from users_session_manager.stores.redis import RedisStore
 
 ROLE, URL, PREFIX, FACTS = sys.argv[1:5]
 facts = os.open(FACTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-manager = SessionManager(store=RedisStore.from_url(URL, timeout=10, prefix=PREFIX, lease=6))
+store = None if ROLE == "memory" else RedisStore.from_url(URL, timeout=10, prefix=PREFIX, lease=6)
+manager = SessionManager(store=store)
 
 
 def note(what, **details):
@@ -60,6 +62,12 @@ def delete_if_live(first, key):
     return manager.deleteSession(key)
 
 
+def delete_all():
+    at = time.time()
+    manager.deleteAllSessions()
+    return at
+
+
 def renew_if_live(key):
     return manager.renewSessionKey(key) if manager.findSession(key) else None
 
@@ -89,7 +97,7 @@ def serve_with_threads(port):
 if ROLE != "opens":
     manager.on("sessionEnded", note_end)
     manager.on("error", lambda error, details: None)
-if ROLE == "loop":
+if ROLE in ("loop", "memory"):
     threading.Thread(target=asyncio.run, args=(serve_on_loop(sys.argv[5]),), daemon=True).start()
 elif ROLE in ("threads", "queue"):
     threading.Thread(target=serve_with_threads, args=(sys.argv[5],), daemon=True).start()
