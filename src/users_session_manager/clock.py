@@ -34,11 +34,10 @@ _MIN_DEAD: Final = 100
 # Above this many bytes for each alarm, four times what is usual, the dictionary of alarms is copied.
 _MAX_BYTES: Final = 400
 
-
 LOCK: Final = threading.RLock()
 """The one lock of this library, so that no two are ever taken in two orders.
 
-It guards the singleton, the listeners, the sessions in memory, the alarms and what an `ExpiryWorker` has claimed. It is
+It guards the singleton, the listeners, the sessions in memory, the alarms and what a `SharedStore` has claimed. It is
 re-entrant: a signal handler or a finalizer may end a session at any moment, on the very thread that holds it. It is not
 held while a listener runs, while a store waits for a server, or while a lock of another library is taken.
 """
@@ -305,12 +304,14 @@ def _warn_of_uwsgi() -> None:
 
 
 def _exit_with_multiprocessing() -> None:
-    """Stop all at the end of a process of `multiprocessing`, which ends without the functions of `atexit`."""
+    """Stop all at the end of a child of `multiprocessing`, which ends without the functions of `atexit`."""
     global _finalized_process
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and _finalized_process != _process_id:
-        _finalized_process = _process_id
-        util.Finalize(None, _at_exit, exitpriority=0)
+    modules = [sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util")]
+    if all(modules) and _finalized_process != _process_id:
+        process, util = modules
+        if process.parent_process() is not None:  # type: ignore[union-attr]
+            _finalized_process = _process_id
+            util.Finalize(None, _at_exit, exitpriority=0)  # type: ignore[union-attr]
 
 
 _uwsgi_is_known = False
