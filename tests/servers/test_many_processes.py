@@ -246,8 +246,8 @@ def torture(site: Site, sessions: int, seconds: float, kill_every: float) -> Non
 
 
 def test_some(make_site):
-    """Three kinds of workers beside processes that serve nobody; one worker is killed, its clients come back."""
-    site = make_site(["loop", "threads", "queue"], ["opens", "listens"])
+    """Workers, two of them with a message queue, beside processes that serve nobody; a killed one's clients come back."""
+    site = make_site(["loop", "queue", "queue"], ["opens", "listens"])
     torture(site, 100, 6, 3)
 
 

@@ -11,7 +11,7 @@ function connect(address, key) {
   socket.on("disconnect", () => say("disconnected", key));
   socket.on("logout", () => {
     say("logout", key);
-    setTimeout(() => socket.close(), 500); // a second one would be a mistake, and is seen until then
+    setTimeout(() => socket.close(), 3000); // a second one would be a mistake, and is seen until then
   });
 }
 
