@@ -246,7 +246,7 @@ def torture(site: Site, sessions: int, seconds: float, kill_every: float) -> Non
 
 
 def test_some(make_site):
-    """Workers, two of them with a message queue, beside processes that serve nobody; a killed one's clients come back."""
+    """Workers, two of them with a queue, beside processes that serve nobody; clients of a killed one come back."""
     site = make_site(["loop", "queue", "queue"], ["opens", "listens"])
     torture(site, 100, 6, 3)
 

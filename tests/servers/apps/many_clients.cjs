@@ -7,9 +7,11 @@ const say = (what, key, more) => console.log(JSON.stringify({ what, key, at: Dat
 function connect(address, key) {
   // A connection of its own, as each page has; it comes back after its server was replaced.
   const socket = io(address, { transports: ["websocket"], forceNew: true, reconnectionDelay: 200, reconnectionDelayMax: 400 });
-  socket.on("connect", () => socket.emit("session_key", key, (joined) => say("joined", key, { joined })));
+  let isOver = false; // a page leaves then, and presents its key no more, also if its server is replaced
+  socket.on("connect", () => isOver || socket.emit("session_key", key, (joined) => say("joined", key, { joined })));
   socket.on("disconnect", () => say("disconnected", key));
   socket.on("logout", () => {
+    isOver = true;
     say("logout", key);
     setTimeout(() => socket.close(), 3000); // a second one would be a mistake, and is seen until then
   });
