@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pyee import EventEmitter
 
@@ -16,6 +16,9 @@ from .log import log
 if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
+
+Pending: TypeAlias = "asyncio.Task[Any] | concurrent.futures.Future[Any]"
+"""An `async def` listener that is under way."""
 
 EVENTS: Final = (
     *("sessionCreated", "sessionDeleted", "activeUserDeleted", "sessionEnded", "sessionRenewed", "sessionExpiring"),
@@ -45,6 +48,7 @@ class IsolatedEmitter(EventEmitter):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_bound = False  # whether by hand
         self._has_async = False  # whether an `async def` listener was ever added
+        self._async_events: set[str] = set()  # to which events
         self._has_error_listener = False  # whether one was ever added
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
         register(self)
@@ -82,28 +86,33 @@ class IsolatedEmitter(EventEmitter):
         Raises:
             Exception: The first argument of an `error` that has no listener.
         """
-        table = self._events.get(event)
         if self._has_async:
             self._find_loop()
-        if not table:
+        if not self._events.get(event):
             if event == "new_listener":  # which pyee emits before it adds one, and before it takes the lock
                 notice_fork()
                 self._check_listener(*args)
             return event == "error" and super().emit(event, *args, **kwargs)
-        with LOCK:
-            listeners = list(table.items())
-        for listener, call in listeners:
-            self._call(event, listener, call, *args, **kwargs)
+        self._emit(event, *args, **kwargs)
         return True
 
-    def _call(self, event: str, listener: Callable[..., Any], call: Callable[..., Any], *args: Any, **kw: Any) -> None:
+    def _emit(self, event: str, *args: Any, **kwargs: Any) -> list[Pending]:
+        """Call the listeners of an event; return the `async def` ones that are under way."""
+        with LOCK:
+            listeners = list(self._events.get(event, {}).items())
+        started = [self._call(event, listener, call, *args, **kwargs) for listener, call in listeners]
+        return [pending for pending in started if pending is not None]
+
+    def _call(
+        self, event: str, listener: Callable[..., Any], call: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Pending | None:
         """Call what pyee has made of a listener; a failure does not reach the caller."""
         try:
-            result = call(*args, **kw)
-            if isinstance(result, CoroutineType):
-                self._schedule(event, listener, result)
+            result = call(*args, **kwargs)
+            return self._schedule(event, listener, result) if isinstance(result, CoroutineType) else None
         except Exception as failure:  # noqa: BLE001  # a listener is unknown code
             self._listener_failed(failure, event, listener)
+            return None
 
     def _check_listener(self, event: str, listener: Any) -> None:
         import inspect  # here and not above, as asyncio
@@ -112,6 +121,7 @@ class IsolatedEmitter(EventEmitter):
             raise TypeError(f"a listener must be callable, got {type(listener).__name__}")
         if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(type(listener).__call__):
             self._has_async = True
+            self._async_events.add(event)
             if not self._is_bound:
                 self._loop = running_loop() or self._loop
         if event == "error" and not self._has_error_listener:
@@ -130,8 +140,8 @@ class IsolatedEmitter(EventEmitter):
             self._loop, self._is_bound = running_loop(), False
         return self._loop
 
-    def _schedule(self, event: str, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> None:
-        def done(task: asyncio.Task[Any] | concurrent.futures.Future[Any]) -> None:
+    def _schedule(self, event: str, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> Pending:
+        def done(task: Pending) -> None:
             self._tasks.discard(task)
             failure = None if task.cancelled() else task.exception()
             if isinstance(failure, Exception):
@@ -142,16 +152,18 @@ class IsolatedEmitter(EventEmitter):
             task = loop.create_task(coroutine)
             self._tasks.add(task)
             task.add_done_callback(done)
-            return
+            return task
         try:
             if loop is None:
                 raise RuntimeError("no event loop is known, or the one that was has closed")
-            run_on(loop, coroutine).add_done_callback(done)
+            future = run_on(loop, coroutine)
         except RuntimeError as reason:
             coroutine.close()
             raise SessionError(
                 f"an async listener cannot be run ({reason}): call bindLoop() on the application's event loop"
             ) from reason
+        future.add_done_callback(done)
+        return future
 
     def _listener_failed(self, failure: Exception, event: str, listener: Callable[..., Any]) -> None:
         if event != "listenerFailed" and self.emit("listenerFailed", failure, event, listener):
@@ -166,6 +178,23 @@ class IsolatedEmitter(EventEmitter):
     def _after_fork_in_child(self) -> None:
         self._loop = None  # the parent's
         self._tasks.clear()
+
+
+def when_done(pending: Collection[Pending], call: Callable[[], object]) -> None:
+    """Call once all of these have run; not if one of them is cancelled, as at the end of its loop."""
+    left, is_cancelled = len(pending), False
+
+    def done(one: Pending) -> None:
+        nonlocal left, is_cancelled
+        with LOCK:
+            left -= 1
+            is_cancelled = is_cancelled or one.cancelled()
+            is_over = not left and not is_cancelled
+        if is_over:
+            call()
+
+    for one in pending:
+        one.add_done_callback(done)
 
 
 def _variants(name: str) -> set[str]:

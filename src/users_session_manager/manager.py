@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from .clock import LOCK, notice_fork
 from .errors import SessionError, SessionRejected
-from .events import IsolatedEmitter
+from .events import IsolatedEmitter, Pending
 from .keys import label
 from .log import log
 from .policy import OwnLimits, PolicySettings, require_seconds, require_timeout
@@ -98,6 +98,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         super().__init__()
         self._io: Any = None
         self._watchers: list[Watcher] = []
+        self._has_warned = False  # whether the log says that async listeners have no loop
         self._made_at = _caller()
         self._requested_store = store
         self._opened_store = open_store(store)
@@ -413,9 +414,9 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     # What the store calls
 
-    def _session_ended(self, session: Session, reason: Reason) -> None:
+    def _session_ended(self, session: Session, reason: Reason) -> list[Pending]:
         self._notify(Notice("ended", session._id, session.key))
-        self._announce_end(session, reason)
+        return self._announce_end(session, reason)
 
     def _session_expires(self, session: Session, left: float) -> None:
         _debug("Session expiring", session.key)
@@ -430,10 +431,22 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     def _interest(self) -> Interest:
         return Interest(
-            ends=any(map(self._events.get, _ENDS)),
+            ends=any(map(self._events.get, _ENDS)) and self._can_run_listeners(),
             warnings=bool(self._events.get("sessionExpiring")),
             notices=self._io is not None or bool(self._watchers),
         )
+
+    def _can_run_listeners(self) -> bool:
+        """Return whether the listeners for ends have the event loop that they need."""
+        if self._async_events.isdisjoint(_ENDS) or self._find_loop() is not None:
+            return True
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "This process has async listeners for ends and knows no event loop, so it leaves announcing to others: "
+                "call bindLoop() on the loop of the application; a script without one needs nothing"
+            )
+        return False
 
     def _watched(self) -> Mapping[Any, str]:
         return {session_id: key for watcher in self._watchers for session_id, key in watcher.watched().items()}
@@ -452,24 +465,33 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             self._noticed(Notice("renewed", session_id, key))
 
     def _announce_all(self, ended: Sequence[Session], reason: Reason, kind: Literal["ended", "deleted"]) -> None:
-        interrupt = None
+        interrupt, announced = None, []
         for session in ended:
+            pending = []
             try:
-                self._announce_end(session, reason)
+                if self._store.has_to_announce(session):
+                    pending = self._announce_end(session, reason)
                 self._notify(Notice(kind, session._id, session.key))
-            except BaseException as raised:  # noqa: BLE001, PERF203  # the rest have ended all the same
+            except BaseException as raised:  # noqa: BLE001  # the rest have ended all the same
                 interrupt = interrupt or raised
-        self._store.acknowledge(ended)
+            if pending:
+                self._store.acknowledge([session], pending)
+            else:
+                announced.append(session)
+        self._store.acknowledge(announced)
         if interrupt is not None:
             raise interrupt
 
-    def _announce_end(self, session: Session, reason: Reason) -> None:
+    def _announce_end(self, session: Session, reason: Reason) -> list[Pending]:
+        """Emit the events of an end; return the async listeners that are under way."""
         _debug("Session " + reason, session.key)
+        pending: list[Pending] = []
         for event in ("sessionDeleted", "activeUserDeleted"):
             if event in self._events:
-                self.emit(event, session.key)
+                pending += self._emit(event, session.key)
         if "sessionEnded" in self._events:
-            self.emit("sessionEnded", session, reason)
+            pending += self._emit("sessionEnded", session, reason)
+        return pending
 
     def _require(self, found: Found | None, key: object) -> Found:
         """Return what the store has found for a key, or raise `SessionRejected`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -1042,3 +1043,88 @@ class TestExpiryInRedis:
             manager.loadNewSession("Marco", timeout=2)
             assert max(calls_in_a_second() for _ in range(4)) > idle
             assert calls_in_a_second() == idle > 0
+
+
+class TestAsyncListeners:
+    def manager_on_loop(self, url, prefix, body):
+        """Run `body(manager)` on a loop, then stop the manager from a thread, as a server does."""
+
+        async def application():
+            manager = SessionManager(store=RedisStore.from_url(url, prefix=prefix, lease=2))
+            manager.bindLoop()
+            try:
+                await body(manager)
+            finally:
+                await asyncio.to_thread(manager.stop)
+
+        asyncio.run(application())
+
+    @pytest.mark.parametrize("end", ["expires", "deleted"])
+    def test_acknowledged_once_done(self, redis_url, prefix, client, end):
+        """An end is acknowledged once its async listener has run, and not while it waits."""
+        begun, done = [], []
+
+        async def listener(session, reason):
+            begun.append(session.key)
+            await asyncio.sleep(3 if end == "expires" else 0.2)  # longer than the lease, which is kept
+            done.append(session.key)
+
+        async def body(manager):
+            manager.on("sessionEnded", listener)
+            key = manager.loadNewSession("Luca", timeout=2)
+            if end == "deleted":
+                manager.deleteSession(key)
+            while not begun:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert keys_under(client, prefix, "s:"), "it is not acknowledged yet"
+            while keys_under(client, prefix, "s:"):
+                await asyncio.sleep(0.01)
+            assert begun == done == [key]
+
+        self.manager_on_loop(redis_url, prefix, body)
+
+    def test_handed_on_at_stop(self, redis_url, prefix):
+        """An end whose async listener is cut off by a stop is announced by another process, and not lost."""
+        begun, again = threading.Event(), threading.Event()
+
+        async def listener(session, reason):
+            begun.set()
+            await asyncio.sleep(3600)
+
+        async def body(manager):
+            manager.on("sessionEnded", listener)
+            manager.deleteSession(manager.loadNewSession("Luca"))
+            await asyncio.to_thread(begun.wait, WAIT)
+
+        self.manager_on_loop(redis_url, prefix, body)
+        SessionManager().close()
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        manager.on("sessionEnded", lambda session, reason: again.set() if reason == "deleted" else None)
+        manager.serve()
+        assert again.wait(WAIT)
+
+    def test_no_loop(self, redis_url, prefix, client, caplog):
+        """A script whose async listeners have no loop leaves its ends to others, and the log says so once."""
+        heard, announced = [], threading.Event()
+
+        async def listener(session, reason):
+            heard.append(session.key)
+
+        with contextlib.closing(SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))) as manager:
+            manager.on("sessionEnded", lambda session, reason: None)
+            manager.serve()
+            eventually(lambda: client.exists(f"{prefix}{{0}}:listens"))
+        with contextlib.closing(SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))) as manager:
+            manager.on("sessionEnded", listener)
+            for _ in range(3):
+                manager.deleteSession(manager.loadNewSession("Luca"))
+        assert heard == []
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
+        assert "knows no event loop" in line
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        ends = []
+        manager.on("sessionEnded", lambda session, reason: ends.append(reason) or (len(ends) == 3 and announced.set()))
+        manager.serve()
+        assert announced.wait(WAIT)
+        assert ends == ["deleted"] * 3

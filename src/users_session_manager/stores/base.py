@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import SessionError
@@ -45,14 +45,15 @@ class Callbacks(NamedTuple):
 
     | callable | |
     |---|---|
-    | `on_ended(session, reason)` | announces the end of a session that has expired, or that another process handed on |
+    | `on_ended(session, reason)` | announces the end of a session that has expired, or that another process handed \
+    on; returns the async listeners that are under way |
     | `on_expiring(session, left)` | announces that a session expires in `left` seconds |
     | `on_notice(notice)` | passes a notice to the clients of this process |
     | `interest()` | returns the `Interest` of this process |
     | `watched()` | returns the present keys of the sessions that have clients in this process, by their ids |
     """
 
-    on_ended: Callable[[Session, Reason], object] = lambda *_: None
+    on_ended: Callable[[Session, Reason], Collection[Any] | None] = lambda *_: None
     on_expiring: Callable[[Session, float], object] = lambda *_: None
     on_notice: Callable[[Notice], object] = lambda _: None
     interest: Callable[[], Interest] = Interest
@@ -218,8 +219,17 @@ class Store(ABC):
     def usernames(self) -> list[str]:
         """Return the username of each live session, in the order of creation."""
 
-    def acknowledge(self, ended: Iterable[Session]) -> None:  # noqa: B027  # a default, not a gap
-        """Note that the ends of these sessions have been announced. Never fails; one that is not known is ignored.
+    def has_to_announce(self, session: Session) -> bool:  # noqa: ARG002
+        """Return whether the caller that has taken this session out announces its end; else another process does.
+
+        `True` by default.
+        """
+        return True
+
+    def acknowledge(self, ended: Iterable[Session], pending: Collection[Any] = ()) -> None:  # noqa: B027  # a default
+        """Note that the ends of these sessions have been announced, once all `pending` async listeners have run.
+
+        Never fails; a session that is not known is ignored.
 
         Does nothing unless a store needs it: where the sessions end with the process, there is no other to announce it.
         """

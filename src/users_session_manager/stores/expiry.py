@@ -9,14 +9,15 @@ import threading
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from ..clock import LOCK, Clock, Worker, notice_fork, register, report, threads_run
+from ..clock import LOCK, STOP_TIMEOUT, Clock, Worker, notice_fork, register, report, threads_run
 from ..errors import StoreUnavailable
+from ..events import when_done
 from ..log import log
 from ..policy import Policy, require_seconds
 from ..session import Reason, Session, not_negative
@@ -126,7 +127,8 @@ class SharedStore(Store):
         self._has_warned = False  # whether the log says that notices cannot be read
         self._is_announcing = False
         self._unacknowledged: set[Any] = set()  # the ids of all that this process has taken out
-        self._to_acknowledge: list[Any] = []  # those of them whose ends have been announced
+        self._pending: set[Any] = set()  # those of them whose async listeners are under way
+        self._to_acknowledge: list[Any] = []  # those whose ends have been announced
         self._ended: deque[SharedSession] = deque()  # to announce
         self._expiring: deque[SharedSession] = deque()
         self._extend_at = self._now() + self._lease / 3
@@ -167,8 +169,18 @@ class SharedStore(Store):
             self._ended.clear()
             self._expiring.clear()
         self._announcer.stop()
+        self._wait_for_pending()
+        with LOCK:
+            self._unacknowledged -= self._pending  # another process announces them
+            ids += self._pending
         self._release_leases(ids)
         self._disconnect()
+
+    def _wait_for_pending(self) -> None:
+        """Give async listeners the time that a thread has to end."""
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while self._pending and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def run_due(self) -> None:
         """Let all that has expired end and be announced, on the calling thread: for a store without threads."""
@@ -180,9 +192,21 @@ class SharedStore(Store):
         while self._wants_notices() and self._pass_on():
             pass
 
-    def acknowledge(self, ended: Iterable[Session]) -> None:
+    def has_to_announce(self, session: Session) -> bool:
+        return session._id in self._unacknowledged
+
+    def acknowledge(self, ended: Iterable[Session], pending: Collection[Any] = ()) -> None:
+        ids = [session._snapshot.id for session in ended if isinstance(session, SharedSession)]
+        if not pending:
+            self._announced(ids)
+            return
         with LOCK:
-            ids = [session._snapshot.id for session in ended if isinstance(session, SharedSession)]
+            self._pending.update(ids)
+        when_done(pending, partial(self._announced, ids))
+
+    def _announced(self, ids: Iterable[Any]) -> None:
+        with LOCK:
+            self._pending.difference_update(ids)
             ids = [each for each in ids if each in self._unacknowledged]
             self._unacknowledged.difference_update(ids)
             self._to_acknowledge += ids
@@ -370,10 +394,11 @@ class SharedStore(Store):
             return None
 
     def _announce_end(self, session: SharedSession) -> None:
+        pending: Collection[Any] | None = None
         try:
-            self._callbacks.on_ended(session, session._snapshot.reason)
+            pending = self._callbacks.on_ended(session, session._snapshot.reason)
         finally:
-            self.acknowledge((session,))
+            self.acknowledge((session,), pending or ())
 
     # On the reader's thread
 
