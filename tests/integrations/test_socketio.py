@@ -1252,6 +1252,25 @@ class TestFork:
         assert client.heard(server) == ["logout"]
 
 
+def test_emptied_environ(manager):
+    """The cookie of the handshake is known also on a server that empties the environment of each request, as uWSGI."""
+
+    def emptying(environ: Any, start_response: Any) -> Any:
+        yield from application(environ, start_response)
+        environ.clear()
+
+    server = Server(allow_upgrades=False)
+    application, server._http.app = server._http.app, emptying
+    detach = attach(manager, server.io, cookie="sid")
+    client = Client(server.address, "polling", cookie=f"sid={manager.loadNewSession('Luca')}")
+    try:
+        assert client.present() is True
+    finally:
+        client.leave()
+        detach()
+        server.stop()
+
+
 @on_every_server
 class TestCookie:
     @pytest.fixture

@@ -92,9 +92,10 @@ class UserSessions:
         """Add the answers to rejections to `app`, and the cookie to its OpenAPI schema.
 
         From now on `app` answers a rejection with 401, an unavailable store with 503, and an authentication that is too
-        old for a route with 403. From its start-up on, `async def` listeners run on its event loop, wherever events are
-        emitted; at its end threads and connections stop, see `SessionManager.stop`. An application that is mounted on
-        another one needs a call of its own, but has no start-up.
+        old for a route with 403. From its start-up on it serves, see `SessionManager.serve`, and `async def` listeners
+        run on its event loop, wherever events are emitted; at its end threads and connections stop, see
+        `SessionManager.stop`. An application that is mounted on another one needs a call of its own, but has no
+        start-up.
         """
         for error in REFUSED:
             app.add_exception_handler(error, self._refuse)
@@ -105,6 +106,7 @@ class UserSessions:
         @asynccontextmanager
         async def with_loop(app: FastAPI) -> AsyncIterator[Any]:
             self.manager.bindLoop()
+            self.manager.serve()
             try:
                 async with lifespan(app) as state:
                     yield state

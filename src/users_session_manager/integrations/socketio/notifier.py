@@ -56,6 +56,8 @@ class Notifier:
         self._namespace = namespace
         self._cookie = cookie
         self._loop = running_loop() if isinstance(io, socketio.AsyncServer) else None
+        if cookie is not None and not isinstance(io, socketio.AsyncServer):
+            io.environ = _Environs(io.environ)
         register(self)
 
     def join(self, sid: str, data: Any = None, *_: Any) -> Any:
@@ -164,6 +166,13 @@ class Notifier:
             with suppress(CookieError, KeyError):
                 return SimpleCookie(environ.get("HTTP_COOKIE", ""))[self._cookie].value
         return key
+
+
+class _Environs(dict[str, Any]):
+    """The environments of handshakes, copied: uWSGI empties that of a request after its answer."""
+
+    def __setitem__(self, client: str, environ: Any) -> None:
+        super().__setitem__(client, dict(environ))
 
 
 class LoopNotifier(Notifier):
