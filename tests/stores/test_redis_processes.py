@@ -23,6 +23,7 @@ from interpreter import run
 from redis_server import RedisServer
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
+from users_session_manager.stores import expiry
 
 redis = pytest.importorskip("redis")
 
@@ -720,6 +721,29 @@ class TestNotices:
                 manager.deleteUserSessions("Luca")
                 assert heard.wait(WAIT)
                 assert administrator.client_kill_filter(_type="pubsub") == 1
+
+    def test_close(self, redis_url, prefix, monkeypatch):
+        """A process that closes its manager logs no client out: the session goes on."""
+        monkeypatch.setattr(expiry, "CHECK_INTERVAL", 0.0)  # the reader checks each time it is woken
+        notices, is_checked = [], threading.Event()
+
+        class Watcher:
+            def watched(self):
+                is_checked.set()
+                return ids
+
+            def noticed(self, notice):
+                notices.append(notice.kind)
+
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        key = manager.loadNewSession("Luca")
+        ids = {manager.getSession(key)._id: key}
+        manager.addWatcher(Watcher())
+        assert is_checked.wait(WAIT)
+        time.sleep(0.3)  # now it waits for a notice
+        manager.close()
+        assert not [thread for thread in threading.enumerate() if "reader" in thread.name]
+        assert notices == []
 
 
 class TestFullMemory:

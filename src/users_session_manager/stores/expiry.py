@@ -425,7 +425,10 @@ class SharedStore(Store):
     def _check(self) -> None:
         """Pass on what no notice has said of the sessions that have clients in this process."""
         watched = self._callbacks.watched()
-        for session_id, key in zip(watched, self.present_keys([*watched]), strict=True):
+        keys = self.present_keys([*watched])
+        if self._closed:  # a closed store has no keys, and yet the sessions have not ended
+            return
+        for session_id, key in zip(watched, keys, strict=True):
             if key is None:
                 self._callbacks.on_notice(Notice("deleted", session_id, watched[session_id]))
             elif key != watched[session_id]:
