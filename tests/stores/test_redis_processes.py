@@ -722,6 +722,51 @@ class TestNotices:
                 assert heard.wait(WAIT)
                 assert administrator.client_kill_filter(_type="pubsub") == 1
 
+    def test_away(self, own_server, caplog):
+        """Without Redis the log says that, and nothing of a missing permission, also in a process without clients."""
+        server = own_server()
+        manager = SessionManager(store=server.url)
+        manager.initSocketReference(object())
+        manager.serve()
+        with redis.Redis.from_url(server.url) as administrator:
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+        server.stop()
+        time.sleep(1.5 * expiry.CHECK_INTERVAL)
+        manager.close()
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
+        assert "Redis is unreachable" in line
+
+    def test_detached_while_away(self, own_server):
+        """A watcher that is removed while there is no subscription leaves no thread, and the next one gets notices."""
+        server, ended = own_server(), threading.Event()
+
+        class Watcher:
+            def watched(self):
+                return {}
+
+            def noticed(self, notice):
+                if notice.kind == "deleted":
+                    ended.set()
+
+        def readers():
+            return [thread for thread in threading.enumerate() if thread.name == "users-session-manager reader"]
+
+        manager, watcher = SessionManager(store=server.url), Watcher()
+        server.stop()
+        manager.serve()
+        manager.addWatcher(watcher)
+        time.sleep(1)
+        assert readers()
+        manager.removeWatcher(watcher)
+        eventually(lambda: not readers())
+        server.start()
+        key = manager.loadNewSession("Luca")
+        manager.addWatcher(watcher)
+        with redis.Redis.from_url(server.url) as administrator:
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+        manager.deleteSession(key)
+        assert ended.wait(WAIT)
+
     def test_close(self, redis_url, prefix, monkeypatch):
         """A process that closes its manager logs no client out: the session goes on."""
         monkeypatch.setattr(expiry, "CHECK_INTERVAL", 0.0)  # the reader checks each time it is woken

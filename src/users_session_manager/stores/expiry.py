@@ -384,8 +384,8 @@ class SharedStore(Store):
         """End the subscription: the server would keep what is not read, and its connection would stay."""
         if self._notices is not None:
             self._interrupt()
-            self._reader.stop()
-            self._notices = None
+        self._reader.stop()  # without a subscription it may be about to make one
+        self._notices = None
 
     def _reader_pause(self) -> float:
         return self._read_at - self._now() if self._wants_notices() else inf
@@ -409,18 +409,19 @@ class SharedStore(Store):
             self._check_at = self._now() + CHECK_INTERVAL
             with suppress(StoreUnavailable):  # it is in the log, once
                 self._check()
-                self._warn_of_no_notices(failure)
+                if failure is not None and not self._has_warned:
+                    self._warn_of_no_notices(failure)
         return notice is not None
 
-    def _warn_of_no_notices(self, failure: StoreUnavailable | None) -> None:
+    def _warn_of_no_notices(self, failure: StoreUnavailable) -> None:
         """Log once that the store answers, and yet lets this process not subscribe."""
-        if failure is not None and not self._has_warned:
-            self._has_warned = True
-            log.warning(
-                "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
-                "needs in docs/deployment.md",
-                failure,
-            )
+        len(self.sessions)  # raises if it does not answer: without clients nothing has been asked yet
+        self._has_warned = True
+        log.warning(
+            "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
+            "needs in docs/deployment.md",
+            failure,
+        )
 
     def _check(self) -> None:
         """Pass on what no notice has said of the sessions that have clients in this process."""
