@@ -24,6 +24,7 @@ from redis_server import RedisServer
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
 from users_session_manager.stores import expiry
+from users_session_manager.stores.base import Callbacks
 
 redis = pytest.importorskip("redis")
 
@@ -240,6 +241,26 @@ def test_announcer_started_later(redis_url, prefix, monkeypatch):
     keys = [manager.loadNewSession("Luca", timeout=2) for _ in range(2)]
     eventually(lambda: set(ended) == set(keys))
     assert refused
+
+
+def test_listener_removed(redis_url, prefix):
+    """Ends that a process has claimed are another one's once its only listener has been removed."""
+    seconds = 1000.0
+    first = RedisStore.from_url(redis_url, prefix=prefix, thread=False, now=lambda: seconds)
+    ended, elsewhere = [], []
+    manager = SessionManager(store=first)
+    manager.once("sessionEnded", lambda session, reason: ended.append(session.username))
+    for number in range(20):
+        manager.loadNewSession(f"{number}", timeout=2)
+    second = RedisStore.from_url(redis_url, prefix=prefix, thread=False, now=lambda: seconds)
+    second.open(Callbacks(on_ended=lambda session, reason: elsewhere.append(session.username)))
+    second.serve()
+    seconds += 3
+    first.run_due()
+    second.run_due()
+    second.close()
+    assert len(ended) == 1
+    assert sorted([*ended, *elsewhere], key=int) == [f"{number}" for number in range(20)]
 
 
 class TestUnreachable:

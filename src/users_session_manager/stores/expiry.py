@@ -370,6 +370,14 @@ class SharedStore(Store):
             return None
 
     def _announce_end(self, session: SharedSession) -> None:
+        if not self._own_lease():  # the last listener has been removed since: another process may have one
+            with LOCK:
+                ids = [each._snapshot.id for each in (session, *self._ended)]
+                self._ended.clear()
+                self._unacknowledged.difference_update(ids)
+            with suppress(StoreUnavailable):  # then it has to wait for the end of the lease
+                self._extend(ids, 0)
+            return
         try:
             self._callbacks.on_ended(session, session._snapshot.reason)
         finally:
