@@ -243,6 +243,29 @@ def test_announcer_started_later(redis_url, prefix, monkeypatch):
     assert refused
 
 
+@pytest.mark.parametrize("name", ["poller", "reader"])
+def test_no_thread(redis_url, prefix, monkeypatch, name):
+    """A call for which no thread could be started fails, and the next one starts the thread."""
+    start, refused = threading.Thread.start, []
+
+    def no_thread(thread):
+        if thread.name == f"users-session-manager {name}" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+    manager.initSocketReference(object())
+    ended, logouts = [], []
+    manager.on("sessionDeleted", ended.append)
+    manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        manager.loadNewSession("Luca", timeout=2)
+    key = manager.loadNewSession("Luca", timeout=2)
+    eventually(lambda: (ended, logouts) == ([key], [key]))
+
+
 def test_listener_removed(redis_url, prefix):
     """Ends that a process has claimed are another one's once its only listener has been removed."""
     seconds = 1000.0
@@ -756,6 +779,28 @@ class TestNotices:
         manager.close()
         (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
         assert "Redis is unreachable" in line
+
+    def test_unknown_failure(self, redis_url, prefix, monkeypatch):
+        """Whatever goes wrong in the subscription is reported once, and it begins anew."""
+        get_message, failed, reported = redis.client.PubSub.get_message, [], []
+        logouts = []
+
+        def fail(subscription, *args, **options):
+            if not failed:
+                failed.append(True)
+                raise AttributeError("another thread has closed it")
+            return get_message(subscription, *args, **options)
+
+        monkeypatch.setattr(redis.client.PubSub, "get_message", fail)
+        monkeypatch.setattr(threading, "excepthook", lambda failure: reported.append(failure.exc_type))
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+        manager.initSocketReference(object())
+        key = manager.loadNewSession("Luca")
+        with redis.Redis.from_url(redis_url) as administrator:
+            eventually(lambda: administrator.pubsub_numsub(f"{prefix}notices")[0][1] == 1 and failed)
+        eventually(lambda: manager.sendLogoutMessage(key) and logouts)
+        assert reported == [AttributeError]
 
     def test_detached_while_away(self, own_server):
         """A watcher that is removed while there is no subscription leaves no thread, and the next one gets notices."""

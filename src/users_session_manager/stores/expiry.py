@@ -147,8 +147,12 @@ class SharedStore(Store):
         if self._is_serving or not self._is_open or self._closed:
             return
         self._is_serving, self._is_stopped = True, False
-        self._poll_within(0)
-        self.interest_changed()
+        try:
+            self._poll_within(0)
+            self.interest_changed()
+        except BaseException:  # no thread could be started: the next call tries again
+            self._is_serving = False
+            raise
 
     def interest_changed(self) -> None:
         if self._wants_notices():
@@ -411,6 +415,9 @@ class SharedStore(Store):
         except StoreUnavailable as unavailable:
             self._notices, failure = None, unavailable
             self._read_at = self._now() + RETRY_INTERVAL
+        except BaseException:
+            self._notices, self._read_at = None, self._now() + RETRY_INTERVAL
+            raise
         if notice is not None:
             self._callbacks.on_notice(notice)
         if self._check_at <= self._now():
