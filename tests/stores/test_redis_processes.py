@@ -543,6 +543,43 @@ class TestFork:
             *((f"child-{child}-deletes", "False") for child in range(4)),
         }
 
+    def test_subscribed_parent(self, redis_url, prefix):
+        """A child of a process that subscribes does not wait for the locks of its parent's connections."""
+        done = run(
+            """
+            import os, signal, sys, threading
+            from users_session_manager import SessionManager
+            from users_session_manager.stores.redis import RedisStore
+
+            store = RedisStore.from_url(sys.argv[1], prefix=sys.argv[2], thread=False)
+            manager = SessionManager(store=store)
+            manager.initSocketReference(object())
+            manager.serve()
+            store.run_due()
+            lock, held, done = store._script.client.get().connection_pool._lock, threading.Event(), threading.Event()
+
+            def hold():
+                with lock:
+                    held.set()
+                    done.wait()
+
+            threading.Thread(target=hold).start()
+            held.wait()
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            timer = threading.Timer(10, os.kill, (child, signal.SIGKILL))
+            timer.start()
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            timer.cancel()
+            done.set()
+            """,
+            redis_url,
+            prefix,
+            covered=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
     def test_early_logout(self, redis_url, prefix):
         """A child that logs out before its own clock has first looked acknowledges that."""
         done = run(

@@ -277,8 +277,8 @@ class RedisStore(SharedStore):
         self._script.client.close()
 
     def _after_fork_in_child(self) -> None:
+        self._script.after_fork_in_child()  # first: else the subscription would end here, with locks of redis-py
         super()._after_fork_in_child()
-        self._script.after_fork_in_child()
 
     def _call_by_group(self, operation: str, ids: Sequence[bytes], *args: Any) -> list[tuple[list[bytes], Any]]:
         """Call an operation for sessions, batch by batch; return the ids of each batch, and the answer."""
