@@ -739,6 +739,34 @@ class TestEndOfAProcess:
         assert time.monotonic() - start < WAIT / 2
 
 
+def test_stop_while_busy(own_server, caplog):
+    """Stopping while other threads ask fails none of their calls, and leaves no connection."""
+    server, done, failures = own_server(), threading.Event(), []
+    manager = SessionManager(store=server.url)
+
+    def busy():
+        while not done.is_set():
+            try:
+                manager.deleteSession(manager.loadNewSession("Luca"))
+            except Exception as failure:
+                failures.append(failure)
+
+    threads = [threading.Thread(target=busy) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(200):
+        manager.stop()
+        manager.serve()
+    done.set()
+    for thread in threads:
+        thread.join()
+    manager.stop()
+    assert failures == []
+    assert [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")] == []
+    with redis.Redis.from_url(server.url) as administrator:
+        eventually(lambda: len(administrator.client_list()) == 1)
+
+
 def test_eviction_policy(own_server, caplog):
     """An eviction policy that would log users out is a warning, once; the one that would not is none."""
     url = own_server().url

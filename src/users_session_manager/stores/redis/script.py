@@ -67,11 +67,11 @@ class Script:
         now = b"" if self._now is None else encode_number(self._now())
         rest = (len(groups), *(self._due[group] for group in groups), operation, now, *args)
         try:
-            client = self.client.get()
-            try:
-                answer = client.execute_command("EVALSHA", _SHA, *rest)
-            except NoScriptError:  # it was restarted, or is another node
-                answer = client.execute_command("EVAL", _TEXT, *rest)
+            with self.client.use() as client:
+                try:
+                    answer = client.execute_command("EVALSHA", _SHA, *rest)
+                except NoScriptError:  # it was restarted, or is another node
+                    answer = client.execute_command("EVAL", _TEXT, *rest)
         except FAILURES as failure:
             raise self._failed(failure, operation) from failure
         # With a full memory Redis refuses some operations and not others: that is one line in the log, not many.
@@ -94,16 +94,17 @@ class Script:
         A failure is not logged here: the next call of the script says whether Redis is reachable.
         """
         try:
-            yield from self._read(timeout)
+            with self.client.use() as client:
+                yield from self._read(client, timeout)
         except FAILURES as failure:
             raise StoreUnavailable(f"{type(failure).__name__}: {failure}") from failure
 
-    def _read(self, timeout: float) -> Iterator[Notice | None]:
-        self._subscription = subscription = self.client.get().pubsub()
+    def _read(self, client: Any, timeout: float) -> Iterator[Notice | None]:
+        self._subscription = subscription = client.pubsub()
         try:
             subscription.subscribe(self.channel)
             # It yields at once when this comes back, and the script must be allowed to do it, too.
-            self.client.get().publish(self.channel, b"")
+            client.publish(self.channel, b"")
             silent_for = 0
             while True:
                 message = subscription.get_message(timeout=timeout)
@@ -122,8 +123,8 @@ class Script:
     def interrupt(self) -> None:
         """Let a subscription of this process that waits for a notice yield `None`."""
         if self._subscription is not None and not self.is_unreachable:
-            with suppress(*FAILURES):  # then it yields after its timeout
-                self.client.get().publish(self.channel, b"")
+            with suppress(*FAILURES), self.client.use() as client:  # else it yields after its timeout
+                client.publish(self.channel, b"")
 
     def after_fork_in_child(self) -> None:
         """Leave the subscription to the parent."""
@@ -147,7 +148,8 @@ class Script:
         self._policy_is_known = True
         nodes = {"target_nodes": RedisCluster.PRIMARIES} if self.client.is_cluster else {}
         try:
-            answer = self.client.get().info("memory", **nodes)
+            with self.client.use() as client:
+                answer = client.info("memory", **nodes)
         except FAILURES as failure:
             log.debug("The maxmemory-policy of Redis is not known: %s", type(failure).__name__)
             return
