@@ -845,6 +845,34 @@ class TestNotices:
         (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
         assert "Redis is unreachable" in line
 
+    def test_cut_again_and_again(self, own_server, caplog):
+        """While the connection of the subscription is cut all the time, clients still learn of an end."""
+        server, ended = own_server(), threading.Event()
+
+        class Watcher:
+            def watched(self):
+                return ids
+
+            def noticed(self, notice):
+                if notice.kind == "deleted":
+                    ended.set()
+
+        manager = SessionManager(store=server.url)
+        key = manager.loadNewSession("Luca")
+        ids = {manager.getSession(key)._id: key}
+        manager.addWatcher(Watcher())
+        with redis.Redis.from_url(server.url) as administrator:
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+            administrator.delete(*administrator.scan_iter(match="*:s:*"))  # an end of which there is no notice
+
+            def cut():
+                time.sleep(0.2)
+                administrator.client_kill_filter(_type="pubsub")
+                return ended.is_set()
+
+            eventually(cut)
+        assert not [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")]
+
     def test_unknown_failure(self, redis_url, prefix, monkeypatch):
         """Whatever goes wrong in the subscription is reported once, and it begins anew."""
         get_message, failed, reported = redis.client.PubSub.get_message, [], []

@@ -405,6 +405,7 @@ class SharedStore(Store):
     def _pass_on(self) -> bool:
         """Wait for a notice and pass it on; return whether there was one. Check what is watched from time to time."""
         notice = failure = None
+        is_new = self._notices is None
         try:
             notices = self._notices
             if notices is None:
@@ -413,7 +414,7 @@ class SharedStore(Store):
             notice = next(notices)
             self._has_warned = False
         except StoreUnavailable as unavailable:
-            self._notices, failure = None, unavailable
+            self._notices, failure = None, unavailable if is_new else None  # one that was lost can be made again
             self._read_at = self._now() + RETRY_INTERVAL
         except BaseException:
             self._notices, self._read_at = None, self._now() + RETRY_INTERVAL

@@ -105,7 +105,7 @@ class Script:
             subscription.subscribe(self.channel)
             # It yields at once when this comes back, and the script must be allowed to do it, too.
             client.publish(self.channel, b"")
-            silent_for = 0
+            silent_for, is_subscribed = 0, False
             while True:
                 message = subscription.get_message(timeout=timeout)
                 silent_for = 0 if message else silent_for + 1
@@ -113,8 +113,12 @@ class Script:
                     raise RedisConnectionError("no answer to a ping of the subscription")
                 if silent_for == _READS_PER_PING:
                     subscription.ping()
-                if message is None or message["type"] == "message":  # else it is the answer to a command
-                    yield message and notice(message["data"])
+                kind = message and message["type"]
+                if kind == "message":
+                    yield notice(message["data"])
+                elif kind is None or (kind == "subscribe" and is_subscribed):  # redis-py has connected again
+                    yield None
+                is_subscribed = is_subscribed or kind == "subscribe"
         finally:
             if self._subscription is subscription:  # else this is a forked child
                 self._subscription = None
