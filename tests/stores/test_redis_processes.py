@@ -763,6 +763,20 @@ def test_stop_while_busy(own_server, caplog):
         eventually(lambda: len(administrator.client_list()) == 1)
 
 
+def test_serve_during_stop(redis_url, prefix, monkeypatch):
+    """A process that begins to serve again while it is stopped lets sessions expire, and passes notices on."""
+    store = RedisStore.from_url(redis_url, prefix=prefix)
+    manager, ended, logouts = SessionManager(store=store), [], []
+    manager.on("sessionDeleted", ended.append)
+    manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+    manager.initSocketReference(object())
+    key = manager.loadNewSession("Luca", timeout=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._clock, "stop", store.serve)  # as another thread may call it at that moment
+        manager.stop()
+    eventually(lambda: (ended, logouts) == ([key], [key]))
+
+
 def test_eviction_policy(own_server, caplog):
     """An eviction policy that would log users out is a warning, once; the one that would not is none."""
     url = own_server().url

@@ -155,10 +155,10 @@ class SharedStore(Store):
             raise
 
     def interest_changed(self) -> None:
-        if self._wants_notices():
-            self._reader.start()
-        else:
+        if not self._wants_notices():
             self._stop_reading()
+        if self._wants_notices():  # perhaps because of another thread in between
+            self._reader.start()
 
     def stop(self) -> None:
         """Stop the threads, acknowledge what has been announced, and release the leases of all other claims."""
@@ -173,6 +173,9 @@ class SharedStore(Store):
         self._announcer.stop()
         self._release_leases(ids)
         self._disconnect()
+        if self._is_serving:  # another thread has asked for that in between, and what it started was stopped
+            self._is_serving = False
+            self.serve()
 
     def run_due(self) -> None:
         """Let all that has expired end and be announced, on the calling thread: for a store without threads."""
