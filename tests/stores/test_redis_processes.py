@@ -763,6 +763,22 @@ def test_stop_while_busy(own_server, caplog):
         eventually(lambda: len(administrator.client_list()) == 1)
 
 
+def test_interrupted(redis_url, prefix, monkeypatch):
+    """After a call that was interrupted before it read its answer, the next call does not get that answer."""
+    manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix, thread=False))
+    key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Marco")
+
+    def interrupt(*_, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.Redis, "parse_response", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            manager.getSession(other)
+    monkeypatch.setattr(redis.Connection, "can_read", lambda *_, **options: False)  # the answer comes a moment later
+    assert manager.getSession(key).username == "Luca"
+
+
 def test_serve_during_stop(redis_url, prefix, monkeypatch):
     """A process that begins to serve again while it is stopped lets sessions expire, and passes notices on."""
     store = RedisStore.from_url(redis_url, prefix=prefix)

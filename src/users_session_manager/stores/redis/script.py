@@ -74,6 +74,9 @@ class Script:
                     answer = client.execute_command("EVAL", _TEXT, *rest)
         except FAILURES as failure:
             raise self._failed(failure, operation) from failure
+        except BaseException:  # of a signal handler: an answer that was not read is not that of the next call
+            self.client.close()
+            raise
         # With a full memory Redis refuses some operations and not others: that is one line in the log, not many.
         if self._failed_operation in ("", operation):
             self._failed_operation = None
