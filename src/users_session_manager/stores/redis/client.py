@@ -64,9 +64,10 @@ class ProcessClient:
         finally:
             if process_id == os.getpid():
                 with LOCK:
-                    left = self._users.pop(client) - 1
-                    if left:
-                        self._users[client] = left
+                    # A signal handler may raise in between: then the count is too high, and never too low.
+                    self._users[client] = left = self._users.get(client, 1) - 1
+                    if not left:
+                        del self._users[client]
                     is_closed = not left and client is not self._made[1]
                 if is_closed:
                     self._disconnect(client)
