@@ -713,6 +713,17 @@ class TestEndOfAProcess:
         manager.loadNewSession("Luca", timeout=2)
         eventually(lambda: keys_under(client, prefix, "s:") == [])
 
+    def test_connections_after_close(self, own_server):
+        """Closing in a listener leaves no connection, though the end is acknowledged afterwards."""
+        server, closed = own_server(), threading.Event()
+        manager = SessionManager(store=server.url)
+        manager.on("sessionDeleted", lambda key: (manager.close(), closed.set()))
+        manager.loadNewSession("Luca", timeout=2)
+        assert closed.wait(WAIT)
+        with redis.Redis.from_url(server.url) as administrator:
+            eventually(lambda: keys_under(administrator, "users-session-manager:", "s:") == [])
+            eventually(lambda: len(administrator.client_list()) == 1)
+
     @pytest.mark.parametrize("how", ["SIGTERM", "SIGSTOP"])
     @pytest.mark.parametrize("noticed", [True, False])
     def test_without_redis(self, own_server, prefix, how, noticed):

@@ -195,6 +195,8 @@ class SharedStore(Store):
             self._to_acknowledge += ids
         if ids and (self._closed or self._is_stopped or not threads_run()):
             self._release_leases([])  # there is no further poll, or none before the lease has expired
+            if self._closed:
+                self._disconnect()
         elif ids:
             self._poll_within(0)
 
