@@ -87,9 +87,11 @@ class Worker:
                 self._starts_after_fork = True
                 return False
             # Of its own, since one that was stopped a moment ago may not have ended yet.
-            self._wakeup = wakeup = _closed_lock()
+            wakeup = _closed_lock()
             thread = threading.Thread(target=self._run, args=(wakeup,), name=self._name, daemon=True)
-            self._thread = thread
+            if self._thread is not None:  # a signal handler or a finalizer has started it in between
+                return False
+            self._wakeup, self._thread = wakeup, thread
         try:
             thread.start()
         except BaseException:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from interpreter import run
 from redis_server import RedisServer
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
+from users_session_manager.stores import expiry
+from users_session_manager.stores.base import Callbacks
 
 redis = pytest.importorskip("redis")
 
@@ -240,6 +243,49 @@ def test_announcer_started_later(redis_url, prefix, monkeypatch):
     keys = [manager.loadNewSession("Luca", timeout=2) for _ in range(2)]
     eventually(lambda: set(ended) == set(keys))
     assert refused
+
+
+@pytest.mark.parametrize("name", ["poller", "reader"])
+def test_no_thread(redis_url, prefix, monkeypatch, name):
+    """A call for which no thread could be started fails, and the next one starts the thread."""
+    start, refused = threading.Thread.start, []
+
+    def no_thread(thread):
+        if thread.name == f"users-session-manager {name}" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+    manager.initSocketReference(object())
+    ended, logouts = [], []
+    manager.on("sessionDeleted", ended.append)
+    manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        manager.loadNewSession("Luca", timeout=2)
+    key = manager.loadNewSession("Luca", timeout=2)
+    eventually(lambda: (ended, logouts) == ([key], [key]))
+
+
+def test_listener_removed(redis_url, prefix):
+    """Ends that a process has claimed are another one's once its only listener has been removed."""
+    seconds = 1000.0
+    first = RedisStore.from_url(redis_url, prefix=prefix, thread=False, now=lambda: seconds)
+    ended, elsewhere = [], []
+    manager = SessionManager(store=first)
+    manager.once("sessionEnded", lambda session, reason: ended.append(session.username))
+    for number in range(20):
+        manager.loadNewSession(f"{number}", timeout=2)
+    second = RedisStore.from_url(redis_url, prefix=prefix, thread=False, now=lambda: seconds)
+    second.open(Callbacks(on_ended=lambda session, reason: elsewhere.append(session.username)))
+    second.serve()
+    seconds += 3
+    first.run_due()
+    second.run_due()
+    second.close()
+    assert len(ended) == 1
+    assert sorted([*ended, *elsewhere], key=int) == [f"{number}" for number in range(20)]
 
 
 class TestUnreachable:
@@ -499,6 +545,43 @@ class TestFork:
             *((f"child-{child}-deletes", "False") for child in range(4)),
         }
 
+    def test_subscribed_parent(self, redis_url, prefix):
+        """A child of a process that subscribes does not wait for the locks of its parent's connections."""
+        done = run(
+            """
+            import os, signal, sys, threading
+            from users_session_manager import SessionManager
+            from users_session_manager.stores.redis import RedisStore
+
+            store = RedisStore.from_url(sys.argv[1], prefix=sys.argv[2], thread=False)
+            manager = SessionManager(store=store)
+            manager.initSocketReference(object())
+            manager.serve()
+            store.run_due()
+            lock, held, done = store._script.client.get().connection_pool._lock, threading.Event(), threading.Event()
+
+            def hold():
+                with lock:
+                    held.set()
+                    done.wait()
+
+            threading.Thread(target=hold).start()
+            held.wait()
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            timer = threading.Timer(10, os.kill, (child, signal.SIGKILL))
+            timer.start()
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            timer.cancel()
+            done.set()
+            """,
+            redis_url,
+            prefix,
+            covered=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
     def test_early_logout(self, redis_url, prefix):
         """A child that logs out before its own clock has first looked acknowledges that."""
         done = run(
@@ -631,6 +714,17 @@ class TestEndOfAProcess:
         manager.loadNewSession("Luca", timeout=2)
         eventually(lambda: keys_under(client, prefix, "s:") == [])
 
+    def test_connections_after_close(self, own_server):
+        """Closing in a listener leaves no connection, though the end is acknowledged afterwards."""
+        server, closed = own_server(), threading.Event()
+        manager = SessionManager(store=server.url)
+        manager.on("sessionDeleted", lambda key: (manager.close(), closed.set()))
+        manager.loadNewSession("Luca", timeout=2)
+        assert closed.wait(WAIT)
+        with redis.Redis.from_url(server.url) as administrator:
+            eventually(lambda: keys_under(administrator, "users-session-manager:", "s:") == [])
+            eventually(lambda: len(administrator.client_list()) == 1)
+
     @pytest.mark.parametrize("how", ["SIGTERM", "SIGSTOP"])
     @pytest.mark.parametrize("noticed", [True, False])
     def test_without_redis(self, own_server, prefix, how, noticed):
@@ -656,6 +750,59 @@ class TestEndOfAProcess:
         )
         assert (done.returncode, done.stderr, done.stdout) == (0, "", "Marco deleted True\n")
         assert time.monotonic() - start < WAIT / 2
+
+
+def test_stop_while_busy(own_server, caplog):
+    """Stopping while other threads ask fails none of their calls, and leaves no connection."""
+    server, done = own_server(), threading.Event()
+    manager = SessionManager(store=server.url)
+
+    def busy():
+        while not done.is_set():
+            manager.deleteSession(manager.loadNewSession("Luca"))
+
+    with ThreadPoolExecutor(4) as pool:
+        threads = [pool.submit(busy) for _ in range(4)]
+        for _ in range(200):
+            manager.stop()
+            manager.serve()
+        done.set()
+    for thread in threads:
+        thread.result()
+    manager.stop()
+    assert [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")] == []
+    with redis.Redis.from_url(server.url) as administrator:
+        eventually(lambda: len(administrator.client_list()) == 1)
+
+
+def test_interrupted(redis_url, prefix, monkeypatch):
+    """After a call that was interrupted before it read its answer, the next call does not get that answer."""
+    manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix, thread=False))
+    key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Marco")
+
+    def interrupt(*_, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.Redis, "parse_response", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            manager.getSession(other)
+    monkeypatch.setattr(redis.Connection, "can_read", lambda *_, **options: False)  # the answer comes a moment later
+    assert manager.getSession(key).username == "Luca"
+
+
+def test_serve_during_stop(redis_url, prefix, monkeypatch):
+    """A process that begins to serve again while it is stopped lets sessions expire, and passes notices on."""
+    store = RedisStore.from_url(redis_url, prefix=prefix)
+    manager, ended, logouts = SessionManager(store=store), [], []
+    manager.on("sessionDeleted", ended.append)
+    manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+    manager.initSocketReference(object())
+    key = manager.loadNewSession("Luca", timeout=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._clock, "stop", store.serve)  # as another thread may call it at that moment
+        manager.stop()
+    eventually(lambda: (ended, logouts) == ([key], [key]))
 
 
 def test_eviction_policy(own_server, caplog):
@@ -721,6 +868,124 @@ class TestNotices:
                 manager.deleteUserSessions("Luca")
                 assert heard.wait(WAIT)
                 assert administrator.client_kill_filter(_type="pubsub") == 1
+
+    def test_away(self, own_server, caplog):
+        """Without Redis the log says that, and nothing of a missing permission, also in a process without clients."""
+        server = own_server()
+        manager = SessionManager(store=server.url)
+        manager.initSocketReference(object())
+        manager.serve()
+        with redis.Redis.from_url(server.url) as administrator:
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+        server.stop()
+        time.sleep(1.5 * expiry.CHECK_INTERVAL)
+        manager.close()
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
+        assert "Redis is unreachable" in line
+
+    def test_cut_again_and_again(self, own_server, caplog):
+        """While the connection of the subscription is cut all the time, clients still learn of an end."""
+        server, ended = own_server(), threading.Event()
+
+        class Watcher:
+            def watched(self):
+                return ids
+
+            def noticed(self, notice):
+                if notice.kind == "deleted":
+                    ended.set()
+
+        manager = SessionManager(store=server.url)
+        key = manager.loadNewSession("Luca")
+        ids = {manager.getSession(key)._id: key}
+        manager.addWatcher(Watcher())
+        with redis.Redis.from_url(server.url) as administrator:
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+            administrator.delete(*administrator.scan_iter(match="*:s:*"))  # an end of which there is no notice
+
+            def cut():
+                time.sleep(0.2)
+                administrator.client_kill_filter(_type="pubsub")
+                return ended.is_set()
+
+            eventually(cut)
+        assert not [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")]
+
+    def test_unknown_failure(self, redis_url, prefix, monkeypatch):
+        """Whatever goes wrong in the subscription is reported once, and it begins anew."""
+        get_message, failed, reported = redis.client.PubSub.get_message, [], []
+        logouts = []
+
+        def fail(subscription, *args, **options):
+            if not failed:
+                failed.append(True)
+                raise AttributeError("another thread has closed it")
+            return get_message(subscription, *args, **options)
+
+        monkeypatch.setattr(redis.client.PubSub, "get_message", fail)
+        monkeypatch.setattr(threading, "excepthook", lambda failure: reported.append(failure.exc_type))
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+        manager.initSocketReference(object())
+        key = manager.loadNewSession("Luca")
+        with redis.Redis.from_url(redis_url) as administrator:
+            eventually(lambda: administrator.pubsub_numsub(f"{prefix}notices")[0][1] == 1 and failed)
+        eventually(lambda: manager.sendLogoutMessage(key) and logouts)
+        assert reported == [AttributeError]
+
+    def test_detached_while_away(self, own_server):
+        """A watcher that is removed while there is no subscription leaves no thread, and the next one gets notices."""
+        server, ended = own_server(), threading.Event()
+
+        class Watcher:
+            def watched(self):
+                return {}
+
+            def noticed(self, notice):
+                if notice.kind == "deleted":
+                    ended.set()
+
+        def readers():
+            return [thread for thread in threading.enumerate() if thread.name == "users-session-manager reader"]
+
+        manager, watcher = SessionManager(store=server.url), Watcher()
+        server.stop()
+        manager.serve()
+        manager.addWatcher(watcher)
+        time.sleep(1)
+        assert readers()
+        manager.removeWatcher(watcher)
+        eventually(lambda: not readers())
+        server.start()
+        key = manager.loadNewSession("Luca")
+        manager.addWatcher(watcher)
+        with redis.Redis.from_url(server.url) as administrator:
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+        manager.deleteSession(key)
+        assert ended.wait(WAIT)
+
+    def test_close(self, redis_url, prefix, monkeypatch):
+        """A process that closes its manager logs no client out: the session goes on."""
+        monkeypatch.setattr(expiry, "CHECK_INTERVAL", 0.0)  # the reader checks each time it is woken
+        notices, is_checked = [], threading.Event()
+
+        class Watcher:
+            def watched(self):
+                is_checked.set()
+                return ids
+
+            def noticed(self, notice):
+                notices.append(notice.kind)
+
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        key = manager.loadNewSession("Luca")
+        ids = {manager.getSession(key)._id: key}
+        manager.addWatcher(Watcher())
+        assert is_checked.wait(WAIT)
+        time.sleep(0.3)  # now it waits for a notice
+        manager.close()
+        assert not [thread for thread in threading.enumerate() if "reader" in thread.name]
+        assert notices == []
 
 
 class TestFullMemory:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from users_session_manager import MemoryStore, SessionManager
+from users_session_manager import clock as clock_module
 from users_session_manager.clock import LOCK, Clock, Worker
 from users_session_manager.timers import SessionTimer
 
@@ -35,6 +36,27 @@ class TestClock:
         worker = Worker("a worker", lambda: None, pause)
         worker.start()
         assert looked_again.wait(30)
+        worker.stop()
+
+    def test_started_in_between(self, monkeypatch):
+        """A signal handler that starts it in the middle of its start leaves one thread, which can be woken."""
+        make, started, ran = clock_module._closed_lock, [], threading.Event()
+
+        def interrupted():
+            if not started:
+                started.append(True)
+                worker.start()
+            return make()
+
+        due = threading.Event()
+        worker = Worker("a worker", lambda: (due.clear(), ran.set()), lambda: 0 if due.is_set() else 3600)
+        monkeypatch.setattr(clock_module, "_closed_lock", interrupted)
+        worker.start()
+        assert len([thread for thread in threading.enumerate() if thread.name == "a worker"]) == 1
+        with LOCK:
+            due.set()
+            worker.wake()
+        assert ran.wait(30)
         worker.stop()
 
     def test_wake(self):

@@ -149,14 +149,18 @@ class SharedStore(Store):
         if self._is_serving or not self._is_open or self._closed:
             return
         self._is_serving, self._is_stopped = True, False
-        self._poll_within(0)
-        self.interest_changed()
+        try:
+            self._poll_within(0)
+            self.interest_changed()
+        except BaseException:  # no thread could be started: the next call tries again
+            self._is_serving = False
+            raise
 
     def interest_changed(self) -> None:
-        if self._wants_notices():
-            self._reader.start()
-        else:
+        if not self._wants_notices():
             self._stop_reading()
+        if self._wants_notices():  # perhaps because of another thread in between
+            self._reader.start()
 
     def stop(self) -> None:
         """Stop the threads, acknowledge what has been announced, and release the leases of all other claims."""
@@ -175,6 +179,9 @@ class SharedStore(Store):
             ids += self._pending
         self._release_leases(ids)
         self._disconnect()
+        if self._is_serving:  # another thread has asked for that in between, and what it started was stopped
+            self._is_serving = False
+            self.serve()
 
     def _wait_for_pending(self) -> None:
         """Give async listeners the time that a thread has to end."""
@@ -212,6 +219,8 @@ class SharedStore(Store):
             self._to_acknowledge += ids
         if ids and (self._closed or self._is_stopped or not threads_run()):
             self._release_leases([])  # there is no further poll, or none before the lease has expired
+            if self._closed:
+                self._disconnect()
         elif ids:
             self._poll_within(0)
 
@@ -394,6 +403,14 @@ class SharedStore(Store):
             return None
 
     def _announce_end(self, session: SharedSession) -> None:
+        if not self._own_lease():  # the last listener has been removed since: another process may have one
+            with LOCK:
+                ids = [each._snapshot.id for each in (session, *self._ended)]
+                self._ended.clear()
+                self._unacknowledged.difference_update(ids)
+            with suppress(StoreUnavailable):  # then it has to wait for the end of the lease
+                self._extend(ids, 0)
+            return
         pending: Collection[Any] | None = None
         try:
             pending = self._callbacks.on_ended(session, session._snapshot.reason)
@@ -409,8 +426,8 @@ class SharedStore(Store):
         """End the subscription: the server would keep what is not read, and its connection would stay."""
         if self._notices is not None:
             self._interrupt()
-            self._reader.stop()
-            self._notices = None
+        self._reader.stop()  # without a subscription it may be about to make one
+        self._notices = None
 
     def _reader_pause(self) -> float:
         return self._read_at - self._now() if self._wants_notices() else inf
@@ -418,6 +435,7 @@ class SharedStore(Store):
     def _pass_on(self) -> bool:
         """Wait for a notice and pass it on; return whether there was one. Check what is watched from time to time."""
         notice = failure = None
+        is_new = self._notices is None
         try:
             notices = self._notices
             if notices is None:
@@ -426,31 +444,38 @@ class SharedStore(Store):
             notice = next(notices)
             self._has_warned = False
         except StoreUnavailable as unavailable:
-            self._notices, failure = None, unavailable
+            self._notices, failure = None, unavailable if is_new else None  # one that was lost can be made again
             self._read_at = self._now() + RETRY_INTERVAL
+        except BaseException:
+            self._notices, self._read_at = None, self._now() + RETRY_INTERVAL
+            raise
         if notice is not None:
             self._callbacks.on_notice(notice)
         if self._check_at <= self._now():
             self._check_at = self._now() + CHECK_INTERVAL
             with suppress(StoreUnavailable):  # it is in the log, once
                 self._check()
-                self._warn_of_no_notices(failure)
+                if failure is not None and not self._has_warned:
+                    self._warn_of_no_notices(failure)
         return notice is not None
 
-    def _warn_of_no_notices(self, failure: StoreUnavailable | None) -> None:
+    def _warn_of_no_notices(self, failure: StoreUnavailable) -> None:
         """Log once that the store answers, and yet lets this process not subscribe."""
-        if failure is not None and not self._has_warned:
-            self._has_warned = True
-            log.warning(
-                "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
-                "needs in docs/deployment.md",
-                failure,
-            )
+        len(self.sessions)  # raises if it does not answer: without clients nothing has been asked yet
+        self._has_warned = True
+        log.warning(
+            "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
+            "needs in docs/deployment.md",
+            failure,
+        )
 
     def _check(self) -> None:
         """Pass on what no notice has said of the sessions that have clients in this process."""
         watched = self._callbacks.watched()
-        for session_id, key in zip(watched, self.present_keys([*watched]), strict=True):
+        keys = self.present_keys([*watched])
+        if self._closed:  # a closed store has no keys, and yet the sessions have not ended
+            return
+        for session_id, key in zip(watched, keys, strict=True):
             if key is None:
                 self._callbacks.on_notice(Notice("deleted", session_id, watched[session_id]))
             elif key != watched[session_id]:

@@ -277,7 +277,7 @@ class RedisStore(SharedStore):
         self._script.client.close()
 
     def _after_fork_in_child(self) -> None:
-        self._script.after_fork_in_child()  # first: the subscription is the parent's to close
+        self._script.after_fork_in_child()  # first: else the subscription would end here, with locks of redis-py
         super()._after_fork_in_child()
 
     def _call_by_group(self, operation: str, ids: Sequence[bytes], *args: Any) -> list[tuple[list[bytes], Any]]:

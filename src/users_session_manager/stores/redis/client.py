@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
+from ...clock import LOCK
 from ...errors import MissingDependency
 
 try:
@@ -32,6 +35,7 @@ class ProcessClient:
         self.is_cluster = isinstance(template, RedisCluster)
         self._template = template
         self._made: tuple[int, Any] = (0, None)  # the id of the process that made it, and the client
+        self._users: dict[Any, int] = {}  # how many calls use a client now
 
     def get(self) -> Any:
         """Return the client of this process, whose answers are `bytes`. One of a cluster connects when it is made."""
@@ -41,17 +45,48 @@ class ProcessClient:
         if client is not None:
             self._keep(client)
         client = _copy_cluster(self._template) if self.is_cluster else _copy(self._template)
-        self._made = (os.getpid(), client)  # of two threads that come at once, both clients work
-        return client
+        with LOCK:
+            process_id, made = self._made
+            if made is None or process_id != os.getpid():
+                self._made = (os.getpid(), client)
+                return client
+        self._disconnect(client)  # another thread was faster
+        return made
+
+    @contextmanager
+    def use(self) -> Iterator[Any]:
+        """Return the client of this process, which `close` closes once nobody uses it any more."""
+        client, process_id = self.get(), os.getpid()
+        with LOCK:
+            self._users[client] = self._users.get(client, 0) + 1
+        try:
+            yield client
+        finally:
+            if process_id == os.getpid():
+                with LOCK:
+                    # A signal handler may raise in between: then the count is too high, and never too low.
+                    self._users[client] = left = self._users.get(client, 1) - 1
+                    if not left:
+                        del self._users[client]
+                    is_closed = not left and client is not self._made[1]
+                if is_closed:
+                    self._disconnect(client)
 
     def close(self) -> None:
-        """Close the connections of this process; `get` makes a new client."""
-        process_id, client = self._made
-        if client is not None and process_id == os.getpid():
+        """Close the connections of this process, those in use later; `get` makes a new client."""
+        with LOCK:
+            process_id, client = self._made
+            if client is None or process_id != os.getpid():
+                return
             self._made = (0, None)
-            client.close()
-            if not self.is_cluster:
-                client.connection_pool.disconnect()
+            is_used = client in self._users
+        if not is_used:
+            self._disconnect(client)
+
+    def _disconnect(self, client: Any) -> None:
+        client.close()
+        if not self.is_cluster:
+            client.connection_pool.disconnect()
 
     def _keep(self, client: Any) -> None:
         _kept.append(client)

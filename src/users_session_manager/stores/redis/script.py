@@ -67,13 +67,16 @@ class Script:
         now = b"" if self._now is None else encode_number(self._now())
         rest = (len(groups), *(self._due[group] for group in groups), operation, now, *args)
         try:
-            client = self.client.get()
-            try:
-                answer = client.execute_command("EVALSHA", _SHA, *rest)
-            except NoScriptError:  # it was restarted, or is another node
-                answer = client.execute_command("EVAL", _TEXT, *rest)
+            with self.client.use() as client:
+                try:
+                    answer = client.execute_command("EVALSHA", _SHA, *rest)
+                except NoScriptError:  # it was restarted, or is another node
+                    answer = client.execute_command("EVAL", _TEXT, *rest)
         except FAILURES as failure:
             raise self._failed(failure, operation) from failure
+        except BaseException:  # of a signal handler: an answer that was not read is not that of the next call
+            self.client.close()
+            raise
         # With a full memory Redis refuses some operations and not others: that is one line in the log, not many.
         if self._failed_operation in ("", operation):
             self._failed_operation = None
@@ -94,17 +97,18 @@ class Script:
         A failure is not logged here: the next call of the script says whether Redis is reachable.
         """
         try:
-            yield from self._read(timeout)
+            with self.client.use() as client:
+                yield from self._read(client, timeout)
         except FAILURES as failure:
             raise StoreUnavailable(f"{type(failure).__name__}: {failure}") from failure
 
-    def _read(self, timeout: float) -> Iterator[Notice | None]:
-        self._subscription = subscription = self.client.get().pubsub()
+    def _read(self, client: Any, timeout: float) -> Iterator[Notice | None]:
+        self._subscription = subscription = client.pubsub()
         try:
             subscription.subscribe(self.channel)
             # It yields at once when this comes back, and the script must be allowed to do it, too.
-            self.client.get().publish(self.channel, b"")
-            silent_for = 0
+            client.publish(self.channel, b"")
+            silent_for, is_subscribed = 0, False
             while True:
                 message = subscription.get_message(timeout=timeout)
                 silent_for = 0 if message else silent_for + 1
@@ -112,8 +116,12 @@ class Script:
                     raise RedisConnectionError("no answer to a ping of the subscription")
                 if silent_for == _READS_PER_PING:
                     subscription.ping()
-                if message is None or message["type"] == "message":  # else it is the answer to a command
-                    yield message and notice(message["data"])
+                kind = message and message["type"]
+                if kind == "message":
+                    yield notice(message["data"])
+                elif kind is None or (kind == "subscribe" and is_subscribed):  # redis-py has connected again
+                    yield None
+                is_subscribed = is_subscribed or kind == "subscribe"
         finally:
             if self._subscription is subscription:  # else this is a forked child
                 self._subscription = None
@@ -122,8 +130,8 @@ class Script:
     def interrupt(self) -> None:
         """Let a subscription of this process that waits for a notice yield `None`."""
         if self._subscription is not None and not self.is_unreachable:
-            with suppress(*FAILURES):  # then it yields after its timeout
-                self.client.get().publish(self.channel, b"")
+            with suppress(*FAILURES), self.client.use() as client:  # else it yields after its timeout
+                client.publish(self.channel, b"")
 
     def after_fork_in_child(self) -> None:
         """Leave the subscription to the parent."""
@@ -147,7 +155,8 @@ class Script:
         self._policy_is_known = True
         nodes = {"target_nodes": RedisCluster.PRIMARIES} if self.client.is_cluster else {}
         try:
-            answer = self.client.get().info("memory", **nodes)
+            with self.client.use() as client:
+                answer = client.info("memory", **nodes)
         except FAILURES as failure:
             log.debug("The maxmemory-policy of Redis is not known: %s", type(failure).__name__)
             return
