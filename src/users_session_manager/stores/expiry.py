@@ -175,8 +175,9 @@ class SharedStore(Store):
         self._announcer.stop()
         self._wait_for_pending()
         with LOCK:
-            self._unacknowledged -= self._pending  # another process announces them
-            ids += self._pending
+            pending, self._pending = self._pending, set()
+            self._unacknowledged -= pending  # another process announces them
+            ids += pending
         self._release_leases(ids)
         self._disconnect()
         if self._is_serving:  # another thread has asked for that in between, and what it started was stopped
