@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from foreign_key import foreign_key
 from watched_store import WatchedStore
 from web_sites import set_up_django
 
@@ -37,6 +38,7 @@ from users_session_manager.integrations.django import (
     sign_out_elsewhere,
 )
 from users_session_manager.integrations.django import sign_in as sign_in_with
+from users_session_manager.integrations.django.state import KEY_IN_SESSION
 from users_session_manager.keys import new_key
 
 set_up_django()
@@ -641,6 +643,23 @@ def check_old_cookie(clock: Any, engine: str, overlap: float) -> None:
             clock.turn(overlap)
         assert stolen.get("/sync/user").content == b""
         assert client.get("/sync/user").content == b"luca"
+
+
+def test_login_of_another_process(client, manager, kind):
+    """With sessions in memory, a login that another worker may have is not logged out: its request is anonymous."""
+    key, foreign = log_in(client), foreign_key()
+
+    def present(one: str) -> None:
+        session = djangos_session(client)
+        session[KEY_IN_SESSION] = one
+        session.save()
+        client.cookies[COOKIE] = one
+
+    present(foreign)
+    for _ in range(2):
+        assert client.get(f"/{kind}/user").content == b""
+    present(key)
+    assert client.get(f"/{kind}/user").content == b"luca"
 
 
 def test_old_cookie_comes_back(client, manager, clock, kind):

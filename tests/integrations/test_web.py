@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from foreign_key import foreign_key
 from watched_store import WatchedStore
 from web_sites import MAX_AGE, UNKNOWN, Answer, AsyncDjangoSite, DjangoSite, FastApiSite, FlaskSite, Site
 
 from users_session_manager import Session, SessionManager
-from users_session_manager.keys import new_key
 
 # The package that it needs, and whether its views are coroutine functions.
 SITES = {
@@ -28,8 +28,6 @@ SITES = {
 }
 ONE_OF_EACH = ["flask", "fastapi", "django"]
 COOKIE = "__Host-session_key"
-# Another letter for each letter of a mark.
-SHIFT = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "bcdefghijklmnopqrstuvwxyz234567a")
 DEAD = (None, "", "Luca", UNKNOWN)
 
 
@@ -95,11 +93,6 @@ def assert_sets(answer: Answer, key: str, name: str = COOKIE, max_age: str = "")
     assert (morsel.key, morsel.value, morsel["max-age"]) == (name, key, max_age)
     assert (morsel["path"], morsel["samesite"].lower(), morsel["domain"]) == ("/", "lax", "")
     assert (bool(morsel["httponly"]), bool(morsel["secure"])) == (True, name.startswith("__Host-"))
-
-
-def of_another_process() -> str:
-    """Return a key as another process would issue it: the mark at the end of its label is another one."""
-    return re.sub(r"-([a-z2-7]{4})_", lambda found: f"-{found[1].translate(SHIFT)}_", new_key())
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -168,7 +161,7 @@ class TestGuard:
 
         The log says so once, whatever carries the key, and that is all it says.
         """
-        keys = [of_another_process() for _ in range(3)]
+        keys = [foreign_key() for _ in range(3)]
         for key in keys:
             assert manager.isForeign(key)
             for path in ("/me", "/passive", "/recent"):
@@ -191,12 +184,12 @@ class TestGuard:
     @pytest.mark.parametrize("store_kind", ["redis"])
     def test_key_of_another_process_on_redis(self, site, manager, caplog):
         """In a store that processes share, it is a key like any other: if it has no session, its cookie is deleted."""
-        assert_rejected(site.get("/me", cookie(of_another_process())), deletes_cookie=True)
+        assert_rejected(site.get("/me", cookie(foreign_key())), deletes_cookie=True)
         assert warnings_in(caplog) == []
 
     def test_almost_a_key(self, site, manager, caplog):
         """What only looks like a key of another process is none: its cookie is deleted, and nothing is logged."""
-        key = of_another_process()
+        key = foreign_key()
         old_form = re.sub(r"-[a-z2-7]{4}_", "_", key)
         for odd in (key[:-1], f"{key}0", key.lower(), key.replace("-", "_"), old_form):
             assert_rejected(site.get("/me", cookie(odd)), deletes_cookie=True)

@@ -823,6 +823,21 @@ def test_eviction_policy(own_server, caplog):
         assert all(f"maxmemory-policy of Redis is {policy}" in warning for warning in warnings)
 
 
+class Watcher:
+    """Has a client of one session, and hears of its end."""
+
+    def __init__(self, manager, key):
+        self.session_id, self.key, self.ended = manager.getSession(key)._id, key, threading.Event()
+        manager.addWatcher(self)
+
+    def watched(self):
+        return {self.session_id: self.key}
+
+    def noticed(self, notice):
+        if notice.kind == "deleted":
+            self.ended.set()
+
+
 class TestNotices:
     @pytest.mark.parametrize("missing", ["-subscribe", "-publish", "resetchannels"])
     def test_not_allowed(self, own_server, caplog, missing):
@@ -831,20 +846,9 @@ class TestNotices:
         with redis.Redis.from_url(server.url) as administrator:
             administrator.execute_command("ACL", "SETUSER", "limited", "on", ">password", "~*", "&*", "+@all")
             administrator.execute_command("ACL", "SETUSER", "limited", missing)
-        ended = threading.Event()
-
-        class Watcher:
-            def watched(self):
-                return ids
-
-            def noticed(self, notice):
-                if notice.kind == "deleted":
-                    ended.set()
-
         manager = SessionManager(store=server.url.replace("//", "//limited:password@"))
         key = manager.loadNewSession("Luca")
-        ids = {manager.getSession(key)._id: key}
-        manager.addWatcher(Watcher())
+        ended = Watcher(manager, key).ended
         with contextlib.closing(RedisStore.from_url(server.url)) as other:
             assert other.remove(key) is not None
         assert ended.wait(WAIT)
@@ -885,20 +889,10 @@ class TestNotices:
 
     def test_cut_again_and_again(self, own_server, caplog):
         """While the connection of the subscription is cut all the time, clients still learn of an end."""
-        server, ended = own_server(), threading.Event()
-
-        class Watcher:
-            def watched(self):
-                return ids
-
-            def noticed(self, notice):
-                if notice.kind == "deleted":
-                    ended.set()
-
+        server = own_server()
         manager = SessionManager(store=server.url)
         key = manager.loadNewSession("Luca")
-        ids = {manager.getSession(key)._id: key}
-        manager.addWatcher(Watcher())
+        ended = Watcher(manager, key).ended
         with redis.Redis.from_url(server.url) as administrator:
             eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
             administrator.delete(*administrator.scan_iter(match="*:s:*"))  # an end of which there is no notice

@@ -6,17 +6,11 @@ import random
 import re
 
 import pytest
+from foreign_key import foreign_key
 from interpreter import run
 
 from users_session_manager import MemoryStore, SessionError, SessionManager
 from users_session_manager.keys import is_foreign, new_key
-
-
-def foreign_key() -> str:
-    """Return a key as another process issues it."""
-    key = new_key()
-    mark = key.partition("_")[0][-4:]
-    return key.replace(f"-{mark}_", f"-{'abcd' if mark != 'abcd' else 'bcde'}_")
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

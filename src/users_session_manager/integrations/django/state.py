@@ -107,7 +107,8 @@ class DjangoState(RequestState):
         if self.presented not in (None, key) and self.is_of_login():
             return self.presented
         if self.manager.findSession(key) is None:
-            self._request.session.flush()
+            if not self.manager.isForeign(key):  # else the login may be live in another process
+                self._request.session.flush()
             return None
         # A request with the key of another session is anonymous, but that does not end the login of this one.
         return key if self.presented in (None, key) else None
