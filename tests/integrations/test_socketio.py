@@ -1399,6 +1399,56 @@ class TestAttaching:
         assert "loop has closed" in caplog.text
         detach()
 
+    def test_another_loop(self, manager, monkeypatch):
+        """What a loop that stopped has not begun is dropped once clients come on another one."""
+        io = socketio.AsyncServer(async_mode="asgi")
+        loop = asyncio.new_event_loop()
+
+        async def application() -> Any:
+            return attach(manager, io)
+
+        detach = loop.run_until_complete(application())
+        manager.deleteSession(manager.loadNewSession("Luca"))  # the loop does not run any more, nor has it closed
+        notifier, sent = manager._watchers[0], []
+
+        async def send(clients: list[str], event: str, data: Any = None) -> None:
+            sent.append((clients, event))
+
+        monkeypatch.setattr(notifier, "_send", send)
+        monkeypatch.setattr(notifier.registry, "add", lambda sid, session_id, key: False)  # no client is connected
+
+        async def another() -> None:
+            key = manager.loadNewSession("Fabio")
+            await notifier.join("sid", key)
+            await asyncio.to_thread(manager.deleteSession, key)
+            await asyncio.sleep(0)
+
+        asyncio.run(another())
+        assert sent == [([], "logout")]
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        assert sent == [([], "logout")]
+        detach()
+
+    def test_many_at_once(self, manager):
+        """Many ends wake the loop once: 1,500 clients would otherwise get their logouts late."""
+        woken: list[Any] = []
+
+        async def application() -> None:
+            detach = attach(manager, socketio.AsyncServer(async_mode="asgi"))
+            loop = asyncio.get_running_loop()
+            wake = loop.call_soon_threadsafe
+            loop.call_soon_threadsafe = lambda *args, **options: woken.append(args) or wake(*args, **options)
+            for _ in range(100):
+                manager.loadNewSession("Luca")
+            manager.deleteAllSessions()
+            await asyncio.sleep(0)
+            manager.deleteSession(manager.loadNewSession("Luca"))
+            detach()
+
+        asyncio.run(application())
+        assert len(woken) == 2
+
     def test_no_loop(self, manager):
         """Without a loop an `AsyncServer` has no client to notify."""
         errors: list[Exception] = []

@@ -11,9 +11,9 @@ from typing import Any
 
 import socketio
 
-from ...clock import register
+from ...clock import LOCK, register
 from ...errors import SessionRejected, StoreUnavailable
-from ...events import run_on, running_loop
+from ...events import running_loop
 from ...keys import redact
 from ...log import log
 from ...manager import SessionManager
@@ -178,12 +178,18 @@ class _Environs(dict[str, Any]):
 class LoopNotifier(Notifier):
     """The same for a `socketio.AsyncServer`.
 
-    Its loop is the one on which `attach` is called or clients join; before that there is no client to notify.
+    Its loop is the one on which `attach` is called or clients join; before that there is no client to notify. Many
+    sessions that end at once wake it once: `LOCK` guards the steps that it is about to run.
     """
+
+    def __init__(self, *args: Any) -> None:
+        self._steps: list[Coroutine[Any, Any, Any]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
+        super().__init__(*args)
 
     async def join(self, sid: str, data: Any = None, *_: Any) -> bool:
         """Answer a client's `session_key`."""
-        self._loop = asyncio.get_running_loop()
+        self._use_loop(asyncio.get_running_loop())
         return await self._join(sid, data)
 
     async def _send(self, clients: list[str], event: str, data: Any = None) -> None:
@@ -191,15 +197,46 @@ class LoopNotifier(Notifier):
             await self._io.emit(event, data, to=clients, namespace=self._namespace, ignore_queue=True)
 
     def _run(self, steps: Coroutine[Any, Any, Any]) -> None:
-        if self._loop is None:
-            steps.close()
+        with LOCK:
+            loop, is_first = self._loop, not self._steps
+            self._steps.append(steps)
+            if loop is None or loop.is_closed():
+                self._drop_steps()
+        if loop is None:
             return
-        try:
-            run_on(self._loop, steps).add_done_callback(_log_failure)
-        except RuntimeError:
+        if loop.is_closed():
             log.debug("The server's loop has closed, and its clients with it")
+        elif is_first:
+            with suppress(RuntimeError):  # closed in between: the next call drops the steps
+                loop.call_soon_threadsafe(self._start_steps, loop)
 
+    def _start_steps(self, loop: asyncio.AbstractEventLoop) -> None:
+        with LOCK:
+            if loop is not self._loop:
+                return
+            steps, self._steps = self._steps, []
+        for each in steps:
+            task = loop.create_task(each)
+            self._tasks.add(task)
+            task.add_done_callback(self._step_done)
 
-def _log_failure(future: Any) -> None:
-    if not future.cancelled() and (failure := future.exception()):
-        log.error("A logout could not be sent\n%s", redact("".join(traceback.format_exception(failure))))
+    def _step_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()):
+            log.error("A logout could not be sent\n%s", redact("".join(traceback.format_exception(failure))))
+
+    def _use_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        with LOCK:
+            if loop is not self._loop:
+                self._drop_steps()
+                self._loop = loop
+
+    def _drop_steps(self) -> None:
+        """Drop what is left for a loop that has closed, or is another process's."""
+        steps, self._steps = self._steps, []
+        for each in steps:
+            each.close()  # else Python would warn that it was never awaited
+
+    def _after_fork_in_child(self) -> None:
+        self._tasks.clear()
+        self._use_loop(None)
