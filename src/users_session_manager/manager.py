@@ -434,6 +434,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             ends=any(map(self._events.get, _ENDS)) and self._can_run_listeners(),
             warnings=bool(self._events.get("sessionExpiring")),
             notices=self._io is not None or bool(self._watchers),
+            logouts=self._io is not None and bool(self._events.get("notifyClientToLogout")),
         )
 
     def _can_run_listeners(self) -> bool:

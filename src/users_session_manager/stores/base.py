@@ -28,7 +28,7 @@ class Notice(NamedTuple):
     session_id: Any
     """What identifies the session in its store; `None` for a key that is not that of a live session."""
     key: Any
-    """The present key of the session."""
+    """The present key of the session; `None` until the `NoticeReader` of a shared store has added it."""
     left: float | None = None
 
 
@@ -38,6 +38,8 @@ class Interest(NamedTuple):
     ends: bool = True
     warnings: bool = True
     notices: bool = False
+    logouts: bool = False
+    """Whether there are listeners of `notifyClientToLogout`, which need the key of every session that ends."""
 
 
 class Callbacks(NamedTuple):
