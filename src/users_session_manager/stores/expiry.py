@@ -118,7 +118,8 @@ class SharedStore(Store):
     def _reset(self) -> None:
         """Have nothing claimed: at the beginning, and in a forked child, whose parent announces what it has claimed."""
         self._is_serving = False
-        self._poll_at = inf
+        self._poll_at = inf  # when the poller works next, and when it claims next
+        self._claim_at = inf
         self._reader.reset()
         self._is_announcing = False
         self._unacknowledged: set[Any] = set()  # the ids of all that this process has taken out
@@ -186,7 +187,7 @@ class SharedStore(Store):
     def run_due(self) -> None:
         """Let all that has expired end and be announced, on the calling thread: for a store without threads."""
         self._clock.run_due()
-        self._poll_at = self._now()
+        self._poll_at = self._claim_at = self._now()
         while self._poll_at <= self._now():
             self._poll()
             self._announce()
@@ -215,7 +216,7 @@ class SharedStore(Store):
             if self._closed:
                 self._disconnect()
         elif ids:
-            self._poll_within(0)
+            self._poll_within(0, claim=False)
 
     def close(self) -> None:
         with LOCK:
@@ -289,18 +290,23 @@ class SharedStore(Store):
             while self._lost and self._lost[0][1] < self._now() - self._lease:  # others have claimed that by now
                 self._lost.popleft()
             self._lost.append((operation, self._now()))
-        self._poll_within(0)
+        self._poll_within(0, claim=False)
 
-    def _poll_within(self, seconds: float) -> None:
+    def _poll_within(self, seconds: float, *, claim: bool = True) -> None:
         """Poll in that many seconds, or earlier; start the poller if it does not run."""
         if self._is_open and not self._closed:
-            self._plan_poll(seconds)
+            self._plan_poll(seconds, claim=claim)
             self._poller.start()
 
-    def _plan_poll(self, seconds: float) -> None:
-        """Let the poller poll in that many seconds, or earlier, if it is not stopped in between."""
+    def _plan_poll(self, seconds: float, *, claim: bool) -> None:
+        """Let the poller work in that many seconds, or earlier, if it is not stopped in between.
+
+        It acknowledges then, and recovers; with `claim` it also claims, of which a logout has no need.
+        """
         with LOCK:
             at = self._now() + seconds
+            if claim:
+                self._claim_at = min(self._claim_at, at)
             if at < self._poll_at:
                 self._poll_at = at
                 self._poller.wake()
@@ -331,7 +337,7 @@ class SharedStore(Store):
             with suppress(StoreUnavailable):  # it is in the log, once
                 pause = self._poll_once()
         finally:
-            self._plan_poll(pause)
+            self._plan_poll(pause, claim=False)
 
     def _poll_once(self) -> float:
         self._acknowledge_announced()
@@ -345,11 +351,24 @@ class SharedStore(Store):
         if self._is_announcing:
             self._announcer.start()  # it may have failed to start
         elif self._is_serving:
-            return max(MIN_PAUSE, self._claim_due())
+            if self._claim_at <= self._now():
+                self._claim_due()
+            return max(0.0, self._claim_at - self._now())
         return POLL_INTERVAL if self._is_serving or self._unacknowledged else inf
 
-    def _claim_due(self) -> float:
-        """Claim what is due; return the seconds until there is more."""
+    def _claim_due(self) -> None:
+        """Claim what is due, and note when there is more."""
+        with LOCK:
+            self._claim_at = inf
+        at = self._now()
+        try:
+            at = self._claim_all()
+        finally:
+            with LOCK:
+                self._claim_at = min(self._claim_at, at)
+
+    def _claim_all(self) -> float:
+        """Claim what is due, up to the first ends to announce; return when there is more."""
         pause, warnings = POLL_INTERVAL, self._callbacks.interest().warnings
         self._leased_until = self._now() + self._lease
         for claim in self._claim(self._own_lease(), warnings=warnings):
@@ -357,19 +376,24 @@ class SharedStore(Store):
             if claim.ended or claim.expiring:
                 self._announce_soon(claim)
             if self._is_announcing:
-                break  # the rest is claimed once these have been announced
-        return pause
+                return self._now()  # the rest is claimed once these have been announced
+        return self._now() + max(MIN_PAUSE, pause)
 
     def _recover_lost(self) -> None:
         while self._lost:
-            self._announce_soon(self._recover(self._lost[0][0]))
             with LOCK:
-                if self._lost:
-                    self._lost.popleft()
+                operation, called_at = self._lost.popleft()
+            try:
+                self._announce_soon(self._recover(operation))
+            except StoreUnavailable:
+                with LOCK:
+                    self._lost.appendleft((operation, called_at))
+                raise
 
     def _announce_soon(self, claim: Claim) -> None:
         if not self._is_serving:  # it was stopped in between, or never served
-            self._extend([session._snapshot.id for session in claim.ended], 0)
+            with suppress(StoreUnavailable):  # then another process has to wait for the end of the lease
+                self._extend([session._snapshot.id for session in claim.ended], 0)
             return
         sessions = sorted(self._claimed(claim.ended), key=lambda session: session._snapshot.left)
         with LOCK:
@@ -407,7 +431,8 @@ class SharedStore(Store):
                 call()
             except BaseException:  # noqa: BLE001  # the others are to be announced, whatever a listener raises
                 report(threading.current_thread())
-            self._plan_poll(0)
+            self._plan_poll(0, claim=False)
+        self._plan_poll(0, claim=False)  # claims wait for this
 
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:

@@ -242,10 +242,11 @@ class RedisStore(SharedStore):
 
     def of_user(self, user_id: str) -> list[tuple[Session, float]]:
         user = encode_text(user_id)
-        found, after = [], b"-inf" if not self._closed else b""
-        while after:
+        found, after, is_over = [], b"", self._closed
+        while not is_over:
             records, after = self._scripts.call("of_user", [_group_of_user(user)], user, after, LIST_PAGE_SIZE)
             found += [session for session in map(self._live, records) if session is not None]
+            is_over = not after
         return [(session, session._snapshot.left) for session in found]
 
     def remove_user(self, user_id: str, except_key: object = None) -> list[Session]:
@@ -327,7 +328,7 @@ class RedisStore(SharedStore):
                     self._to_acknowledge.append(record[0])  # no RedisStore has written it
         return sessions
 
-    def _list(self) -> list[tuple[float, str, str]]:
+    def _list(self) -> list[tuple[int, str, str]]:
         """Return when each live session was created, its username and its key, in the order of creation."""
         found = {}  # by id, since a scan may return a session twice
         for groups in [] if self._closed else self._scripts.batches:
@@ -335,7 +336,7 @@ class RedisStore(SharedStore):
                 groups, lambda groups, *cursors: self._scripts.call("list", groups, LIST_PAGE_SIZE, *cursors)
             ):
                 for session_id, created, name, key in entries:
-                    found[session_id] = float(created), as_any_text(name), key.decode("ascii", "replace")
+                    found[session_id] = int(created), as_any_text(name), key.decode("ascii", "replace")
         return sorted(found.values())
 
     def _count(self) -> int:

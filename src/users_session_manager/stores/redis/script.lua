@@ -10,19 +10,22 @@
 --   ended          sorted set: id -> until when the process that took it out has the lease to announce its end
 --   listens        string: there while a process with listeners for ends has served in the last days; without it, ends
 --                  are announced to none, and not kept
---   s:<id>         hash: the session. Its id is the digest of the first key it had, and outlives renewals. Fields: key,
---                  name; created (Unix time), deadline; and where they differ from what these say: user (the user id),
---                  present (the digest of the present key), authenticated (Unix time), started_at (in the time of the
---                  deadlines), data, own (a timeout of its own), limit (the end of its lifetime), fixed (set if that is
---                  its own), warning (seconds before the deadline), warned (the deadline that it was warned of), former
---                  (former keys, see `former_of`), reason (why it has ended)
+--   s:<id>         hash: the session. Its id is the digest of the first key it had, and outlives renewals. Four fields
+--                  that each session has are one letter, for their memory: k (key), n (name), c (created), d (deadline).
+--                  The others, where they differ from what these say: user (the user id), present (the digest of the
+--                  present key), authenticated, started_at (`created` in the time of the deadlines), data, own (a
+--                  timeout of its own), limit (the end of its lifetime), fixed (set if that is its own), warning
+--                  (seconds before the deadline), warned (the deadline that it was warned of), former (former keys, see
+--                  `former_of`), reason (why it has ended)
 --   k:<digest>     string: the id of the session that a renewal has given the key of this digest
---   u:<user id>    sorted set: id -> when it was created; the sessions of a user
+--   users          sorted set, by text: the sessions of each user, see `user_entry`
 --   o:<operation>  string: the ids of the sessions that an operation took out, for a minute: asked again, since its
 --                  answer was lost, it answers the same. One with `!` is that of a session whose warning it claimed
 --
 -- A digest is the SHA-256 of a key, so that no name is a key. Notices of sessions are published on the channel
 -- `notices`, which all groups share: a kind, `<group>:<id>`, and perhaps the seconds left, as words of a text.
+--
+-- Times are Unix times, deadlines perhaps those of another clock; in hashes they are whole microseconds, for their memory.
 --
 -- ARGV: the time, or nothing for that of the server, and what the operation takes. What is absent is an empty text.
 -- Numbers are returned as texts, since Redis would cut their fractions off.
@@ -33,6 +36,8 @@ local unix = clock[1] + clock[2] / 1000000
 local now = ARGV[1] == '' and unix or tonumber(ARGV[1])
 
 local function text(number) return string.format('%.17g', number) end
+local function microseconds(time) return string.format('%.0f', time * 1000000) end
+local function seconds(written) return written and tonumber(written) and tonumber(written) / 1000000 end
 
 --- prefix
 local function prefix_of(due) return string.sub(due, 1, -4) end
@@ -66,12 +71,13 @@ local function ask(...)
   if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer.err) end
 end
 
--- The session of an id, its fields as texts; nil for what another program has written there.
+-- The session of an id, its fields as texts but for the deadline; nil for what another program has written there.
+local NAMES = {k = 'key', n = 'name', c = 'created', d = 'deadline'}
 local function read(prefix, id)
   local fields, s = ask('HGETALL', prefix .. 's:' .. id), {}
   if not fields then return nil end
-  for index = 1, #fields, 2 do s[fields[index]] = fields[index + 1] end
-  s.id, s.fields, s.deadline = id, fields, tonumber(s.deadline)
+  for index = 1, #fields, 2 do s[NAMES[fields[index]] or fields[index]] = fields[index + 1] end
+  s.id, s.fields, s.deadline = id, fields, seconds(s.deadline)
   return s.key and s.name and tonumber(s.created) and s.deadline and s.deadline < math.huge and s or nil
 end
 
@@ -85,7 +91,7 @@ end
 local function former_of(s)
   local all = {}
   for digest, good_until, key in string.gmatch(s.former or '', '(%S+) (%S+) ([^,]+)') do
-    all[#all + 1] = {digest = digest, good_until = tonumber(good_until) or 0, key = key}
+    all[#all + 1] = {digest = digest, good_until = seconds(good_until) or 0, key = key}
   end
   return all
 end
@@ -116,16 +122,27 @@ end
 --- alarm: time
 -- When something is due for a session that no restart moves: its warning or its deadline.
 local function alarm_of(deadline, warning, warned)
-  if warning and warned ~= text(deadline) then return deadline - warning end
+  if warning and warned ~= microseconds(deadline) then return deadline - warning end
   return deadline
 end
+
+--- users: time
+-- The sessions of a user, oldest first, are the entries between these two: no user id is the beginning of another.
+local function user_range(user, created)
+  local one = #user .. ':' .. user
+  return '[' .. one .. ':', '(' .. one .. (created and ':' .. created or '') .. ';'
+end
+
+local function user_entry(user, created, id) return #user .. ':' .. user .. ':' .. created .. ':' .. id end
+
+local function id_of(entry) return string.match(entry, '[^:]*$') end
 
 --- keep: ttl
 -- Lets all that Redis keeps of a live session stay until a day after its deadline at least.
 local function keep(prefix, s, left)
   redis.call('PEXPIRE', prefix .. 's:' .. s.id, milliseconds(left + GRACE))
   extend_ttl(prefix .. 'due', left)
-  extend_ttl(prefix .. 'u:' .. (s.user or s.name), left)
+  extend_ttl(prefix .. 'users', left)
   if s.present then extend_ttl(prefix .. 'k:' .. s.present, left) end
 end
 
@@ -142,13 +159,13 @@ local function forget(prefix, id)
   redis.call('PEXPIRE', prefix .. 's:' .. id, milliseconds(REMEMBERED))
 end
 
---- end_session: former notify forget
+--- end_session: former users notify forget
 -- Takes a session out. Its end is announced by the caller, which has a lease for that; with one of no seconds it is left
 -- to another process, if there is one with a listener.
 local function end_session(prefix, s, reason, lease, kind)
   redis.call('HSET', prefix .. 's:' .. s.id, 'reason', reason)
   redis.call('ZREM', prefix .. 'due', s.id)
-  redis.call('ZREM', prefix .. 'u:' .. (s.user or s.name), s.id)
+  redis.call('ZREM', prefix .. 'users', user_entry(s.user or s.name, s.created, s.id))
   if s.warned then redis.call('ZREM', prefix .. 'expiring', s.id) end
   if s.present then redis.call('DEL', prefix .. 'k:' .. s.present) end
   for _, former in ipairs(former_of(s)) do redis.call('DEL', prefix .. 'k:' .. former.digest) end
@@ -213,47 +230,50 @@ end
 --- add: one_group end_session marker alarm keep batch
 local operation, digest, key, name, user, timeout, own, lifetime, fixed = unpack(ARGV, 2, 10)
 local most, overflow, warning, data, lease, batch_size = unpack(ARGV, 11)
-local hash, sessions, evicted = prefix .. 's:' .. digest, prefix .. 'u:' .. user, {}
+local hash, users, evicted = prefix .. 's:' .. digest, prefix .. 'users', {}
 if most ~= '' then evicted = taken_before(prefix, operation) end
 if redis.call('EXISTS', hash) == 1 then return {'added', evicted} end -- asked again, since the answer was lost
 
 if most ~= '' then
-  most, room = tonumber(most), tonumber(batch_size)
-  local oldest, surplus = 0, redis.call('ZCARD', sessions) + 1 - most
+  local from, to = user_range(user)
+  local surplus, there = redis.call('ZLEXCOUNT', users, from, to) + 1 - tonumber(most), 0
+  room = tonumber(batch_size)
   while surplus > 0 do
-    local id = redis.call('ZRANGE', sessions, oldest, oldest)[1]
-    if not id then break end
-    local s = read(prefix, id)
-    if not s or s.reason or s.deadline <= now or (s.user or s.name) ~= user then
-      redis.call('ZREM', sessions, id)
+    local entry = redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, 1)[1]
+    if not entry then break end
+    local s = live(prefix, id_of(entry))
+    from = '(' .. entry
+    if not s then
+      redis.call('ZREM', users, entry)
       surplus = surplus - 1
-    elseif overflow == 'reject' then oldest = oldest + 1
+    elseif overflow == 'reject' then there = there + 1
+    elseif is_full() then break
     else
-      if is_full() then break end
       count(s)
       evicted[#evicted + 1] = end_session(prefix, s, 'evicted', tonumber(lease), 'ended')
       surplus = surplus - 1
     end
   end
   remember(prefix, operation, tonumber(lease), evicted)
-  if surplus > 0 then return overflow == 'reject' and {'full', oldest} or {'again', evicted} end
+  if surplus > 0 then return overflow == 'reject' and {'full', there} or {'again', evicted} end
 end
 
 local limit = lifetime ~= '' and now + tonumber(lifetime) or math.huge
 local deadline = math.min(now + tonumber(own ~= '' and own or timeout), limit)
 -- What is written first has to be what Redis refuses when its memory is full: after that it would let the rest pass.
-redis.call('HSET', hash, 'key', key, 'name', name, 'created', text(unix), 'deadline', text(deadline))
+local created = microseconds(unix)
+redis.call('HSET', hash, 'k', key, 'n', name, 'c', created, 'd', microseconds(deadline))
 local function set(field, value) if value ~= '' then redis.call('HSET', hash, field, value) end end
 if user ~= name then set('user', user) end
-if ARGV[1] ~= '' then set('started_at', text(now)) end
-if limit < math.huge then set('limit', text(limit)) end
+if ARGV[1] ~= '' then set('started_at', microseconds(now)) end
+if limit < math.huge then set('limit', microseconds(limit)) end
 set('own', own)
 set('fixed', fixed)
 set('warning', warning)
 set('data', data)
-redis.call('ZADD', sessions, text(unix), digest)
+redis.call('ZADD', users, 0, user_entry(user, created, digest))
 redis.call('ZADD', prefix .. 'due', text(alarm_of(deadline, tonumber(warning))), digest)
-keep(prefix, {id = digest, user = user}, deadline - now)
+keep(prefix, {id = digest}, deadline - now)
 return {'added', evicted}
 
 --- get: replica find record
@@ -271,19 +291,19 @@ end
 local timeout, lifetime, warning = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local hash, before = prefix .. 's:' .. s.id, s.deadline
 local alarm_before = alarm_of(before, tonumber(s.warning), s.warned)
-local limit = tonumber(s.limit) or math.huge
+local limit = seconds(s.limit) or math.huge
 if lifetime and not s.fixed then
-  local lifetime_end = (tonumber(s.started_at) or tonumber(s.created)) + lifetime
+  local lifetime_end = (seconds(s.started_at) or seconds(s.created)) + lifetime
   if lifetime_end < limit then
     limit = lifetime_end
-    redis.call('HSET', hash, 'limit', text(limit))
+    redis.call('HSET', hash, 'limit', microseconds(limit))
   end
 end
 if ARGV[5] ~= (s.warning or '') then
   if warning then redis.call('HSET', hash, 'warning', ARGV[5]) else redis.call('HDEL', hash, 'warning') end
 end
 s.deadline = math.min(now + (tonumber(s.own) or timeout), limit)
-redis.call('HSET', hash, 'deadline', text(s.deadline))
+redis.call('HSET', hash, 'd', microseconds(s.deadline))
 local alarm = alarm_of(s.deadline, warning, s.warned)
 if alarm < alarm_before then redis.call('ZADD', prefix .. 'due', text(alarm), s.id) end
 if math.floor(s.deadline / DAY) ~= math.floor(before / DAY) then keep(prefix, s, s.deadline - now) end
@@ -307,11 +327,11 @@ for index, one in ipairs(former) do
   local is_good = one.good_until > now and #former - index < MOST_FORMER
   if not is_good then redis.call('DEL', prefix .. 'k:' .. one.digest) end
   if is_good or index == #former then -- the last one is what a call that is repeated returns
-    kept[#kept + 1] = one.digest .. ' ' .. text(one.good_until) .. ' ' .. one.key
+    kept[#kept + 1] = one.digest .. ' ' .. microseconds(one.good_until) .. ' ' .. one.key
   end
 end
-redis.call('HSET', prefix .. 's:' .. s.id, 'key', new, 'present', new_digest, 'former', table.concat(kept, ','),
-  'authenticated', text(unix))
+redis.call('HSET', prefix .. 's:' .. s.id, 'k', new, 'present', new_digest, 'former', table.concat(kept, ','),
+  'authenticated', microseconds(unix))
 if old ~= s.id then extend_ttl(prefix .. 'k:' .. old, tonumber(overlap)) end
 redis.call('SET', prefix .. 'k:' .. new_digest, s.id, 'PX', milliseconds(s.deadline - now + GRACE))
 notify(prefix, 'renewed', s.id)
@@ -363,43 +383,41 @@ local ended = {end_session(prefix, s, 'deleted', lease, 'deleted')}
 remember(prefix, operation, lease, ended)
 return ended
 
---- of_user: replica read record batch
--- A page of the sessions of a user, those created after a time; and the time of the last one, '' at the end.
+--- of_user: replica read record batch users
+-- A page of the sessions of a user, after an entry; and its last entry, '' at the end.
 refuse_replica()
 local user, after, page_size = unpack(ARGV, 2)
-local sessions, records = prefix .. 'u:' .. user, {}
+local records, from, to = {}, user_range(user)
 room = tonumber(page_size)
-local ids = redis.call('ZRANGEBYSCORE', sessions, '(' .. after, '+inf', 'LIMIT', 0, page_size, 'WITHSCORES')
-for index = 1, #ids, 2 do
-  local s = live(prefix, ids[index])
+if after ~= '' then from = '(' .. after end
+for _, entry in ipairs(redis.call('ZRANGEBYLEX', prefix .. 'users', from, to, 'LIMIT', 0, page_size)) do
+  local s = live(prefix, id_of(entry))
   count(s)
-  if s and (s.user or s.name) == user then records[#records + 1] = record(prefix, s) end
-  if is_full() then return {records, ids[index + 1]} end
+  if s then records[#records + 1] = record(prefix, s) end
+  if is_full() then return {records, entry} end
 end
 return {records, ''}
 
 --- remove_user: replica find end_session marker batch
 -- A page of that: the sessions created up to a time, '' for now, but one. Returns that time, '' at the end.
-local operation, user, except, before, lease, batch_size = unpack(ARGV, 2)
 refuse_replica()
-local ended = taken_before(prefix, operation)
-local kept = except ~= '' and find(prefix, except)
-before, lease, room = before == '' and text(unix) or before, tonumber(lease), tonumber(batch_size)
-local sessions = prefix .. 'u:' .. user
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', sessions, '-inf', before, 'LIMIT', 0, room + 1)) do
+local operation, user, except, before, lease, batch_size = unpack(ARGV, 2)
+local ended, kept, users = taken_before(prefix, operation), except ~= '' and find(prefix, except), prefix .. 'users'
+if before == '' then before = microseconds(unix) end
+local from, to = user_range(user, before)
+room = tonumber(batch_size)
+for _, entry in ipairs(redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, room + 1)) do
   if is_full() then break end
-  local s = read(prefix, id)
+  local id = id_of(entry)
   if not (kept and kept.id == id) then
-    if s and not s.reason and s.deadline > now and (s.user or s.name) == user then
-      ended[#ended + 1] = end_session(prefix, s, 'deleted', lease, 'ended')
-    else redis.call('ZREM', sessions, id) end
+    local s = live(prefix, id)
     count(s)
+    if s then ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease), 'ended')
+    else redis.call('ZREM', users, entry) end
   end
 end
-remember(prefix, operation, lease, ended)
-local left = redis.call('ZCOUNT', sessions, '-inf', before)
-if kept and redis.call('ZSCORE', sessions, kept.id) then left = left - 1 end
-return {ended, is_full() and left > 0 and before or ''}
+remember(prefix, operation, tonumber(lease), ended)
+return {ended, is_full() and before or ''}
 
 --- acknowledge: one_group forget
 -- What has been announced is done with.
@@ -500,10 +518,10 @@ for _, due in ipairs(KEYS) do
       if lease > 0 then ended[#ended + 1] = found end
     else
       local warning = tonumber(s.warning)
-      if warning and s.warned ~= text(s.deadline) and s.deadline - warning <= now then
-        s.warned = text(s.deadline)
+      if warning and s.warned ~= microseconds(s.deadline) and s.deadline - warning <= now then
+        s.warned = microseconds(s.deadline)
         redis.call('HSET', prefix .. 's:' .. id, 'warned', s.warned)
-        redis.call('ZADD', prefix .. 'expiring', s.warned, id)
+        redis.call('ZADD', prefix .. 'expiring', text(s.deadline), id)
         extend_ttl(prefix .. 'expiring', 0)
         notify(prefix, 'expiring', id, s.deadline - now)
       end
