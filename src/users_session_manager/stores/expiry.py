@@ -426,13 +426,14 @@ class SharedStore(Store):
 
     def _announce(self) -> None:
         """Run the listeners for all that waits to be announced."""
-        while (call := self._next_call()) is not None:
+        call = self._next_call()
+        while call is not None:
             try:
                 call()
             except BaseException:  # noqa: BLE001  # the others are to be announced, whatever a listener raises
                 report(threading.current_thread())
-            self._plan_poll(0, claim=False)
-        self._plan_poll(0, claim=False)  # claims wait for this
+            call = self._next_call()
+            self._plan_poll(0, claim=False)  # to acknowledge; after the last one, to go on claiming
 
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:

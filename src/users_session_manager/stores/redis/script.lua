@@ -90,7 +90,7 @@ end
 -- Former keys, oldest first: of each its digest, until when it is good, and the key.
 local function former_of(s)
   local all = {}
-  for digest, good_until, key in string.gmatch(s.former or '', '(%S+) (%S+) ([^,]+)') do
+  for digest, good_until, key in string.gmatch(s.former or '', '([^%s,]+) (%S+) ([^,]+)') do
     all[#all + 1] = {digest = digest, good_until = seconds(good_until) or 0, key = key}
   end
   return all
