@@ -443,7 +443,7 @@ class TestSignIn:
         assert site.get("/me", cookie(here)).json == {"username": "Fabio", "data": "cart"}
         assert manager.getLoggedUsers() == ["Luca", "Fabio"]
 
-    @pytest.mark.parametrize("moment", ["getUsernameFromSessionKey", "resumeSession", "renewSessionKey"])
+    @pytest.mark.parametrize("moment", ["findSession", "resumeSession", "renewSessionKey"])
     def test_ends_in_between(self, site, manager, monkeypatch, moment):
         """A session that ends while its user logs in again is followed by a new one."""
         key, original = manager.loadNewSession("Luca"), getattr(manager, moment)
