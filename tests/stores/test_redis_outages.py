@@ -232,7 +232,7 @@ class TestNotices:
         manager.serve()
         with redis.Redis.from_url(server.url) as administrator:
             for _ in range(3):
-                eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+                eventually(lambda: administrator.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1)
                 heard.clear()
                 manager.loadNewSession("Luca")
                 manager.deleteUserSessions("Luca")
@@ -246,7 +246,7 @@ class TestNotices:
         manager.initSocketReference(object())
         manager.serve()
         with redis.Redis.from_url(server.url) as administrator:
-            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1)
         server.stop()
         time.sleep(1.5 * expiry.CHECK_INTERVAL)
         manager.close()
@@ -260,7 +260,7 @@ class TestNotices:
         key = manager.loadNewSession("Luca")
         ended = Watcher(manager, key).ended
         with redis.Redis.from_url(server.url) as administrator:
-            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1)
             administrator.delete(*administrator.scan_iter(match="*:s:*"))  # an end of which there is no notice
 
             def cut():
@@ -289,7 +289,7 @@ class TestNotices:
         manager.initSocketReference(object())
         key = manager.loadNewSession("Luca")
         with redis.Redis.from_url(redis_url) as administrator:
-            eventually(lambda: administrator.pubsub_numsub(f"{prefix}notices")[0][1] == 1 and failed)
+            eventually(lambda: administrator.pubsub_numsub(f"{prefix}2:notices")[0][1] == 1 and failed)
         eventually(lambda: manager.sendLogoutMessage(key) and logouts)
         assert reported == [AttributeError]
 
@@ -320,7 +320,7 @@ class TestNotices:
         key = manager.loadNewSession("Luca")
         manager.addWatcher(watcher)
         with redis.Redis.from_url(server.url) as administrator:
-            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1)
         manager.deleteSession(key)
         assert ended.wait(WAIT)
 
