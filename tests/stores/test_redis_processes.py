@@ -125,7 +125,7 @@ class TestKilledProcesses:
                 settled = len(kept_sessions(client, processes.prefix)) == len(live)
                 return settled and all((store.time_left(session.key) or 0) > 100 for session in live) and live
 
-            alive = {(*session.formerKeys, session.key)[0] for session in eventually(only_those_with_a_long_timeout)}
+            alive = {session.data["id"] for session in eventually(only_those_with_a_long_timeout)}
         processes.end()
         client.delete("logins", "keys")
         assert processes.facts("failed") == []
@@ -134,12 +134,10 @@ class TestKilledProcesses:
 
 
 def check_ends(processes: Processes, alive: set[str]) -> None:
-    created = {fact["key"]: fact for fact in processes.facts("created")}
+    created = {fact["id"]: fact for fact in processes.facts("created")}
     ends = defaultdict(list)
-    first_key = {}
     for end in processes.facts("ended"):
         ends[end["id"]].append(end)
-        first_key.update(dict.fromkeys(end["keys"], end["id"]))
 
     assert created.keys() - ends.keys() - alive == set(), "lost"
     assert ends.keys() & alive == set(), "announced, and alive"
@@ -154,9 +152,8 @@ def check_ends(processes: Processes, alive: set[str]) -> None:
 
     deadlines = defaultdict(float)
     for fact in [*created.values(), *processes.facts("restarted")]:
-        session = first_key.get(fact["key"])
-        deadlines[session] = max(deadlines[session], fact["deadline"])
-    deleting = {first_key.get(fact["key"]) for fact in processes.facts("deleting")}
+        deadlines[fact["id"]] = max(deadlines[fact["id"]], fact["deadline"])
+    deleting = {fact["id"] for fact in processes.facts("deleting")}
     reasons = Counter()
     for session, announced in ends.items():
         for end in announced:
@@ -187,7 +184,7 @@ class TestOnTime:
         eventually(lambda: kept_sessions(client, processes.prefix) == [], timeout=lead + seconds + 2 * WAIT)
         processes.end()
 
-        created = {fact["key"]: fact["deadline"] for fact in processes.facts("created")}
+        created = {fact["id"]: fact["deadline"] for fact in processes.facts("created")}
         ended = [(fact["id"], fact["at"]) for fact in processes.facts("ended")]
         assert len(created) == len(ended) == count
         assert created.keys() == {key for key, _ in ended}
@@ -303,7 +300,7 @@ class TestFork:
             manager.initSocketReference(object())
             manager.serve()
             store.run_due()
-            lock, held, done = store._script.client.get().connection_pool._lock, threading.Event(), threading.Event()
+            lock, held, done = store._scripts.client.get().connection_pool._lock, threading.Event(), threading.Event()
 
             def hold():
                 with lock:
