@@ -417,7 +417,7 @@ class TestEndOfAProcess:
     last = threading.Event()
     manager.on("sessionEnded", slow)
     for number in range(20):
-        manager.loadNewSession(f"{{number}}", data={{"by": "me"}}, timeout=2)
+        manager.loadNewSession(f"{{number}}", data={{"by": "me", "id": number}}, timeout=2)
     last.wait()
     {end}
     """,

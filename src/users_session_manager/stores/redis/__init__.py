@@ -166,26 +166,26 @@ class RedisStore(SharedStore):
         if self._closed:
             raise SessionError("this SessionManager is closed")
         self.serve()
-        group = _group_of_user(user)
-        key, lease = new_key(group), self._own_lease()
+        group, lease = _group_of_user(user), self._own_lease()
+        key = new_key(group)
         limits = [
             *map(encode_number, (timeout, own.timeout, own.lifetime or policy.lifetime)),
             *("own" if own.lifetime else "", encode_number(policy.max_sessions), policy.overflow),
             encode_number(policy.warning),
         ]
-
-        def pages() -> Iterator[Sequence[Record]]:
-            outcome = b"again"
-            while outcome == b"again":
-                args = (digest_of(key), key, name, user, *limits, encoded, lease, BATCH_SIZE)
-                outcome, answer = self._take("add", [group], *args)
-                if outcome == b"full":
-                    raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
-                yield answer
-
-        evicted = self._taken_out(pages(), lease)
+        args = (digest_of(key), key, name, user, *limits, encoded, lease, BATCH_SIZE)
+        evicted = self._taken_out(self._add(username, policy, group, *args), lease)
         self._poll_in_time(own.timeout or timeout, policy)
         return key, evicted
+
+    def _add(self, username: str, policy: Policy, group: int, *args: Any) -> Iterator[Sequence[Record]]:
+        """Add a session; yield what had to make room for it, page by page."""
+        outcome = b"again"
+        while outcome == b"again":
+            outcome, answer = self._take("add", [group], *args)
+            if outcome == b"full":
+                raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
+            yield answer
 
     def get(self, key: object) -> SharedSession | None:
         return self._live(self._ask("get", key))
@@ -228,7 +228,7 @@ class RedisStore(SharedStore):
             if not isinstance(answer, list):
                 return (True, data) if answer else (False, None)
             (stored,) = answer  # another process has changed it in between
-            time.sleep(random() * min(0.001 * 2**attempt, MAX_BACKOFF))  # noqa: S311  # no secret
+            time.sleep(random() * min(0.001 * 2 ** min(attempt, 10), MAX_BACKOFF))  # noqa: S311  # no secret
         raise AssertionError("unreachable")
 
     def remove(self, key: object) -> Session | None:
