@@ -42,9 +42,9 @@ except ImportError as missing:
     raise MissingDependency("redis", "redis") from missing
 
 # How many sessions one call lists.
-LIST_PAGE_SIZE: Final = 250
+LIST_PAGE_SIZE: Final = 100
 # How many sessions one call takes out: it keeps Redis from other clients for no more than a few milliseconds.
-BATCH_SIZE: Final = 100
+BATCH_SIZE: Final = 50
 # How many seconds `update_data` waits at most, where many change the same data, before it tries again.
 MAX_BACKOFF: Final = 0.05
 
