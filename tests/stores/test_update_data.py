@@ -47,7 +47,7 @@ def total(names: list[str]) -> dict[str, int]:
     return {"all": len(names) * CHANGES, **dict.fromkeys(names, CHANGES)}
 
 
-@pytest.mark.parametrize("store_kind", ["memory", "redis"], indirect=True)
+@pytest.mark.parametrize("store_kind", ["memory", "redis"])
 def test_threads(manager):
     """All changes of 32 threads are there, and each thread got back the data with its own."""
     key = manager.loadNewSession("luca", data={"all": 0})
@@ -130,7 +130,7 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("store_kind", ["redis"], indirect=True)
+@pytest.mark.parametrize("store_kind", ["redis"])
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 @pytest.mark.parametrize("data", CHANGED_BY_JSON.values(), ids=CHANGED_BY_JSON)
 def test_changed_by_json(manager, write, data):
@@ -142,7 +142,7 @@ def test_changed_by_json(manager, write, data):
     assert manager.getLoggedUsers() == ["luca"]
 
 
-@pytest.mark.parametrize("store_kind", ["redis"], indirect=True)
+@pytest.mark.parametrize("store_kind", ["redis"])
 @pytest.mark.parametrize("write", list(WRITERS.values())[:3], ids=list(WRITERS)[:3])
 def test_kept_by_json(manager, write):
     """What JSON keeps is kept; a tuple comes back as a list."""
