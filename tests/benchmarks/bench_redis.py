@@ -63,7 +63,9 @@ class ServerTime:
         self.client.set("one", "user 1")
         self.get = self.client.script_load(GET)
 
-    def of(self, operations: Sequence[Callable[[], object]], end: Callable[[], object] = str) -> tuple[float, float]:
+    def of(
+        self, operations: Sequence[Callable[[], object]], end: Callable[[], object] = str, block: int = BLOCK
+    ) -> tuple[float, float]:
         """Return the microseconds of one of these operations, with what they cause until `end` has returned.
 
         Beside it, those of a script of one GET, of which as many are called in between.
@@ -74,8 +76,8 @@ class ServerTime:
         self.client.config_resetstat()
         for number, operation in enumerate(rest, 1):
             operation()
-            if number % BLOCK == 0 or number == len(rest):
-                for _ in range(BLOCK):
+            if number % block == 0 or number == len(rest):
+                for _ in range(block):
                     assert self.client.evalsha_ro(self.get, 1, "one") == "user 1"
         end()
         calls = {name[8:].upper(): each for name, each in self.client.info("commandstats").items()}
@@ -148,7 +150,7 @@ def measure_logins(server: ServerTime, manager: SessionManager, rounds: int, cal
         # A stop acknowledges what has been announced and is not acknowledged yet.
         logouts.append(server.of([lambda key=key: manager.deleteSession(key) for key in many], manager.stop))
         operations = [lambda key=key: (manager.deleteSession(key), server.keep_busy()) for key in few]
-        alone.append(server.of(operations, manager.stop))
+        alone.append(server.of(operations, manager.stop, block=1))
         if not all(ended.acquire(blocking=False) for _ in keys) or manager.findSession(keys[0]):
             raise SystemExit("broken: not every logout was announced")
         keys.clear()
