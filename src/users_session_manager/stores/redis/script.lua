@@ -163,8 +163,8 @@ end
 -- Takes a session out. Its end is announced by the caller, which has a lease for that; with one of no seconds it is left
 -- to another process, if there is one with a listener.
 local function end_session(prefix, s, reason, lease, kind)
+  redis.call('ZREM', prefix .. 'due', s.id) -- first: with a full memory, Redis would refuse the next one
   redis.call('HSET', prefix .. 's:' .. s.id, 'reason', reason)
-  redis.call('ZREM', prefix .. 'due', s.id)
   redis.call('ZREM', prefix .. 'users', user_entry(s.user or s.name, s.created, s.id))
   if s.warned then redis.call('ZREM', prefix .. 'expiring', s.id) end
   if s.present then redis.call('DEL', prefix .. 'k:' .. s.present) end
