@@ -11,9 +11,9 @@ import os
 import re
 import subprocess
 import sys
-import time
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
