@@ -7,6 +7,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from math import isfinite
 from typing import Any, Final, NamedTuple, TypeAlias, cast, get_args, get_type_hints
 
 from ...log import log
@@ -75,17 +76,24 @@ def _session(
 ) -> SharedSession:
     session_id, now, left, values = record
     fields = dict(zip(values[::2], values[1::2], strict=True))
-    key, name, created = fields[b"k"].decode("ascii"), decode(fields[b"n"]), int(fields[b"c"])
+    key, name, created = fields[b"k"].decode("ascii"), decode(fields[b"n"]), _number(fields[b"c"]) / 1e6
     if digest_of(key) != fields.get(b"present", session_id.partition(b":")[2]):
         raise ValueError("this is not the key of the session")
-    authenticated = int(fields.get(b"authenticated", created)) / 1e6
+    authenticated = _number(fields[b"authenticated"]) / 1e6 if b"authenticated" in fields else created
     reason = _REASONS.get(fields.get(b"reason", b""), "expired")
     snapshot = Snapshot(session_id, float(now) - authenticated, float(left), reason)
     data = json.loads(fields[b"data"]) if with_data and b"data" in fields else None
-    timeout = float(fields[b"own"]) if b"own" in fields else None
+    timeout = _number(fields[b"own"]) if b"own" in fields else None
     former = tuple(one.split(" ")[2] for one in fields[b"former"].decode().split(",")) if b"former" in fields else ()
     user_id = decode(fields[b"user"]) if b"user" in fields else name
-    return SharedSession(start_timer, snapshot, name, key, created / 1e6, authenticated, data, timeout, former, user_id)
+    return SharedSession(start_timer, snapshot, name, key, created, authenticated, data, timeout, former, user_id)
+
+
+def _number(written: bytes) -> float:
+    number = float(written)
+    if not isfinite(number):
+        raise ValueError("this is no time")
+    return number
 
 
 def live_session(start_timer: Callable[[float], SessionTimer], record: Record | None) -> SharedSession | None:
