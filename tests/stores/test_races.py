@@ -10,6 +10,7 @@ import pytest
 from threads import run_together
 
 from users_session_manager import SessionRejected, TooManySessions
+from users_session_manager.stores.base import MAX_FORMER_KEYS
 
 THREADS = 16
 
@@ -162,14 +163,40 @@ class TestRenewal:
             manager.deleteAllSessions()
 
     def test_overlap(self, manager, rounds):
-        """With an overlap all win, and the session has the last key."""
+        """With an overlap as many win as former keys are kept and one more, and the session has the last key."""
         for _ in rounds:
             old, renewed = manager.loadNewSession("Luca"), []
-            run_together(lambda number, old=old, renewed=renewed: renewed.append(manager.renewSessionKey(old, 60)))
+            heard: list[tuple[str, str]] = []
+            manager.on("sessionRenewed", lambda *keys, heard=heard: heard.append(keys))
+
+            def work(number, old=old, renewed=renewed):
+                with contextlib.suppress(SessionRejected):
+                    renewed.append(manager.renewSessionKey(old, 60))
+
+            run_together(work)
+            assert len(renewed) == MAX_FORMER_KEYS + 1
+            assert sorted(new for _, new in heard) == sorted(renewed)
+            (now,) = manager.sessions
+            assert now in renewed
+            assert manager.getUsernameFromSessionKey(old) is False
+            assert {manager.getSession(key).key for key in renewed} == {now}
+            assert {*manager.getSession(now).formerKeys, now} == {*renewed}
+            assert manager.deleteSession(renewed[0]) is True
+            assert not any(map(manager.getUsernameFromSessionKey, renewed))
+            manager.remove_all_listeners("sessionRenewed")
+
+    def test_few_with_overlap(self, manager, rounds):
+        """Of no more renewals than former keys are kept all win, and the first key is good until the end."""
+        for _ in rounds:
+            old, renewed = manager.loadNewSession("Luca"), []
+            run_together(
+                lambda number, old=old, renewed=renewed: renewed.append(manager.renewSessionKey(old, 60)),
+                threads=MAX_FORMER_KEYS,
+            )
             (now,) = manager.sessions
             assert now in renewed
             assert {manager.getSession(key).key for key in (old, *renewed)} == {now}
-            assert set(manager.getSession(now).formerKeys) | {now} == {old, *renewed}
+            assert {*manager.getSession(now).formerKeys, now} == {old, *renewed}
             assert manager.deleteSession(old) is True
             assert not any(map(manager.getUsernameFromSessionKey, renewed))
 

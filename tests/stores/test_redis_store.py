@@ -13,14 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from redis_checks import WAIT, calls, eventually, keys_under, without_ttl
+from redis_checks import WAIT, calls, eventually, kept_sessions, keys_under, without_ttl
 
-from users_session_manager import SessionManager, SessionRejected
+from users_session_manager import SessionManager, SessionRejected, TooManySessions
+from users_session_manager.keys import group_of, new_key
 from users_session_manager.stores.base import Callbacks
 
 redis = pytest.importorskip("redis")
 
 from users_session_manager.stores.redis import RedisStore  # noqa: E402  # the extra may be missing
+from users_session_manager.stores.redis.records import digest_of  # noqa: E402
 
 
 def test_announcer_started_later(redis_url, prefix, monkeypatch):
@@ -139,11 +141,11 @@ class TestWhatOthersWrote:
         manager.close()  # before the client is
 
     @staticmethod
-    def names(client: Any, prefix: str, key: str) -> tuple[str, str]:
-        """Return the name of a session's hash, and what all names of its group begin with."""
-        (name,) = keys_under(client, prefix, f"s:{key}")
-        group = name.decode().removesuffix(f"s:{key}")
-        return name.decode(), group
+    def names(client: Any, prefix: str, key: str) -> tuple[str, str, str]:
+        """Return the name of the hash of a session's first key, what all names of its group begin with, and its id."""
+        group, session_id = f"{prefix}2:{{{group_of(key)}}}:", digest_of(key).decode()
+        assert client.exists(f"{group}s:{session_id}")
+        return f"{group}s:{session_id}", group, session_id
 
     @staticmethod
     def assert_rejected(manager: SessionManager, *keys: str) -> None:
@@ -175,7 +177,7 @@ class TestWhatOthersWrote:
             lambda name: client.zadd(name, {"Luca": 1}),
         ):
             key = open_manager.loadNewSession("Luca")
-            name, _ = self.names(client, prefix, key)
+            name, *_ = self.names(client, prefix, key)
             client.delete(name)
             write(name)
             self.assert_rejected(open_manager, key)
@@ -187,17 +189,17 @@ class TestWhatOthersWrote:
     def test_field(self, client, prefix, open_manager, ended):
         """A session without a field that it must have, or with garbage there, is rejected."""
         values = [None, "", "garbage", "nan", "inf", "-inf", b"\xff\xfe", "9" * 400, "[" * 9000]
-        for field in ("key", "user", "created", "authenticated", "deadline", "started_at", "serial"):
+        for field in ("k", "n", "c", "d"):  # the key, the name, when it was created, its deadline
             for number, value in enumerate(values):
                 key = open_manager.loadNewSession(f"{number}", timeout=60)
-                name, group = self.names(client, prefix, key)
+                name, group, session_id = self.names(client, prefix, key)
                 if value is None:
                     client.hdel(name, field)
                 else:
                     client.hset(name, field, value)
-                if field == "user" and isinstance(value, str):
+                if field == "n" and isinstance(value, str):
                     assert open_manager.getSession(key).username == value  # a name is a name, whatever it is
-                elif field == "user" and value is not None:
+                elif field == "n" and value is not None:
                     with pytest.raises(SessionRejected):
                         open_manager.resumeSession(key)
                 else:
@@ -205,35 +207,65 @@ class TestWhatOthersWrote:
                 for found in (open_manager.getLoggedUsers(), [*open_manager.sessions]):
                     assert all(isinstance(one, str) for one in found)
                 open_manager.getUserSessions(f"{number}")
-                client.zadd(f"{group}due", {key: 1})
+                client.zadd(f"{group}due", {session_id: 1})
         self.assert_all_goes_on(open_manager, ended)
 
     def test_optional_field(self, client, prefix, open_manager, ended):
         """Garbage in a field that a session need not have stops nothing."""
-        values = ["", "garbage", "nan", "inf", "-inf", "9" * 400, "a b\nc 7", b"\xff", "deleted"]
-        for field, kind in itertools.product(("own", "limit", "warned", "reason"), ("due", "ended")):
-            for number, value in enumerate(values):
-                key = open_manager.loadNewSession(f"{number}", timeout=60)
-                name, group = self.names(client, prefix, key)
+        open_manager.setSessionLifetime(3600)
+        values = ["", "garbage", "nan", "inf", "-inf", "9" * 400, "a b\nc 7", b"\xff", "deleted", "-1"]
+        fields = "user present authenticated started_at own limit fixed warning warned former reason".split()
+        for field, value in itertools.product(fields, values):
+            for kind in ("due", "ended", "expiring"):
+                key = open_manager.loadNewSession("Luca", timeout=60)
+                name, group, session_id = self.names(client, prefix, key)
                 client.hset(name, field, value)
                 for call in (
                     *(open_manager.getSession, open_manager.restartSessionTimer),
-                    open_manager.checkSessionStatus,
+                    *(open_manager.checkSessionStatus, open_manager.renewSessionKey),
                 ):
                     with contextlib.suppress(SessionRejected):
                         call(key)
-                open_manager.getUserSessions(f"{number}")
-                client.zadd(f"{group}{kind}", {key: 1})
+                client.zadd(f"{group}{kind}", {session_id: 1})
+            open_manager.getUserSessions("Luca")
+            open_manager.getLoggedUsers()
         self.assert_all_goes_on(open_manager, ended)
+
+    @pytest.mark.parametrize("field", ["user", "authenticated", "own"])
+    def test_rejected_field(self, client, prefix, open_manager, field):
+        """A session that has what no text, time or timeout can be is rejected."""
+        for value in (b"\xff",) if field == "user" else ("", "garbage", "nan", "inf", "-inf", "9" * 400, b"\xff"):
+            key = open_manager.loadNewSession("Luca")
+            name, *_ = self.names(client, prefix, key)
+            client.hset(name, field, value)
+            for call in (open_manager.getSession, open_manager.checkSessionStatus, open_manager.restartSessionTimer):
+                with pytest.raises(SessionRejected):
+                    call(key)
+
+    def test_other_key(self, client, prefix, open_manager):
+        """A session whose key another program has changed has neither key."""
+        for other in (new_key(), open_manager.loadNewSession("Marco")):
+            key = open_manager.loadNewSession("Luca")
+            name, *_ = self.names(client, prefix, key)
+            client.hset(name, "k", other)
+            for call in (open_manager.getSession, open_manager.checkSessionStatus, open_manager.deleteSession):
+                with pytest.raises(SessionRejected):
+                    call(key)
+        assert open_manager.checkSessionStatus(other), "that of Marco"
 
     def test_former_keys(self, client, prefix, open_manager, ended):
         """Garbage in the former keys of a session lets no former key in."""
-        values = ["", "garbage", "null", "7", '"text"', "[1]", "[[]]", '[["a"]]', '[["a","b"]]', "[[1,2],null]"]
-        values += ["[" * 5000, '{"a":[1]}', "[null]", '[["a",{}]]', '[[null,"1"]]', "\xff", '[["a","nan"]]']
+        values = ["", "garbage", "a b", "a b c", ",", ",,, ,", "%s", "%s  %s", "%s garbage %s", "%s nan %s", "%s inf %s"]
+        values += ["%s -inf %s", "%s 0 %s", "%s -1 %s", f"%s {'9' * 400} %s", "%s %s", b"\xff", "[" * 5000]
         for number, former in enumerate(values):
             first = open_manager.loadNewSession(f"{number}", timeout=60)
             key = open_manager.renewSessionKey(first, overlap=60)
-            name, _ = self.names(client, prefix, first)
+            name, _, session_id = self.names(client, prefix, first)
+            written = client.hget(name, "former").decode()
+            assert open_manager.checkSessionStatus(first)
+            if isinstance(former, str):
+                former = former.replace("%s", session_id, 1).replace("%s", first)
+                assert former != written
             client.hset(name, "former", former)
             self.assert_rejected(open_manager, first)
             for call in (open_manager.checkSessionStatus, open_manager.renewSessionKey):
@@ -246,29 +278,66 @@ class TestWhatOthersWrote:
         for number, data in enumerate(["{", b"\xff", "[" * 100_000, "9" * 5000]):
             user = f"no JSON {number}"
             key = open_manager.loadNewSession(user, timeout=2, data={"id": 7})
-            name, _ = self.names(client, prefix, key)
+            name, *_ = self.names(client, prefix, key)
             caplog.clear()
             client.hset(name, "data", data)
             with pytest.raises(SessionRejected):
                 open_manager.getSessionData(key)
+            assert caplog.text.count("another program has changed") == 1
+            with pytest.raises(SessionRejected):
+                open_manager.updateSessionData(key, lambda data: 7)
             with pytest.raises(SessionRejected):
                 open_manager.checkSessionStatus(key)
             assert open_manager.getUserSessions(user) == []
-            assert "another program has changed" in caplog.text
         eventually(lambda: {f"no JSON {number}" for number in range(4)} <= set(ended))
         self.assert_all_goes_on(open_manager, ended)
 
-    @pytest.mark.parametrize("kind", ["due", "warn", "ended", "u:Luca"])
+    def test_data_changed_in_between(self, client, prefix, open_manager):
+        """Data that is no JSON any more when an update is to be written is not overwritten."""
+        key = open_manager.loadNewSession("Luca", data=[1])
+        name, *_ = self.names(client, prefix, key)
+        with pytest.raises(SessionRejected):
+            open_manager.updateSessionData(key, lambda data: client.hset(name, "data", "{"))
+        assert client.hget(name, "data") == b"{"
+
+    @pytest.mark.parametrize("end", ["expires", "deleteUserSessions"])
+    def test_end_unreadable(self, client, prefix, caplog, end):
+        """The end of a session that cannot be read is logged once, and no process gets it again."""
+        seconds, ended = 1000.0, []
+        stores = [RedisStore(client, prefix=prefix, now=lambda: seconds, thread=False) for _ in range(2)]
+        manager = SessionManager(store=stores[0])
+        manager.on("sessionEnded", lambda session, reason: ended.append(session.key))
+        stores[1].open(Callbacks(on_ended=lambda session, reason: ended.append(session.key)))
+        stores[1].serve()
+        keys = [manager.loadNewSession("Luca", timeout=60) for _ in range(2)]
+        name, *_ = self.names(client, prefix, keys[0])
+        client.hset(name, "k", new_key())
+        if end == "expires":
+            seconds += 60
+        else:
+            assert manager.deleteUserSessions("Luca") == 1
+        for _ in range(5):
+            for store in stores:
+                store.run_due()
+            seconds += 40
+        assert ended == keys[1:]
+        assert kept_sessions(client, prefix) == []
+        assert caplog.text.count("another program has changed") == 1
+        for store in stores:
+            store.close()
+
+    @pytest.mark.parametrize("kind", ["due", "expiring", "ended", "users"])
     def test_sets(self, client, prefix, open_manager, ended, kind):
         """Garbage in the sets of ids ends no session early, late or twice."""
         open_manager.setExpiryWarning(1)
         start = time.monotonic()
         key = open_manager.loadNewSession("Luca", timeout=2)
-        _, group = self.names(client, prefix, key)
+        _, group, session_id = self.names(client, prefix, key)
         other = open_manager.loadNewSession("Marco")
-        garbage = ["", "garbage", b"\xff\x00", "x" * 100_000, key.replace(key[-1], "x"), other, *map(str, range(150))]
+        garbage = ["", "garbage", b"\xff\x00", "x" * 100_000, session_id.replace(session_id[-1], "x")]
+        garbage += [digest_of(other), key, "4:Luca:", "4:Luca:1", f"4:Luca:1:{session_id}", *map(str, range(150))]
         client.zadd(f"{group}{kind}", {one: random.choice([float("-inf"), 0, 1]) for one in garbage})
-        client.zadd(f"{group}{kind}", {"later": float("inf"), key: 0})
+        client.zadd(f"{group}{kind}", {"later": float("inf"), session_id: 0})
         alive = open_manager.findSession(key) is not None
         found = alive, [row["key"] for row in open_manager.getUserSessions("Luca")], open_manager.getLoggedUsers()
         if time.monotonic() < start + 2:  # else it may have expired in between
@@ -279,16 +348,49 @@ class TestWhatOthersWrote:
         assert open_manager.deleteUserSessions("Luca") == 0
         assert open_manager.checkSessionStatus(other)
 
+    @pytest.mark.parametrize("score", [float("-inf"), -1, 0, 1, float("inf")])
+    def test_users(self, client, prefix, open_manager, score):
+        """Garbage among the sessions of users gives none to another user, and hides none."""
+        users = {group_of(key): key for key in (open_manager.loadNewSession(f"{number}") for number in range(200))}
+        keys = [open_manager.loadNewSession("Luca") for _ in range(3)]
+        name, group, session_id = self.names(client, prefix, keys[0])
+        other = users[group_of(keys[0])]
+        created = client.hget(name, "c").decode()
+
+        def write():
+            entries = ["", "~", "4:Luca:", "4:Luca:1:garbage", f"4:Luca:1:{session_id}", f"4:Luca:{created}:"]
+            client.zadd(f"{group}users", {entry: score for entry in [*entries, f"4:Luca:1:{digest_of(other).decode()}"]})
+
+        for _ in range(2):
+            write()
+            assert [row["key"] for row in open_manager.getUserSessions("Luca")] == keys
+        open_manager.setMaxSessionsPerUser(3, "reject")
+        write()
+        with pytest.raises(TooManySessions):
+            open_manager.loadNewSession("Luca")
+        open_manager.setMaxSessionsPerUser(4, "reject")
+        write()
+        keys.append(open_manager.loadNewSession("Luca"))
+        open_manager.setMaxSessionsPerUser(3)
+        write()
+        keys = [*keys[2:], open_manager.loadNewSession("Luca")]
+        assert [row["key"] for row in open_manager.getUserSessions("Luca")] == keys
+        write()
+        assert open_manager.deleteUserSessions("Luca", keys[0]) == 2
+        assert [row["key"] for row in open_manager.getUserSessions("Luca")] == keys[:1]
+        assert open_manager.checkSessionStatus(other)
+
     def test_forged_key(self, client, prefix, open_manager):
         """A key that another program has made up is rejected."""
         key = open_manager.loadNewSession("Luca")
-        _, group = self.names(client, prefix, key)
+        _, group, session_id = self.names(client, prefix, key)
         forged = key[:-32] + "0123456789ABCDEF" * 2
-        for value in (key, forged, "", b"\xff"):
-            client.set(f"{group}k:{forged}", value)
+        name = f"{group}k:{digest_of(forged).decode()}"
+        for value in (session_id, digest_of(forged), key, forged, "", b"\xff"):
+            client.set(name, value)
             self.assert_rejected(open_manager, forged)
-        client.delete(f"{group}k:{forged}")
-        client.rpush(f"{group}k:{forged}", key)
+        client.delete(name)
+        client.rpush(name, session_id)
         self.assert_rejected(open_manager, forged)
         assert open_manager.checkSessionStatus(key)
 
@@ -365,7 +467,7 @@ class TestExpiryInRedis:
         store, overlap = RedisStore(client, prefix=prefix, thread=False), 10 * 86400
         second = store.renew_key(store.add("Luca", 10)[0], 0)[1]
         store.renew_key(second, overlap)
-        (name,) = keys_under(client, prefix, f"k:{second}")
+        name = f"{prefix}2:{{{group_of(second)}}}:k:{digest_of(second).decode()}"
         assert client.ttl(name) >= overlap
         store.close()
 
@@ -392,11 +494,23 @@ class TestExpiryInRedis:
                     manager.restartSessionTimer(key)
                 else:
                     manager.setSessionData(key, [1])
-        assert keys_under(client, prefix, "s:")
+        assert kept_sessions(client, prefix)
         assert without_ttl(client, prefix) == []
-        eventually(lambda: keys_under(client, prefix, "s:") == [])
+        eventually(lambda: kept_sessions(client, prefix) == [])
         assert without_ttl(client, prefix) == []
-        assert {key.rpartition(b":")[2] for key in keys_under(client, prefix)} == {b"listens"}
+        # What is asked again finds a session a minute after its end, and an operation after its lease, too.
+        remembered = {b"s": 60_000, b"o": 90_000, b"listens": 2 * 86_400_000}
+
+        def kind_of(name: bytes) -> bytes:
+            return name.removeprefix(prefix.encode()).split(b":")[2]
+
+        def too_long() -> list[bytes]:
+            """The names that are kept longer; the last end may still have to be acknowledged."""
+            names = keys_under(client, prefix)
+            return [name for name in names if client.pttl(name) > remembered.get(kind_of(name), 0)]
+
+        eventually(lambda: too_long() == [])
+        assert {kind_of(name) for name in keys_under(client, prefix)} == {*remembered}
         assert len(manager.sessions) == 0
 
     def test_acknowledged(self, own_server):
@@ -455,8 +569,8 @@ class TestAsyncListeners:
             while not begun:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
-            assert keys_under(client, prefix, "s:"), "it is not acknowledged yet"
-            while keys_under(client, prefix, "s:"):
+            assert kept_sessions(client, prefix), "it is not acknowledged yet"
+            while kept_sessions(client, prefix):
                 await asyncio.sleep(0.01)
             assert begun == done == [key]
 
@@ -492,7 +606,7 @@ class TestAsyncListeners:
         with contextlib.closing(SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))) as manager:
             manager.on("sessionEnded", lambda session, reason: None)
             manager.serve()
-            eventually(lambda: client.exists(f"{prefix}{{0}}:listens"))
+            eventually(lambda: client.exists(f"{prefix}2:{{0}}:listens"))
         with contextlib.closing(SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))) as manager:
             manager.on("sessionEnded", listener)
             for _ in range(3):

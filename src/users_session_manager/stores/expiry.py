@@ -355,8 +355,7 @@ class SharedStore(NotifyingStore):
         self._leased_until = self._now() + self._lease
         for claim in self._claim(self._own_lease(), warnings=warnings):
             pause = min(pause, claim.next_in)
-            if claim.ended or claim.expiring:
-                self._announce_soon(claim)
+            self._announce_soon(claim)
             if self._is_announcing:
                 return self._now()  # the rest is claimed once these have been announced
         return self._now() + max(MIN_PAUSE, pause)
@@ -373,6 +372,8 @@ class SharedStore(NotifyingStore):
                 raise
 
     def _announce_soon(self, claim: Claim) -> None:
+        if not claim.ended and not claim.expiring:
+            return  # while something is announced, no more is claimed
         if not self._is_serving:  # it was stopped in between, or never served
             with suppress(StoreUnavailable):  # then another process has to wait for the end of the lease
                 self._extend([session._snapshot.id for session in claim.ended], 0)

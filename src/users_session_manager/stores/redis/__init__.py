@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,6 +44,8 @@ except ImportError as missing:
 LIST_PAGE_SIZE: Final = 100
 # How many sessions one call takes out: it keeps Redis from other clients for no more than a few milliseconds.
 BATCH_SIZE: Final = 50
+# What the script answers where the data is not what it was before the change.
+CHANGED_BY_OTHERS: Final = 2
 # How many seconds `update_data` waits at most, where many change the same data, before it tries again.
 MAX_BACKOFF: Final = 0.05
 
@@ -227,16 +228,16 @@ class RedisStore(SharedStore):
         return bool(self._ask("set_data", key, self._limits.encode_data(data)))
 
     def update_data(self, key: object, change: Callable[[Any], Any]) -> tuple[bool, Any]:
-        record = self._ask("get", key)
-        if self._live(record) is None:
-            return False, None
-        stored = data_of(record)
         for attempt in itertools.count():
-            data = change(json.loads(stored) if stored else None)
-            answer = self._ask("set_data", key, self._limits.encode_data(data), _operation_id(), stored)
-            if not isinstance(answer, list):
-                return (True, data) if answer else (False, None)
-            (stored,) = answer  # another process has changed it in between
+            record = self._ask("get", key)
+            session = self._live(record)
+            if session is None:
+                return False, None
+            data = change(session.data)
+            encoded = self._limits.encode_data(data)
+            outcome = self._ask("set_data", key, encoded, _operation_id(), data_of(record))
+            if outcome != CHANGED_BY_OTHERS:
+                return (True, data) if outcome else (False, None)
             time.sleep(random() * min(0.001 * 2 ** min(attempt, 10), MAX_BACKOFF))  # noqa: S311  # no secret
         raise AssertionError("unreachable")
 

@@ -7,6 +7,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
+from math import isfinite
 from typing import Any, Final, NamedTuple, cast, get_args, get_type_hints
 
 from ...log import log
@@ -73,17 +74,24 @@ def _session(
     with_data: bool = True,
 ) -> SharedSession:
     fields = json.loads(record.decode("utf-8", errors))
-    key, name, created, session_id = fields["key"], fields["name"], int(fields["created"]), fields["id"]
+    key, name, created, session_id = fields["key"], fields["name"], _number(fields["created"]) / 1e6, fields["id"]
     if digest_of(key) != fields.get("present", session_id.partition(":")[2]).encode():
         raise ValueError("this is not the key of the session")
-    authenticated = int(fields.get("authenticated", created)) / 1e6
+    authenticated = _number(fields["authenticated"]) / 1e6 if "authenticated" in fields else created
     reason = _REASONS.get(fields.get("reason"), "expired")
     snapshot = Snapshot(session_id, float(fields["now"]) - authenticated, float(fields["left"]), reason)
     data = json.loads(fields["data"]) if with_data and "data" in fields else None
-    timeout = float(fields["own"]) if "own" in fields else None
+    timeout = _number(fields["own"]) if "own" in fields else None
     former = tuple(one.split(" ")[2] for one in fields["former"].split(",")) if "former" in fields else ()
     user_id = fields.get("user", name)
-    return SharedSession(start_timer, snapshot, name, key, created / 1e6, authenticated, data, timeout, former, user_id)
+    return SharedSession(start_timer, snapshot, name, key, created, authenticated, data, timeout, former, user_id)
+
+
+def _number(written: str) -> float:
+    number = float(written)
+    if not isfinite(number):
+        raise ValueError("this is no time")
+    return number
 
 
 def live_session(start_timer: Callable[[float], SessionTimer], record: bytes | None) -> SharedSession | None:

@@ -37,7 +37,17 @@ local now = ARGV[1] == '' and unix or tonumber(ARGV[1])
 
 local function text(number) return string.format('%.17g', number) end
 local function microseconds(time) return string.format('%.0f', time * 1000000) end
-local function seconds(written) return written and tonumber(written) and tonumber(written) / 1000000 end
+
+-- A number of a hash: nil for what another program has written that is none, or has no end.
+local function finite(written)
+  local number = tonumber(written or '')
+  return number and number > -math.huge and number < math.huge and number or nil
+end
+
+local function seconds(written)
+  local number = finite(written)
+  return number and number / 1000000
+end
 
 --- prefix
 local function prefix_of(due) return string.sub(due, 1, -4) end
@@ -55,7 +65,8 @@ local GRACE = 2 * 86400
 -- Seconds that an ended session is remembered once its end was announced, so that what is asked again finds it.
 local REMEMBERED = 60
 
-local function milliseconds(seconds) return string.format('%.0f', seconds * 1000) end
+-- At most what Redis takes, whatever timeout another program has written.
+local function milliseconds(seconds) return string.format('%.0f', math.min(seconds, 1e12) * 1000) end
 
 local function extend_ttl(key, seconds)
   if redis.call('PTTL', key) < (seconds + GRACE / 2) * 1000 then
@@ -72,13 +83,15 @@ local function ask(...)
 end
 
 -- The session of an id, its fields as texts but for the deadline; nil for what another program has written there.
+local KEY, WHOLE = '^%u%l+%-%l+%-%d%d%-%w+_%x+$', '^%d+$'
 local NAMES = {k = 'key', n = 'name', c = 'created', d = 'deadline'}
 local function read(prefix, id)
   local fields, s = ask('HGETALL', prefix .. 's:' .. id), {}
   if not fields then return nil end
   for index = 1, #fields, 2 do s[NAMES[fields[index]] or fields[index]] = fields[index + 1] end
   s.id, s.prefix, s.deadline = id, prefix, seconds(s.deadline)
-  return s.key and s.name and tonumber(s.created) and s.deadline and s.deadline < math.huge and s or nil
+  local is_session = s.name and s.deadline and string.find(s.key or '', KEY) and string.find(s.created or '', WHOLE)
+  return is_session and finite(s.created) and s or nil
 end
 
 local function live(prefix, id)
@@ -302,7 +315,7 @@ if not s then
 end
 local timeout, lifetime, warning = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local hash, before = prefix .. 's:' .. s.id, s.deadline
-local alarm_before = alarm_of(before, tonumber(s.warning), s.warned)
+local alarm_before = alarm_of(before, finite(s.warning), s.warned)
 local limit = seconds(s.limit) or math.huge
 if lifetime and not s.fixed then
   local lifetime_end = (seconds(s.started_at) or seconds(s.created)) + lifetime
@@ -314,7 +327,7 @@ end
 if ARGV[5] ~= (s.warning or '') then
   if warning then redis.call('HSET', hash, 'warning', ARGV[5]) else redis.call('HDEL', hash, 'warning') end
 end
-s.deadline = math.min(now + (tonumber(s.own) or timeout), limit)
+s.deadline = math.min(now + (finite(s.own) or timeout), limit)
 redis.call('HSET', hash, 'd', microseconds(s.deadline))
 local alarm = alarm_of(s.deadline, warning, s.warned)
 if alarm < alarm_before then redis.call('ZADD', prefix .. 'due', text(alarm), s.id) end
@@ -366,7 +379,7 @@ end
 return keys
 
 --- set_data: replica find ttl
--- With an operation: only if the data is what it was, else the session is returned once more.
+-- With an operation: only if the data is what it was before, else returns 2.
 local digest, data, operation, before = unpack(ARGV, 2)
 local s = find(prefix, digest)
 if not s then
@@ -376,7 +389,7 @@ end
 if operation then
   local marker = prefix .. 'o:' .. operation
   if redis.call('EXISTS', marker) == 1 then return 1 end -- asked again, since the answer was lost
-  if (s.data or '') ~= before then return {s.data or ''} end
+  if (s.data or '') ~= before then return 2 end
   redis.call('SET', marker, '', 'PX', milliseconds(REMEMBERED))
 end
 if data == '' then redis.call('HDEL', prefix .. 's:' .. s.id, 'data')
@@ -527,7 +540,7 @@ for _, due in ipairs(KEYS) do
       local found = end_session(s, 'expired', lease, 'ended')
       if lease > 0 then ended[#ended + 1] = found end
     else
-      local warning = tonumber(s.warning)
+      local warning = finite(s.warning)
       if warning and s.warned ~= microseconds(s.deadline) and s.deadline - warning <= now then
         s.warned = microseconds(s.deadline)
         redis.call('HSET', prefix .. 's:' .. id, 'warned', s.warned)
