@@ -1,0 +1,448 @@
+"""Sessions in a Redis that fails: demoted, moved, loading, cut off, restarted, with another password, behind TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis_failover import WAIT, Servers, Stalls, eventually, holding_back, is_in_sync, masters_with_replicas
+from threads import run_together
+
+from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
+
+redis = pytest.importorskip("redis")
+
+from redis.credentials import CredentialProvider  # noqa: E402  # the extra may be missing
+from redis.sentinel import Sentinel  # noqa: E402
+
+from users_session_manager.stores.redis import RedisStore  # noqa: E402
+
+WORKER = Path(__file__).with_name("failover_worker.py")
+# How soon a store has to be well again once Redis is.
+SOON = 1.0
+# How long a call waits for an answer.
+TIMEOUT = 0.5
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    with Servers(tmp_path) as servers:
+        yield servers
+
+
+@pytest.fixture
+def open_manager() -> Iterator[Callable[..., SessionManager]]:
+    """A callable that makes the manager, which is closed before the servers are stopped."""
+    with contextlib.ExitStack() as stack:
+
+        def open_manager(client: Any) -> SessionManager:
+            store = RedisStore.from_url(client, timeout=TIMEOUT) if isinstance(client, str) else RedisStore(client)
+            manager = SessionManager(store=store)
+            stack.callback(manager.close)
+            return manager
+
+        yield open_manager
+
+
+class Listening:
+    """A process of its own that hears which clients are to be logged out."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.heard: list[str] = []
+        self.log = log
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, str(WORKER), url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+            )
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        eventually(lambda: self.heard == ["ready"])
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.heard.append(line.decode().strip())
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            assert self._process.wait(WAIT) == 0
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._thread.join(WAIT)
+            self._process.stdout.close()
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[Callable[[str], Listening]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(url: str) -> Listening:
+            process = Listening(url, tmp_path / "listening.log")
+            stack.callback(process.end)
+            return process
+
+        yield start
+
+
+def refused(call: Callable[[], Any]) -> bool:
+    """Return whether a call is refused because of Redis."""
+    try:
+        call()
+    except StoreUnavailable:
+        return True
+    return False
+
+
+def until_answered(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Call again and again; return after how many seconds there was an answer, and the answer."""
+    start = time.monotonic()
+    while True:
+        try:
+            return time.monotonic() - start, call()
+        except StoreUnavailable:
+            assert time.monotonic() - start < WAIT, "it does not get well"
+            time.sleep(0.01)
+
+
+def passive_calls(manager: SessionManager, key: str, user: str) -> list[Callable[[], Any]]:
+    """What only asks, and changes nothing."""
+    return [
+        lambda: manager.checkSessionStatus(key),
+        lambda: manager.getSession(key),
+        lambda: manager.findSession(key),
+        lambda: manager.getSessionDetails(key),
+        lambda: manager.getSessionData(key),
+        lambda: manager.getSessionTimeLeft(key),
+        lambda: manager.getUsernameFromSessionKey(key),
+        lambda: manager.getUserSessions(user),
+        lambda: manager.sessions[key],
+        lambda: list(manager.sessions),
+        lambda: len(manager.sessions),
+        manager.getLoggedUsers,
+    ]
+
+
+def changing_calls(manager: SessionManager, key: str, user: str) -> list[Callable[[], Any]]:
+    return [
+        lambda: manager.loadNewSession(user),
+        lambda: manager.restartSessionTimer(key),
+        lambda: manager.resumeSession(key),
+        lambda: manager.renewSessionKey(key),
+        lambda: manager.setSessionData(key, 1),
+        lambda: manager.deleteSession(key),
+        lambda: manager.deleteUserSessions(user),
+        manager.deleteAllSessions,
+    ]
+
+
+def log_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The levels of what an administrator sees in the log."""
+    records = [record for record in caplog.records if record.name == "users_session_manager"]
+    return [record.levelname for record in records if record.levelname not in ("DEBUG", "INFO")]
+
+
+def check_ends(manager: SessionManager, ended: list[str]) -> None:
+    """Sessions that end from now on are announced once."""
+    expires, deleted = manager.loadNewSession("expires", timeout=2), manager.loadNewSession("deleted")
+    manager.deleteSession(deleted)
+    eventually(lambda: {expires, deleted} <= {*ended})
+    assert len(ended) == len({*ended})
+
+
+def ended_of(manager: SessionManager) -> list[str]:
+    ended: list[str] = []
+    manager.on("sessionDeleted", ended.append)
+    return ended
+
+
+ONCE = ["ERROR", "WARNING"]
+
+
+class TestDemoted:
+    """One name, as managed services have it: the old master becomes a replica, and its connections stay open."""
+
+    @pytest.mark.parametrize("stale", ["yes", "no"], ids=["readonly", "masterdown"])
+    def test_moved_later(self, servers, open_manager, listening, caplog, stale):
+        """Nothing is answered by a demoted node, and soon all is well once the name is that of the new master."""
+        old, new = servers.master_and_replica("--replica-serve-stale-data", stale)
+        name = servers.proxy(old.port)
+        manager = open_manager(name.url)
+        ended, elsewhere = ended_of(manager), listening(name.url)
+        key = manager.loadNewSession("Luca")
+        # Many connections are open, as in a server with threads.
+        run_together(lambda number: manager.checkSessionStatus(key), 8)
+        eventually(lambda: servers.client(new.port).dbsize() == servers.client(old.port).dbsize())
+
+        servers.client(new.port).replicaof("NO", "ONE")
+        gone = manager.loadNewSession("gone")  # what the old master has not passed on
+        assert manager.checkSessionStatus(gone) is True
+        with contextlib.closing(NoServer()) as nowhere:
+            # It is not in sync with the new one yet, so that it still has what nobody else has.
+            servers.client(old.port).replicaof("127.0.0.1", nowhere.port)
+            for _ in range(3):
+                for call in [*passive_calls(manager, gone, "gone"), *changing_calls(manager, gone, "gone")]:
+                    assert refused(call)
+
+            with Stalls() as stalls:
+                name.target = new.port
+                took, _ = until_answered(lambda: manager.restartSessionTimer(key))
+                print(f"well again {took:.3f} s after the name had moved, in a machine that stalls {stalls.longest:.3f} s")
+                check_only_the_new_one_answers(manager, key, gone)
+                run_together(lambda number: check_only_the_new_one_answers(manager, key, gone), 8)
+                assert took < SOON + stalls.longest
+
+                start = time.monotonic()
+                while len(elsewhere.heard) == 1:
+                    lost = [manager.loadNewSession("logged out") for _ in range(2)]
+                    manager.deleteUserSessions("logged out")
+                    assert time.monotonic() - start < WAIT
+                    time.sleep(0.1)
+                took = time.monotonic() - start
+                print(f"another process hears of ends {took:.3f} s later")
+                assert took < 2 * SOON + stalls.longest
+            check_ends(manager, ended)
+            last = manager.loadNewSession("logged out")
+            manager.deleteUserSessions("logged out")
+            eventually(lambda: last in elsewhere.heard)
+            assert lost[0] not in (key, gone)
+        assert log_lines(caplog) == ONCE
+        assert len(elsewhere.log.read_text().splitlines()) == 2, elsewhere.log.read_text()
+
+    def test_moved_at_once(self, servers, open_manager, caplog):
+        """A name that moves as the old master is demoted: the next request opens connections to the new one."""
+        old, new = servers.master_and_replica()
+        name = servers.proxy(old.port)
+        manager = open_manager(name.url)
+        ended = ended_of(manager)
+        key = manager.loadNewSession("Luca")
+        run_together(lambda number: manager.checkSessionStatus(key), 8)
+        eventually(lambda: servers.client(new.port).dbsize() == servers.client(old.port).dbsize())
+        name.target = new.port
+        servers.client(new.port).replicaof("NO", "ONE")
+        gone = manager.loadNewSession("gone")  # by a connection to the old master
+        assert manager.checkSessionStatus(gone) is True
+        with contextlib.closing(NoServer()) as nowhere, Stalls() as stalls:
+            servers.client(old.port).replicaof("127.0.0.1", nowhere.port)
+            for call in passive_calls(manager, gone, "gone"):
+                start = time.monotonic()
+                with contextlib.suppress(SessionRejected, StoreUnavailable, KeyError):
+                    assert not call() or call() == [key] or call() == 1 or call() == ["Luca"]
+                assert time.monotonic() - start < SOON + stalls.longest
+            took, _ = until_answered(lambda: manager.restartSessionTimer(key))
+            check_only_the_new_one_answers(manager, key, gone)
+            print(f"well again {took:.3f} s after that")
+            assert took < SOON + stalls.longest
+            check_ends(manager, ended)
+        assert log_lines(caplog) in ([], ONCE)
+
+
+class NoServer:
+    """A port at which nothing answers."""
+
+    def __init__(self) -> None:
+        import socket
+
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))  # not listening, so it refuses
+        self.port = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def check_only_the_new_one_answers(manager: SessionManager, key: str, gone: str) -> None:
+    """All answers are of a master that has the session of `key`, and not that of `gone`."""
+    assert manager.getSession(key).username == "Luca"
+    for call in (manager.checkSessionStatus, manager.getSession, manager.getSessionDetails, manager.getSessionTimeLeft):
+        with pytest.raises(SessionRejected):
+            call(gone)
+    assert manager.findSession(gone) is None
+    assert manager.getUsernameFromSessionKey(gone) is False
+    assert manager.getUserSessions("gone") == []
+    assert list(manager.sessions) == [key]
+    assert len(manager.sessions) == 1
+    assert manager.getLoggedUsers() == ["Luca"]
+
+
+class TestRestarted:
+    @pytest.mark.parametrize("keeps", [True, False], ids=["persistence", "none"])
+    def test_restarted(self, servers, open_manager, caplog, keeps):
+        """A server that is restarted with its sessions, or without any."""
+        server = servers.start(*(("--appendonly", "yes") if keeps else ()))
+        manager = open_manager(server.url)
+        ended = ended_of(manager)
+        key = manager.loadNewSession("Luca")
+        server.stop()
+        assert all(refused(call) for call in passive_calls(manager, key, "Luca"))
+        server.start()
+        with Stalls() as stalls:
+            took, user = until_answered(lambda: manager.getUsernameFromSessionKey(key))
+            print(f"well again {took:.3f} s after the start")
+            assert took < SOON + stalls.longest
+        assert user == ("Luca" if keeps else False)
+        assert manager.getLoggedUsers() == (["Luca"] if keeps else [])
+        check_ends(manager, ended)
+        assert log_lines(caplog) == ONCE
+
+    def test_loading(self, servers, open_manager, listening, caplog):
+        """A server that still reads its file when it is asked, and answers `LOADING`."""
+        server = servers.start()
+        manager = open_manager(server.url)
+        ended, elsewhere = ended_of(manager), listening(server.url)
+        key = manager.loadNewSession("Luca")
+        client = servers.client(server.port)
+        client.mset({f"other {number}": number for number in range(1000)})
+        client.save()
+        server.stop()
+        assert refused(lambda: manager.checkSessionStatus(key))
+        servers.start_loading(server, "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+        eventually(lambda: is_loading(client))
+        while is_loading(client):
+            for call in [*passive_calls(manager, key, "Luca"), *changing_calls(manager, key, "Luca")]:
+                # It may have finished in between.
+                assert refused(call) or not is_loading(client)
+                if not is_loading(client):
+                    break
+        with Stalls() as stalls:
+            took, user = until_answered(lambda: manager.getLoggedUsers())
+            print(f"well again {took:.3f} s after it had loaded")
+            assert took < SOON + stalls.longest
+        assert len(user) in (0, 1, 2)  # the last of the calls may have been answered
+        check_ends(manager, ended)
+        last = manager.loadNewSession("logged out")
+        manager.deleteUserSessions("logged out")
+        eventually(lambda: last in elsewhere.heard, 10)
+        assert log_lines(caplog) == ONCE
+
+
+def is_loading(client: Any) -> bool:
+    try:
+        return bool(client.info("persistence")["loading"])
+    except redis.ConnectionError:
+        return False
+
+
+class Rotating(CredentialProvider):
+    """Knows the password of the moment, as a client of a vault does."""
+
+    password = "first"  # noqa: S105
+
+    def get_credentials(self) -> tuple[str, str]:
+        return "sessions", self.password
+
+
+class TestPassword:
+    def test_rotated(self, servers, open_manager, listening, caplog):
+        """A password that is changed: soon all is well once the client's credential provider has the new one."""
+        server = servers.start()
+        client = servers.client(server.port)
+        client.execute_command("ACL SETUSER sessions on >first ~* &* +@all")
+        credentials = Rotating()
+        manager = open_manager(
+            redis.Redis(port=server.port, credential_provider=credentials, socket_timeout=TIMEOUT)
+        )
+        manager.initSocketReference(object())
+        ended, logouts = ended_of(manager), []
+        manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+        key = manager.loadNewSession("Luca")
+        run_together(lambda number: manager.checkSessionStatus(key), 8)
+
+        client.execute_command("ACL SETUSER sessions resetpass >second")
+        client.execute_command("CLIENT KILL USER sessions")  # as when a token has expired
+        for _ in range(3):
+            for call in [*passive_calls(manager, key, "Luca"), *changing_calls(manager, key, "Luca")]:
+                assert refused(call)
+        with Stalls() as stalls:
+            credentials.password = "second"  # noqa: S105
+            took, answer = until_answered(lambda: manager.restartSessionTimer(key))
+            print(f"well again {took:.3f} s after the provider had the new password")
+            assert answer is True
+            assert took < SOON + stalls.longest
+        check_ends(manager, ended)
+        logouts.clear()
+
+        def hears():
+            manager.loadNewSession("logged out")
+            manager.deleteUserSessions("logged out")
+            return logouts
+
+        eventually(hears)
+        assert log_lines(caplog) == ONCE
+
+    def test_reconnects_with_the_new(self, servers, open_manager, caplog):
+        """A provider that has the new password first: no request is refused."""
+        server = servers.start()
+        client = servers.client(server.port)
+        client.execute_command("ACL SETUSER sessions on >first ~* &* +@all")
+        credentials = Rotating()
+        manager = open_manager(
+            redis.Redis(port=server.port, credential_provider=credentials, socket_timeout=TIMEOUT)
+        )
+        key = manager.loadNewSession("Luca")
+        run_together(lambda number: manager.checkSessionStatus(key), 8)
+        client.execute_command("ACL SETUSER sessions resetpass >second")
+        credentials.password = "second"  # noqa: S105
+        client.execute_command("CLIENT KILL USER sessions")
+        run_together(lambda number: manager.checkSessionStatus(key), 8)
+        assert log_lines(caplog) == []
+
+
+class TestCut:
+    @pytest.mark.parametrize(
+        ("seconds", "timeout"), [(5, TIMEOUT), pytest.param(20, 2.0, marks=pytest.mark.slow)], ids=["short", "long"]
+    )
+    def test_cut(self, servers, caplog, listening, seconds, timeout):
+        """Nothing passes for a while and no connection is closed: no end is lost, and soon all is well."""
+        server = servers.start()
+        name = servers.proxy(server.port)
+        manager = SessionManager(store=RedisStore.from_url(name.url, timeout=timeout))
+        ended: dict[str, float] = {}
+        seen: list[str] = []
+        manager.on("sessionDeleted", lambda key: ended.setdefault(key, time.monotonic()))
+        manager.on("sessionDeleted", seen.append)
+        elsewhere = listening(name.url)
+        key = manager.loadNewSession("Luca")
+        short = [manager.loadNewSession(f"{number}", timeout=2 + number / 10) for number in range(20)]
+        run_together(lambda number: manager.checkSessionStatus(key), 8)
+
+        name.cut()
+        start = time.monotonic()
+        while time.monotonic() - start < seconds:
+            assert refused(lambda: manager.checkSessionStatus(key))
+            assert refused(lambda: manager.restartSessionTimer(short[0]))
+        with Stalls() as stalls:
+            name.heal()
+            healed = time.monotonic()
+            took, answer = until_answered(lambda: manager.restartSessionTimer(key))
+            print(f"well again {took:.3f} s after a cut of {seconds} s")
+            assert answer is True
+            assert took < SOON + stalls.longest
+            eventually(lambda: {*short} <= ended.keys())
+            latest = max(ended[one] for one in short) - healed
+            print(f"the last end was announced {latest:.3f} s after it")
+            assert latest < 2 + stalls.longest
+            # A process without any request of its own hears of ends again, too.
+            start = time.monotonic()
+            while not {*elsewhere.heard} - {"ready", *short}:
+                manager.loadNewSession("logged out")
+                manager.deleteUserSessions("logged out")
+                assert time.monotonic() - start < WAIT
+                time.sleep(0.1)
+            print(f"another process hears of ends {time.monotonic() - start:.3f} s later")
+        check_ends(manager, seen)
+        assert log_lines(caplog) == ONCE
+        manager.close()
