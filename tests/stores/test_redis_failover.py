@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_failover import WAIT, Servers, Stalls, eventually, holding_back, is_in_sync, masters_with_replicas
+from redis_failover import WAIT, Servers, Stalls, eventually
 from threads import run_together
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
 
 redis = pytest.importorskip("redis")
 
-from redis.credentials import CredentialProvider  # noqa: E402  # the extra may be missing
-from redis.sentinel import Sentinel  # noqa: E402
+from redis.backoff import NoBackoff  # noqa: E402  # the extra may be missing
+from redis.credentials import CredentialProvider  # noqa: E402
+from redis.retry import Retry  # noqa: E402
 
 from users_session_manager.stores.redis import RedisStore  # noqa: E402
 
@@ -200,7 +198,9 @@ class TestDemoted:
             with Stalls() as stalls:
                 name.target = new.port
                 took, _ = until_answered(lambda: manager.restartSessionTimer(key))
-                print(f"well again {took:.3f} s after the name had moved, in a machine that stalls {stalls.longest:.3f} s")
+                print(
+                    f"well again {took:.3f} s after the name had moved, in a machine that stalls {stalls.longest:.3f} s"
+                )
                 check_only_the_new_one_answers(manager, key, gone)
                 run_together(lambda number: check_only_the_new_one_answers(manager, key, gone), 8)
                 assert took < SOON + stalls.longest
@@ -339,10 +339,14 @@ def is_loading(client: Any) -> bool:
 class Rotating(CredentialProvider):
     """Knows the password of the moment, as a client of a vault does."""
 
-    password = "first"  # noqa: S105
+    password = "first"
 
     def get_credentials(self) -> tuple[str, str]:
         return "sessions", self.password
+
+
+def client_with(credentials: CredentialProvider, port: int) -> Any:
+    return redis.Redis(port=port, credential_provider=credentials, socket_timeout=TIMEOUT, retry=Retry(NoBackoff(), 1))
 
 
 class TestPassword:
@@ -352,9 +356,7 @@ class TestPassword:
         client = servers.client(server.port)
         client.execute_command("ACL SETUSER sessions on >first ~* &* +@all")
         credentials = Rotating()
-        manager = open_manager(
-            redis.Redis(port=server.port, credential_provider=credentials, socket_timeout=TIMEOUT)
-        )
+        manager = open_manager(client_with(credentials, server.port))
         manager.initSocketReference(object())
         ended, logouts = ended_of(manager), []
         manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
@@ -367,7 +369,7 @@ class TestPassword:
             for call in [*passive_calls(manager, key, "Luca"), *changing_calls(manager, key, "Luca")]:
                 assert refused(call)
         with Stalls() as stalls:
-            credentials.password = "second"  # noqa: S105
+            credentials.password = "second"
             took, answer = until_answered(lambda: manager.restartSessionTimer(key))
             print(f"well again {took:.3f} s after the provider had the new password")
             assert answer is True
@@ -389,13 +391,11 @@ class TestPassword:
         client = servers.client(server.port)
         client.execute_command("ACL SETUSER sessions on >first ~* &* +@all")
         credentials = Rotating()
-        manager = open_manager(
-            redis.Redis(port=server.port, credential_provider=credentials, socket_timeout=TIMEOUT)
-        )
+        manager = open_manager(client_with(credentials, server.port))
         key = manager.loadNewSession("Luca")
         run_together(lambda number: manager.checkSessionStatus(key), 8)
         client.execute_command("ACL SETUSER sessions resetpass >second")
-        credentials.password = "second"  # noqa: S105
+        credentials.password = "second"
         client.execute_command("CLIENT KILL USER sessions")
         run_together(lambda number: manager.checkSessionStatus(key), 8)
         assert log_lines(caplog) == []
