@@ -170,6 +170,12 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 class Servers:
     """Starts servers, each in a folder of its own, and stops them all."""
 
@@ -233,19 +239,19 @@ class Servers:
             self._stack.callback(process.terminate)
             ports.append(port)
         for port in ports:
+            eventually(lambda port=port: answers(port))
+        for port in ports:
             eventually(lambda port=port: self._watches(port))
         return ports
 
     def _watches(self, port: int) -> bool:
         """Return whether a sentinel knows the two others and a replica that could take over."""
-        import redis  # the extra may be missing
+        return len(self.client(port).sentinel_sentinels("sessions")) == 2 and self.has_fit_replica(port)
 
-        client = self.client(port)
-        with contextlib.suppress(redis.RedisError):
-            replicas = client.sentinel_slaves("sessions")
-            fit = [one for one in replicas if one["flags"] == "slave" and one["master-link-status"] == "ok"]
-            return len(client.sentinel_sentinels("sessions")) == 2 and len(fit) == 1
-        return False
+    def has_fit_replica(self, port: int) -> bool:
+        """Return whether a sentinel knows a replica that could take over."""
+        replicas = self.client(port).sentinel_slaves("sessions")
+        return any(one["flags"] == "slave" and one["master-link-status"] == "ok" for one in replicas)
 
     def cluster(self, node_timeout: int = 1000) -> list[tuple[RedisServer, RedisServer]]:
         """Start a cluster of three masters with a replica each; return the pairs."""
