@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +16,7 @@ from typing import Any
 
 import pytest
 from failover_load import Load
-from redis_failover import WAIT, Servers, Stalls, eventually
+from redis_failover import WAIT, Servers, Stalls, eventually, holding_back, is_in_sync, masters_with_replicas
 from threads import run_together
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
@@ -24,6 +27,7 @@ from redis.backoff import NoBackoff  # noqa: E402  # the extra may be missing
 from redis.crc import key_slot  # noqa: E402
 from redis.credentials import CredentialProvider  # noqa: E402
 from redis.retry import Retry  # noqa: E402
+from redis.sentinel import Sentinel  # noqa: E402
 
 from users_session_manager.stores.redis import RedisStore  # noqa: E402
 
