@@ -16,7 +16,16 @@ from typing import Any
 
 import pytest
 from failover_load import Load
-from redis_failover import WAIT, Servers, Stalls, eventually, holding_back, is_in_sync, masters_with_replicas
+from redis_failover import (
+    WAIT,
+    Servers,
+    Stalls,
+    eventually,
+    free_port,
+    holding_back,
+    is_in_sync,
+    masters_with_replicas,
+)
 from redis_server import RedisServer
 from threads import run_together
 
@@ -472,7 +481,7 @@ class TestFailover:
             for number in range(rounds):
 
                 def is_named(port: int = replica.port) -> bool:
-                    """Whether a sentinel has seen that the replica has become the master, which it asks once a second."""
+                    """Whether a sentinel has seen that the replica is the master, which it asks once a second."""
                     return any(one.sentinel_get_master_addr_by_name("sessions")[1] == port for one in asked)
 
                 fail_over(servers, manager, load, master, replica, "witness", is_named, kills=number % 2 == 0)
@@ -558,12 +567,69 @@ def fail_over(
         master.start()
     changes, lost = load.check(acknowledged, promoted)
     print(
-        f"The old master was {'killed' if kills else 'stopped'}; {promoted - failed:.2f} s later the other is a master, "
-        f"{named - promoted:.2f} s later clients can know, {took:.3f} s later all is well. The machine stalled for "
-        f"{stalls.longest:.3f} s. {changes} changes, of which {lost} had not been passed on; "
+        f"The old master was {'killed' if kills else 'stopped'}; {promoted - failed:.2f} s later the other is a "
+        f"master, {named - promoted:.2f} s later clients can know, {took:.3f} s later all is well. The machine "
+        f"stalled for {stalls.longest:.3f} s. {changes} changes, of which {lost} had not been passed on; "
         f"{load.unavailable} calls refused so far"
     )
     assert took < SOON + stalls.longest
     assert lost < changes / 2
     for number in range(len(probes)):
         manager.deleteUserSessions(f"probe {number}")
+
+
+def make_certificate(folder: Path, address: str) -> tuple[Path, Path]:
+    """Make a certificate for an IP address, which is its own authority, and its key."""
+    certificate, key = folder / f"{address}.crt", folder / f"{address}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=sessions", "-addext", f"subjectAltName=IP:{address}"]
+    command += ["-addext", "keyUsage=digitalSignature,keyCertSign", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+class TestTLS:
+    @pytest.fixture
+    def start(self, servers, tmp_path) -> Callable[[str], tuple[int, Path]]:
+        """A callable that starts a server with a certificate for an address; it returns port and certificate."""
+
+        def start(address: str) -> tuple[int, Path]:
+            certificate, key = make_certificate(tmp_path, address)
+            files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+            port = free_port()
+            servers.start("--tls-port", str(port), *files, "--tls-ca-cert-file", str(certificate))
+            return port, certificate
+
+        return start
+
+    def test_works(self, start, listening, caplog):
+        """An address that begins with `rediss://`: sessions, ends and notices."""
+        port, certificate = start("127.0.0.1")
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}"
+        manager = SessionManager(store=url)
+        ended, elsewhere = ended_of(manager), listening(url)
+        key = manager.loadNewSession("Luca", data={"a": 1})
+        assert manager.getSession(key).data == {"a": 1}
+        check_ends(manager, ended)
+        manager.deleteUserSessions("Luca")
+        eventually(lambda: key in elsewhere.heard)
+        assert log_lines(caplog) == []
+        manager.close()
+
+    @pytest.mark.parametrize("wrong", ["unknown authority", "other address", "no TLS"])
+    def test_refused(self, start, tmp_path, caplog, wrong):
+        """A server whose certificate is not trusted gets nothing to see; the error says why."""
+        port, certificate = start("127.0.0.2" if wrong == "other address" else "127.0.0.1")
+        reason = "certificate"
+        if wrong == "unknown authority":
+            certificate, _ = make_certificate(tmp_path, "127.0.0.3")
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}"
+        if wrong == "no TLS":
+            url, reason = f"redis://127.0.0.1:{port}/0", "Connection|reset|closed"
+        manager = SessionManager(store=url)
+        for call in (manager.getLoggedUsers, lambda: manager.getUserSessions("Luca"), lambda: len(manager.sessions)):
+            assert refused(call)
+        with pytest.raises(StoreUnavailable, match=reason):
+            manager.loadNewSession("Luca")
+        assert log_lines(caplog) == ["ERROR"]
+        manager.close()
