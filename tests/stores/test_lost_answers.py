@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from redis_failover import Servers, Stalls
+from redis_failover import Servers, Stalls, eventually
 from threads import run_together
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
@@ -364,3 +364,83 @@ def check_one(session: Known, ends: list[End], alive: list[dict[str, Any]], late
             reasons.discard("expired")
         if end.reason not in reasons:
             yield f"{end.reason}, and not one of {reasons}"
+
+
+class TestMany:
+    """What ends many sessions, or another than that of its key, with many lost answers."""
+
+    @pytest.fixture
+    def proxy(self, servers) -> Any:
+        return servers.proxy(servers.start().port)
+
+    @pytest.fixture
+    def manager(self, proxy) -> Iterator[SessionManager]:
+        manager = SessionManager(store=RedisStore.from_url(proxy.url, timeout=10))
+        yield manager
+        manager.close()
+
+    @pytest.fixture
+    def ended(self, manager) -> dict[str, list[tuple[float, str]]]:
+        ended = defaultdict(list)
+        manager.on("sessionEnded", lambda session, reason: ended[session.key].append((time.monotonic(), reason)))
+        return ended
+
+    def test_reject(self, manager, proxy, ended):
+        """A login that is asked for again is not one too many."""
+        manager.setMaxSessionsPerUser(1, "reject")
+        proxy.drop_every = 7
+        known = []
+        for _ in range(150):
+            key = answer(lambda: manager.loadNewSession("Luca"))  # TooManySessions would be raised here
+            if key != UNKNOWN:
+                known.append(key)
+            while answer(lambda: manager.deleteUserSessions("Luca")) == UNKNOWN:
+                pass
+        proxy.drop_every = 0
+        assert manager.getUserSessions("Luca") == []
+        announced_in_time(ended, known)
+        assert {key: len(ended[key]) for key in known} == dict.fromkeys(known, 1)
+        assert proxy.dropped > 20
+
+    def test_evict(self, manager, proxy, ended):
+        """A login that is asked for again evicts once."""
+        manager.setMaxSessionsPerUser(2)
+        proxy.drop_every = 7
+        keys = [answer(lambda: manager.loadNewSession("Luca")) for _ in range(150)]
+        proxy.drop_every = 0
+        left = [row["key"] for row in manager.getUserSessions("Luca")]
+        assert len(left) == 2
+        known = [key for key in keys if key != UNKNOWN and key not in left]
+        announced_in_time(ended, known)
+        assert {key: [reason for _, reason in ended[key]] for key in known} == {key: ["evicted"] for key in known}
+        # Of those that are not known, each may have been there.
+        assert len(known) <= len(ended) <= len(keys) - 2
+        assert not ended.keys() & {*left}
+        assert proxy.dropped > 15
+
+    def test_delete_all(self, manager, proxy, ended):
+        """Each end of a call that takes several rounds is announced once, and soon."""
+        keys = [manager.loadNewSession(f"user {number % 50}") for number in range(1000)]
+        proxy.drop_every = 3
+        while answer(manager.deleteAllSessions) == UNKNOWN:
+            pass
+        announced_in_time(ended, keys)
+        proxy.drop_every = 0
+        assert len(manager.sessions) == 0
+        assert {key: [reason for _, reason in ended[key]] for key in keys} == {key: ["deleted"] for key in keys}
+        assert proxy.dropped > 0
+
+
+def announced_in_time(ended: dict[str, Any], keys: list[str]) -> None:
+    """Wait until the ends of all these sessions, which have ended just now, have been announced."""
+    with Stalls() as stalls:
+        done = time.monotonic()
+        eventually(lambda: {*keys} <= ended.keys())
+        assert time.monotonic() - done < LATE + stalls.longest
+
+
+def answer(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except StoreUnavailable:
+        return UNKNOWN
