@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from logging import DEBUG
 from typing import Any, Final, Literal, Protocol, TypeVar
+from uuid import UUID
 
 from .clock import LOCK, notice_fork
 from .errors import SessionError, SessionRejected
@@ -24,6 +26,8 @@ _is_logged: Final = log.isEnabledFor
 
 # The events of an end. A process without a listener for one of them leaves announcing to the others.
 _ENDS: Final = ("sessionDeleted", "activeUserDeleted", "sessionEnded")
+# How often `updateSessionData` calls `change`. Among a hundred threads one has a turn in a hundred.
+_MAX_CHANGES: Final = 10_000
 
 _instance: SessionManager | None = None
 
@@ -148,33 +152,44 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     # Sessions
 
     def loadNewSession(
-        self, username: str, *, data: Any = None, timeout: float | None = None, lifetime: float | None = None
+        self,
+        username: str,
+        *,
+        data: Any = None,
+        timeout: float | None = None,
+        lifetime: float | None = None,
+        userId: str | int | UUID | None = None,
     ) -> str:
         """Create a session after a successful login, start its timer, and emit `sessionCreated(key)`.
 
         Sessions that have to make room for it, see `setMaxSessionsPerUser`, end first.
 
         Args:
-            username: A non-empty `str`.
+            username: A non-empty `str`; what is shown.
             data: What is stored with it, as by `setSessionData`; `None` by default.
             timeout: An idle timeout of this session alone, in seconds, in place of the manager's ("remember me").
             lifetime: A lifetime of this session alone, in seconds, in place of that of `setMaxSessionLifetime`.
+            userId: Whose session it is, if usernames can change: a non-empty `str`, an `int` or a `UUID`, kept as
+                `str`. `setMaxSessionsPerUser` and the methods of one user go by it. `None`, the default, for the
+                username.
 
         Returns:
             The session key.
 
         Raises:
-            TypeError, ValueError: For another `username`, and for a `timeout` or a `lifetime` that `setSessionTimeOut`
-                does not accept; then there is no session.
+            TypeError, ValueError: For another `username` or `userId`, for a `timeout` or a `lifetime` that
+                `setSessionTimeOut` does not accept, and for `data` that the store cannot hold; then there is no
+                session.
             TooManySessions: See `setMaxSessionsPerUser`.
         """
-        _require_username(username)
+        _require_text("username", username)
+        user_id = None if userId is None else _user_id(userId)
         if timeout is not None:
             require_timeout("the timeout of a session", timeout)
         if lifetime is not None:
             require_timeout("the lifetime of a session", lifetime)
         own, idle = OwnLimits(timeout, lifetime), self.settings["SESSION_TIMEOUT"]
-        key, evicted = self._store.add(username, idle, self._policy, data, own)
+        key, evicted = self._store.add(username, idle, self._policy, data, own, user_id)
         if evicted:
             self._announce_all(evicted, "evicted", "ended")
         _debug("Session created", key)
@@ -236,6 +251,40 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         """Store `data` with the session, in place of what was there; `True`, or `False` after an `error` event."""
         return self._store.set_data(key, data) or self._reject(key)
 
+    def updateSessionData(self, key: object, change: Callable[[Any], Any]) -> Any:
+        """Store what `change(data)` returns with the session, so that no simultaneous change is lost.
+
+            manager.updateSessionData(key, lambda cart: [*(cart or []), "lasagne"])
+
+        Args:
+            key: The key of a live session.
+            change: Is called with a copy of the data, `None` until it is set, and returns the new data; it may change
+                the copy in place and return that. It is called again if the data was changed in the meantime, so it
+                should do nothing else. No lock is held while it runs. In memory the data must be what `copy.deepcopy`
+                can copy.
+
+        Returns:
+            The new data.
+
+        Raises:
+            TypeError, ValueError: `change` is not callable, or the store cannot hold what it has returned.
+            SessionRejected: There is no live session of that key, or it has ended while `change` ran.
+            SessionError: `change` itself changes the data of this session each time it is called.
+
+        What `change` raises passes through, and nothing has changed.
+        """
+        if not callable(change):
+            raise TypeError(f"change must be callable, got {type(change).__name__}")
+        calls = count(1)
+
+        def counted(data: Any) -> Any:
+            if next(calls) > _MAX_CHANGES:
+                raise SessionError("the data was changed each time while `change` ran: does it change the data itself?")
+            return change(data)
+
+        is_live, data = self._store.update_data(key, counted)
+        return data if is_live else self._require(None, key)
+
     def getSessionData(self, key: object) -> Any:
         """Return what `setSessionData` stored, `None` until then; `False` after an `error` event."""
         session = self._store.get(key)
@@ -272,43 +321,44 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
     # The sessions of one user
 
-    def getUserSessions(self, username: str) -> list[dict[str, Any]]:
+    def getUserSessions(self, user: str | int | UUID) -> list[dict[str, Any]]:
         """Return the details of a user's live sessions, oldest first; an empty list without any.
 
         The first call in a process looks at every session in memory once; later calls do not.
 
+        Args:
+            user: The user id, as for `loadNewSession`; that is the username unless one was given there.
+
         Returns:
-            Dictionaries of `"key"`, `"username"`, `"createdAt"`, `"authenticatedAt"`, `"data"` and `"timeLeft"`: times
-            are Unix times and seconds. The `key` is for `deleteSession`; show only the part before the underscore
-            (OWASP ASVS 5.0, 7.5.2).
+            Dictionaries of `"key"`, `"username"`, `"userId"`, `"createdAt"`, `"authenticatedAt"`, `"data"` and
+            `"timeLeft"`: times are Unix times and seconds. The `key` is for `deleteSession`; show only the part before
+            the underscore (OWASP ASVS 5.0, 7.5.2).
 
         Raises:
-            TypeError, ValueError: `username` is no non-empty `str`.
+            TypeError, ValueError: `user` is no user id.
         """
-        _require_username(username)
-        names = ("key", "username", "createdAt", "authenticatedAt", "data")
+        names = ("key", "username", "userId", "createdAt", "authenticatedAt", "data")
         return [
             {name: getattr(session, name) for name in names} | {"timeLeft": left}
-            for session, left in self._store.of_user(username)
+            for session, left in self._store.of_user(_user_id(user))
         ]
 
-    def deleteUserSessions(self, username: str, exceptKey: object = None) -> int:
+    def deleteUserSessions(self, user: str | int | UUID, exceptKey: object = None) -> int:
         """Log a user out everywhere, or everywhere but in the session of `exceptKey`; with `deleteAllSessions`' events.
 
         Call it when an account is disabled and when a password is changed (OWASP ASVS 5.0, 7.4.2, 7.4.3).
 
         Args:
-            username: A non-empty `str`.
+            user: The user id, as for `getUserSessions`.
             exceptKey: The key of the session to spare. One that is not that of a live session of this user spares none.
 
         Returns:
             How many sessions ended.
 
         Raises:
-            TypeError, ValueError: `username` is no non-empty `str`.
+            TypeError, ValueError: `user` is no user id.
         """
-        _require_username(username)
-        ended = self._store.remove_user(username, exceptKey)
+        ended = self._store.remove_user(_user_id(user), exceptKey)
         self._announce_all(ended, "deleted", "ended")
         return len(ended)
 
@@ -321,6 +371,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             key: The present key of the session, or a former one in its overlap.
             overlap: How many seconds the old key, and the keys before it, are still good, so that requests that are
                 under way survive; 0, the default, for none. Keep it short: until then they are as good as the new one.
+                At most 8 keys are in their overlap: for one more, that of the oldest ends early.
 
         Returns:
             The new key.
@@ -434,6 +485,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             ends=any(map(self._events.get, _ENDS)) and self._can_run_listeners(),
             warnings=bool(self._events.get("sessionExpiring")),
             notices=self._io is not None or bool(self._watchers),
+            logouts=self._io is not None and bool(self._events.get("notifyClientToLogout")),
         )
 
     def _can_run_listeners(self) -> bool:
@@ -525,8 +577,18 @@ def _debug(what: str, key: object) -> None:
         log.debug("%s: %s", what, label(key))
 
 
-def _require_username(username: object) -> None:
-    if not isinstance(username, str):
-        raise TypeError(f"username must be a non-empty str, got {type(username).__name__}")
-    if not username:
-        raise ValueError("username must be a non-empty str, got ''")
+def _user_id(user: object) -> str:
+    """Return a user id as it is kept."""
+    if isinstance(user, UUID):
+        return str(user)
+    if isinstance(user, int) and not isinstance(user, bool):
+        return str(int(user))  # not what an `IntEnum` is shown as
+    return _require_text("user id", user, "a non-empty str, an int or a UUID")
+
+
+def _require_text(what: str, text: object, kinds: str = "a non-empty str") -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be {kinds}, got {type(text).__name__}")
+    if not text:
+        raise ValueError(f"{what} must be {kinds}, got ''")
+    return text

@@ -16,7 +16,7 @@ class Policy(NamedTuple):
     | attribute | |
     |---|---|
     | `lifetime` | seconds from the login after which a session expires, however often it is restarted |
-    | `max_sessions` | how many live sessions one user may have |
+    | `max_sessions` | how many live sessions one user id may have |
     | `overflow` | what a login beyond that does: `"evict"` ends the user's oldest, `"reject"` is `TooManySessions` |
     | `warning` | seconds before its deadline at which a session is announced as expiring |
     """

@@ -20,6 +20,7 @@ class Session:
     | attribute | |
     |---|---|
     | `username` | as given to `loadNewSession`, `str` |
+    | `userId` | whose session it is, `str`: as given to `loadNewSession`, else the username |
     | `key` | the session key, `str`; a secret |
     | `createdAt` | when it was created: Unix time in seconds, `float` |
     | `authenticatedAt` | when its user last authenticated: as `createdAt`, or when its key was last renewed |
@@ -27,7 +28,8 @@ class Session:
     infinity if that clock was set back to before it |
     | `data` | what the application stores with it; `None` until set |
     | `timeout` | an idle timeout of its own, in seconds; `None` for the manager's |
-    | `formerKeys` | the keys that `renewSessionKey` has replaced, oldest first, `tuple[str, ...]` |
+    | `formerKeys` | keys that `renewSessionKey` has replaced, oldest first, `tuple[str, ...]`: the last one, and \
+    those before it whose overlap was not over at the last renewal, at most 8 together |
     | `timer` | a started `threading.Timer`, made when it is first asked for |
 
     A copy, by `copy` or by pickle, is a snapshot: it has these values and no store, and its `timer` is a
@@ -35,7 +37,7 @@ class Session:
     """
 
     # In the order of the arguments below.
-    __slots__ = ("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys")
+    __slots__ = ("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys", "userId")
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class Session:
         data: Any = None,
         timeout: float | None = None,
         formerKeys: tuple[str, ...] = (),
+        userId: str | None = None,
     ) -> None:
         self.username = username
         self.key = key
@@ -54,6 +57,7 @@ class Session:
         self.data = data
         self.timeout = timeout
         self.formerKeys = formerKeys
+        self.userId = username if userId is None else userId
 
     @property
     def authenticationAge(self) -> float:

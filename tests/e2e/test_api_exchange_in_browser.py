@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,10 +19,22 @@ pytest.importorskip("flask")
 pytest.importorskip("sqlalchemy")
 
 
-@pytest.fixture
-def example(start_example: Callable[..., Any], tmp_path: Path) -> Any:
+@pytest.fixture(scope="module")
+def exchange(start_shared_example: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The exchange on a database of its own, with sessions that outlast every test."""
-    return start_exchange(start_example, f"sqlite:///{tmp_path / 'exchange.sqlite3'}")
+    folder = tmp_path_factory.mktemp("exchange")
+    return start_exchange(start_shared_example, f"sqlite:///{folder / 'exchange.sqlite3'}")
+
+
+@pytest.fixture
+def example(exchange: Any) -> Any:
+    """The exchange without a session, and what it has printed until then as that of earlier tests."""
+    key = call(exchange.url, "try_login", username="luca", password="lasagne")["user_data"]["session_key"]
+    for username in ("fabio", "luca"):
+        call(exchange.url, "log_user_out", key, username=username)
+    exchange.wait_for_output(f"session {key.partition('_')[0]} of luca has ended: deleted\n")
+    exchange.begin()
+    return exchange
 
 
 def start_exchange(start_example: Callable[..., Any], database: str) -> Any:
@@ -97,7 +108,9 @@ def test_wrong_password(new_person, expect, example):
     expect(page.get_by_role("alert")).to_have_text("Wrong username or password.")
     expect(page.get_by_label("Password")).to_be_focused()
     expect(page.get_by_role("table")).not_to_be_visible()
-    assert "logged in" not in example.stop()
+    call(example.url, "try_login", username="fabio", password="focaccia")
+    example.wait_for_output("fabio logged in, ")
+    assert example.new_output.count(" logged in, ") == 1
 
 
 def test_forged_key(log_in, expect):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from npm_client import EXAMPLES
 
 pytest.importorskip("django")
 pytest.importorskip("simple_websocket")
@@ -14,9 +18,27 @@ pytest.importorskip("simple_websocket")
 pytestmark = pytest.mark.browser
 
 
+def start_project(start: Callable[..., Any], folder: Path) -> Any:
+    """Start a copy of the example in an empty folder, so that its database is its own."""
+    shutil.copytree(EXAMPLES / "django_project", folder / "django_project", ignore=shutil.ignore_patterns("instance"))
+    (folder / "shared").symlink_to(EXAMPLES / "shared")
+    return start("--timeout", "600", script=str(folder / "django_project" / "app.py"))
+
+
+@pytest.fixture(scope="module")
+def project(start_shared_example: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return start_project(start_shared_example, tmp_path_factory.mktemp("project"))
+
+
 @pytest.fixture
-def example(start_example: Callable[..., Any]) -> Any:
-    return start_example("--timeout", "600", script="django_project/app.py")
+def example(project: Any) -> Any:
+    """The example without a session."""
+    with requests.Session() as administrator:
+        administrator.get(project.url + "login/").raise_for_status()
+        for path, form in (("login/", {"username": "admin", "password": "antipasti"}), ("logout-everyone/", {})):
+            token = {"X-CSRFToken": administrator.cookies["csrftoken"]}
+            administrator.post(project.url + path, form, headers=token).raise_for_status()
+    return project
 
 
 @pytest.fixture
@@ -64,8 +86,10 @@ def test_login_and_logout(new_person, example, expect):
     expect(luca.get_by_label("Password")).to_be_visible()
 
 
-def test_expiry(admin, expect, example):
+def test_expiry(start_example, tmp_path, new_person, expect):
     """A session that expires ends the page and the admin."""
+    example = start_project(start_example, tmp_path)
+    admin = new_person(url=example.url).log_in("admin", "antipasti")
     inside = enter_admin(admin.context, example)
     admin.evaluate("window.neverReloaded = true")
     for seconds, answer in (("1", "It has to be at least 2 seconds."), ("2", "Set to 2 seconds.")):

@@ -45,7 +45,8 @@ class Server:
     """python-socketio in threading mode behind Werkzeug, on a free port of loopback."""
 
     def __init__(self, **options: object) -> None:
-        self.io = socketio.Server(async_mode="threading", **options)
+        # A client that polls may leave no sooner than its poll is answered.
+        self.io = socketio.Server(async_mode="threading", ping_interval=1, **options)
         self.io.on("private", lambda sid: self.io.emit("private", to=sid))
         self._http = serving.make_server("127.0.0.1", 0, socketio.WSGIApp(self.io), threaded=True)
         self._http.daemon_threads = True

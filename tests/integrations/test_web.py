@@ -258,6 +258,19 @@ class TestGuard:
         assert site.post("/writes", header(key), data="cart").json == {"data": "cart"}
         assert manager.getSessionData(key) == site.get("/me", header(key)).json["data"] == "cart"
 
+    def test_update(self, site, manager):
+        """A view can change the data of its session; what it changes is what is there, not what it has read."""
+        key = manager.loadNewSession("Luca")
+        assert site.post("/updates", header(key), data="lasagne").json == {"answer": ["lasagne"], "data": ["lasagne"]}
+        assert site.post("/updates", cookie(key), data="pesto").json["answer"] == ["lasagne", "pesto"]
+        assert manager.getSessionData(key) == site.get("/me", header(key)).json["data"] == ["lasagne", "pesto"]
+
+    def test_update_of_ended(self, site, manager):
+        """An update of a session that ends during the request is rejected."""
+        keys = [manager.loadNewSession("Luca") for _ in range(2)]
+        assert_rejected(site.post("/ends-and-updates", header(keys[0])))
+        assert_rejected(site.post("/ends-and-updates", cookie(keys[1])), deletes_cookie=True)
+
     def test_former_key(self, site, manager, clock):
         """A key that was renewed is as good as the new one until its overlap is over."""
         old = manager.loadNewSession("Luca")
@@ -400,6 +413,15 @@ class TestSignIn:
         answer = site.post("/login", cookie(answer.json["key"]), name="Luca")
         assert_sets(answer, answer.json["key"])
 
+    def test_other_user_id(self, site, manager):
+        """A session of another user id is that of another user, whatever the username is; and the other way round."""
+        other = manager.loadNewSession("Luca", data="cart", userId=7)
+        key = site.post("/login", cookie(other), name="Luca").json["key"]
+        assert (list(manager.sessions), manager.getSessionData(key)) == ([key], None)
+        renamed = manager.loadNewSession("Old name", data="cart", userId="Fabio")
+        key = site.post("/login", header(renamed), name="Fabio").json["key"]
+        assert (manager.getSession(key).userId, manager.getSessionData(key)) == ("Fabio", "cart")
+
     def test_other_user(self, site, manager, heard):
         """The session of another user ends once the new one has begun."""
         for carry in (header, cookie):
@@ -443,7 +465,7 @@ class TestSignIn:
         assert site.get("/me", cookie(here)).json == {"username": "Fabio", "data": "cart"}
         assert manager.getLoggedUsers() == ["Luca", "Fabio"]
 
-    @pytest.mark.parametrize("moment", ["getUsernameFromSessionKey", "resumeSession", "renewSessionKey"])
+    @pytest.mark.parametrize("moment", ["findSession", "resumeSession", "renewSessionKey"])
     def test_ends_in_between(self, site, manager, monkeypatch, moment):
         """A session that ends while its user logs in again is followed by a new one."""
         key, original = manager.loadNewSession("Luca"), getattr(manager, moment)
@@ -552,6 +574,14 @@ class TestSignOutElsewhere:
         assert manager.getSessionTimeLeft(here) == 2000
         assert site.post("/elsewhere", carry(here)).json == {"ended": 0}
         assert site.get("/me", carry(here)).status == 200
+
+    def test_user_id(self, site, manager):
+        """The other sessions are those of the same user id."""
+        here = manager.loadNewSession("Luca", userId=7)
+        manager.loadNewSession("Luca Rossi", userId=7)
+        other = manager.loadNewSession("Luca", userId=8)
+        assert site.post("/elsewhere", header(here)).json == {"ended": 1}
+        assert list(manager.sessions) == [here, other]
 
     def test_former_key(self, site, manager):
         """Under a former key the session itself is spared too."""

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -29,8 +30,12 @@ from hypothesis.stateful import (  # noqa: E402
 
 from users_session_manager import MemoryStore, SessionManager, SessionRejected, TooManySessions  # noqa: E402
 from users_session_manager.keys import new_key  # noqa: E402
+from users_session_manager.stores.base import MAX_FORMER_KEYS  # noqa: E402
 
 USERS = ["Luca", "Fabio", "Gino"]
+# Most often none; a number is the same as its text, and a user id may be what another user is called.
+GIVEN_IDS = [None, None, None, 7, "7", "Gino", UUID(int=7)]
+USER_IDS = [*USERS, 7, "7", UUID(int=7), str(UUID(int=7))]
 EVENTS = "sessionCreated sessionDeleted activeUserDeleted sessionEnded sessionRenewed sessionExpiring".split()
 EVENTS += ["notifyClientToLogout", "sessionRejected"]
 
@@ -40,6 +45,7 @@ class Login:
     """What the model knows of a session."""
 
     username: str
+    user_id: str
     key: str
     started_at: float
     own: float | None
@@ -61,8 +67,8 @@ class Model:
         self.logins: list[Login] = []
         self.events: list[tuple[Any, ...]] = []
 
-    def live(self, username: str | None = None) -> list[Login]:
-        of_user = [login for login in self.logins if username in (None, login.username)]
+    def live(self, user_id: str | None = None) -> list[Login]:
+        of_user = [login for login in self.logins if user_id in (None, login.user_id)]
         return [login for login in of_user if self.now < login.deadline]
 
     def find(self, key: str) -> Login | None:
@@ -85,13 +91,16 @@ class Model:
             login.warn_at, login.warned_of = deadline - self.warning, deadline
         login.deadline = deadline
 
-    def log_in(self, username: str, key: str, own: float | None, data: Any, lifetime: float | None = None) -> bool:
-        live = self.live(username)
+    def log_in(
+        self, username: str, user: Any, key: str, own: float | None, data: Any, lifetime: float | None = None
+    ) -> bool:
+        user_id = username if user is None else str(user)
+        live = self.live(user_id)
         if self.cap is not None and len(live) >= self.cap:
             if self.overflow == "reject":
                 return False
             self.end(live[: len(live) - self.cap + 1], "evicted", notified=True)
-        login = Login(username, key, self.now, own, data, own_lifetime=lifetime)
+        login = Login(username, user_id, key, self.now, own, data, own_lifetime=lifetime)
         self.count_down(login)
         self.logins.append(login)
         self.events.append(("sessionCreated", key))
@@ -100,7 +109,9 @@ class Model:
     def renew(self, login: Login, new: str, overlap: float) -> None:
         self.events.append(("sessionRenewed", login.key, new))
         until = self.now + overlap
-        login.former = {key: min(good, until) for key, good in login.former.items()} | {login.key: until}
+        good_until = {key: min(good, until) for key, good in login.former.items()}
+        former = [(key, good) for key, good in good_until.items() if self.now < good] + [(login.key, until)]
+        login.former = dict(former[-MAX_FORMER_KEYS:])
         login.key = new
 
     def end(self, logins: list[Login], reason: str, *, notified: bool = False) -> None:
@@ -179,14 +190,20 @@ class ManagerMachine(RuleBasedStateMachine):
 
     # Sessions
 
-    @rule(username=st.sampled_from(USERS), own=maybe_seconds, data=st.none() | st.integers(), lifetime=maybe_seconds)
-    def log_in(self, username: str, own: float | None, data: Any, lifetime: float | None) -> None:
+    @rule(
+        username=st.sampled_from(USERS),
+        user=st.sampled_from(GIVEN_IDS),
+        own=maybe_seconds,
+        data=st.none() | st.integers(),
+        lifetime=maybe_seconds,
+    )
+    def log_in(self, username: str, user: Any, own: float | None, data: Any, lifetime: float | None) -> None:
         try:
-            key = self.manager.loadNewSession(username, data=data, timeout=own, lifetime=lifetime)
+            key = self.manager.loadNewSession(username, data=data, timeout=own, lifetime=lifetime, userId=user)
         except TooManySessions:
-            assert not self.model.log_in(username, "", own, data)
+            assert not self.model.log_in(username, user, "", own, data)
             return
-        assert self.model.log_in(username, key, own, data, lifetime)
+        assert self.model.log_in(username, user, key, own, data, lifetime)
         self.keys.append(key)
 
     @rule(key=keys)
@@ -211,6 +228,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert details is not False
         assert (left, data, details["data"]) == (login.deadline - self.model.now, login.data, login.data)
         assert details["username"] == session.username == login.username
+        assert session.userId == login.user_id
         assert (session.key, session.timeout, session.formerKeys) == (login.key, login.own, tuple(login.former))
 
     @rule(key=keys, resume=st.booleans())
@@ -240,6 +258,36 @@ class ManagerMachine(RuleBasedStateMachine):
         else:
             login.data = data
 
+    @rule(key=keys, number=st.integers(-9, 9), key_in_between=st.none() | keys)
+    def update_data(self, key: str, number: int, key_in_between: str | None) -> None:
+        """Change the data, while somebody else sets that of a session, perhaps the same, for the first time."""
+        login, given = self.model.find(key), []
+
+        def change(data: Any) -> Any:
+            if key_in_between is not None and not given:
+                self.set_data(key_in_between, 100)
+            given.append(data)
+            return {"number": number, "before": data if isinstance(data, int) else None}
+
+        if login is None:
+            assert self.asked("updateSessionData", key, change) is None
+            assert given == []
+            self.rejected(key)
+            return
+        before = login.data
+        answer = self.manager.updateSessionData(key, change)
+        has_changed = key_in_between is not None and self.model.find(key_in_between) is login
+        assert given == [before, 100][: 1 + has_changed]
+        login.data = {"number": number, "before": given[-1] if isinstance(given[-1], int) else None}
+        assert answer == login.data
+
+    @rule(key=keys, overlap=st.sampled_from([5, 1000]), times=st.sampled_from([3, 9, 20, 1000]))
+    def renew_often(self, key: str, overlap: float, times: int) -> None:
+        login = self.model.find(key)
+        if login is not None:
+            for _ in range(min(times, 30) if self.manager.blocking else times):  # each asks a server, if it blocks
+                self.renew(login.key, overlap)
+
     @rule(key=keys, overlap=st.sampled_from([5, 0, 1, 1000]))
     def renew(self, key: str, overlap: float) -> None:
         login = self.model.find(key)
@@ -262,11 +310,11 @@ class ManagerMachine(RuleBasedStateMachine):
         else:
             self.model.end([login], "deleted")
 
-    @rule(username=st.sampled_from([*USERS, "Gino", "Gino"]), key=keys)
-    def delete_user(self, username: str, key: str) -> None:
+    @rule(user=st.sampled_from([*USER_IDS, "Gino", "Gino"]), key=keys)
+    def delete_user(self, user: Any, key: str) -> None:
         kept = self.model.find(key)
-        ended = [login for login in self.model.live(username) if login is not kept]
-        assert self.manager.deleteUserSessions(username, key) == len(ended)
+        ended = [login for login in self.model.live(str(user)) if login is not kept]
+        assert self.manager.deleteUserSessions(user, key) == len(ended)
         self.model.end(ended, "deleted", notified=True)
 
     @rule(really=st.sampled_from([False, False, False, True]))
@@ -330,11 +378,12 @@ class ManagerMachine(RuleBasedStateMachine):
     def both_know_the_same(self) -> None:
         live = self.model.live()
         assert self.manager.getLoggedUsers() == [login.username for login in live]
-        for username in USERS:
-            rows = self.manager.getUserSessions(username)
-            shown = [(row["key"], row["data"], row["timeLeft"]) for row in rows]
+        for user in USER_IDS:
+            rows = self.manager.getUserSessions(user)
+            shown = [(row["key"], row["username"], row["userId"], row["data"], row["timeLeft"]) for row in rows]
             assert shown == [
-                (login.key, login.data, login.deadline - self.model.now) for login in self.model.live(username)
+                (login.key, login.username, str(user), login.data, login.deadline - self.model.now)
+                for login in self.model.live(str(user))
             ]
 
 

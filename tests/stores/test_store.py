@@ -8,11 +8,12 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+from threads import run_together
 
 from users_session_manager import Session, SessionError, TooManySessions
 from users_session_manager.keys import new_key
 from users_session_manager.policy import OwnLimits, Policy
-from users_session_manager.stores.base import Callbacks
+from users_session_manager.stores.base import MAX_FORMER_KEYS, Callbacks
 
 pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis", "cluster"])
 
@@ -65,6 +66,10 @@ class Odd:
         raise ZeroDivisionError
 
 
+def never_called(data):
+    raise AssertionError("this was not to be called")
+
+
 NOT_LIVE = [None, [], {}, 1, float("nan"), Odd(), b"", "", "unknown", "x" * 10**6, "\ud800", new_key()]
 
 
@@ -74,7 +79,8 @@ def test_add(store, case):
     key = case.add("Luca", 10)
     found = store.get(key)
     assert isinstance(found, Session)
-    assert (found.username, found.key, found.data, found.timeout, found.formerKeys) == ("Luca", key, None, None, ())
+    assert (found.username, found.userId, found.key) == ("Luca", "Luca", key)
+    assert (found.data, found.timeout, found.formerKeys) == (None, None, ())
     assert before - 1 <= found.createdAt == found.authenticatedAt <= time.time() + 1
     assert isinstance(found.timer, threading.Timer)
     assert list(store.sessions) == [key]
@@ -95,6 +101,7 @@ def test_bad_key(store, case):
         assert store.restart(key, 10) is None
         assert store.time_left(key) is None
         assert store.set_data(key, 1) is False
+        assert store.update_data(key, never_called) == (False, None)
         assert store.renew_key(key, 10) is None
         assert store.remove(key) is None
         timer = store.renew_timer(key, 1)
@@ -116,6 +123,7 @@ def test_deadline(store, case):
     assert store.get(key) is None
     assert store.restart(key, 10) is None
     assert store.set_data(key, 1) is False
+    assert store.update_data(key, never_called) == (False, None)
     assert store.renew_key(key, 10) is None
     assert store.remove(key) is None
     assert store.of_user("Luca") == []
@@ -218,6 +226,7 @@ def test_close(store, case):
     store.close()
     store.close()
     assert store.get(key) is None
+    assert store.update_data(key, never_called) == (False, None)
     assert store.usernames() == []
     assert store.of_user("Luca") == []
     with pytest.raises(SessionError, match="closed"):
@@ -228,6 +237,121 @@ def test_repr(store, case):
     """The `repr` of the sessions shows no key."""
     key = case.add()
     assert key.partition("_")[2] not in repr(store.sessions)
+
+
+class TestUpdateData:
+    def test_change(self, store, case):
+        """What `change` makes of the data is stored and returned; it prolongs nothing."""
+        key = case.add("Luca", 10)
+        case.turn(4)
+        assert store.update_data(key, lambda data: [data]) == (True, [None])
+        assert store.update_data(key, lambda data: [*data, {"a": 1}]) == (True, [None, {"a": 1}])
+        assert store.get(key).data == [None, {"a": 1}]
+        assert store.update_data(key, lambda data: None) == (True, None)
+        assert store.get(key).data is None
+        assert store.time_left(key) == 6
+
+    def test_in_place(self, store, case):
+        """`change` may change what it is given."""
+        key = case.add("Luca", data={"cart": ["lasagne"]})
+
+        def add(data):
+            data["cart"].append("pesto")
+            return data
+
+        assert store.update_data(key, add) == (True, {"cart": ["lasagne", "pesto"]})
+        assert store.get(key).data == {"cart": ["lasagne", "pesto"]}
+
+    def test_error(self, store, case):
+        """What `change` raises passes through, and nothing has changed, though it was changed in place."""
+        key = case.add("Luca", data=["lasagne"])
+
+        def fail(data):
+            data.append("pesto")
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            store.update_data(key, fail)
+        assert store.get(key).data == ["lasagne"]
+
+    def test_again(self, store, case):
+        """If the data is replaced while `change` runs, `change` is called again with what is there now."""
+        key, seen = case.add("Luca", data=["lasagne"]), []
+        others = [["pesto"], None]
+
+        def add(data):
+            seen.append([*(data or [])])
+            if others:
+                other = threading.Thread(target=store.set_data, args=(key, others.pop(0)))
+                other.start()
+                other.join(30)
+            return [*(data or []), "focaccia"]
+
+        assert store.update_data(key, add) == (True, ["focaccia"])
+        assert store.get(key).data == ["focaccia"]
+        assert seen == [["lasagne"], ["pesto"], []]
+
+    def test_other_session(self, store, case):
+        """`change` may call the store, and what happens to other sessions is no reason to call it again."""
+        key, other, seen = case.add("Luca"), case.add("Luca"), []
+
+        def change(data):
+            seen.append(data)
+            store.set_data(other, 1)
+            store.restart(key, 10)
+            return store.update_data(other, lambda number: number + 1)[1]
+
+        assert store.update_data(key, change) == (True, 2)
+        assert store.get(other).data == 2
+        assert seen == [None]
+
+    @pytest.mark.parametrize("end", ["remove", "expire", "renew", "clear"])
+    def test_ended(self, store, case, end):
+        """If the key becomes that of no live session while `change` runs, its answer is not stored."""
+        key, kept = case.add("Luca", 10, data=["lasagne"]), []
+        ends = {
+            "remove": lambda: kept.append(store.remove(key)),
+            "expire": lambda: case.turn(10),
+            "renew": lambda: kept.append(store.get(store.renew_key(key, 0)[1])),
+            "clear": lambda: kept.extend(store.clear()),
+        }
+
+        def change(data):
+            ends[end]()
+            return [*data, "pesto"]
+
+        assert store.update_data(key, change) == (False, None)
+        case.settle()
+        assert [session.data for session in kept or case.ended] == [["lasagne"]]
+        assert len(store.sessions) == (end == "renew")
+
+    def test_renewed(self, store, case):
+        """A former key in its overlap is as good as the present one, also if it is renewed while `change` runs."""
+        first = case.add("Luca", 100, data=0)
+        second = store.renew_key(first, 5)[1]
+        assert store.update_data(first, lambda data: data + 1) == (True, 1)
+
+        def change(data):
+            case.third = store.renew_key(first, 5)[1]
+            return data + 1
+
+        assert store.update_data(second, change)[0] is True
+        assert store.get(case.third).data == 2
+
+    def test_at_once(self, store, case):
+        """No simultaneous change is lost."""
+        key = case.add("Luca", data={"count": 0})
+
+        def count(data):
+            data["count"] += 1
+            return data
+
+        def many(number):
+            for _ in range(25):
+                assert store.update_data(key, count)[0]
+
+        run_together(many, 8)
+        assert store.get(key).data == {"count": 200}
 
 
 class TestOneUser:
@@ -282,6 +406,63 @@ class TestOneUser:
                 assert [session.key for session, _ in store.of_user("Luca")] == [key for key in keys if key]
         again = case.add("Luca")
         assert [session.key for session, _ in store.of_user("Luca")] == [again]
+
+
+class TestUserId:
+    """A session belongs to its user id, whatever the username is."""
+
+    def test_list(self, store, case):
+        """The sessions of a user id are listed, those with its username are not."""
+        keys = [case.add("Luca", user_id="7"), case.add("Luca Rossi", user_id="7"), case.add("7")]
+        other = case.add("Luca", user_id="8")
+        by_name = case.add("Luca")
+        assert [session.key for session, _ in store.of_user("7")] == keys
+        assert [session.username for session, _ in store.of_user("7")] == ["Luca", "Luca Rossi", "7"]
+        assert [session.key for session, _ in store.of_user("8")] == [other]
+        assert [session.key for session, _ in store.of_user("Luca")] == [by_name]
+        assert store.of_user("Luca Rossi") == []
+        assert store.usernames() == ["Luca", "Luca Rossi", "7", "Luca", "Luca"]
+
+    def test_remove(self, store, case):
+        """The sessions of a user id are removed, those with its username are not."""
+        keys = [case.add("Luca", user_id="7"), case.add("Luca Rossi", user_id="7")]
+        other, by_name = case.add("Luca", user_id="8"), case.add("Luca")
+        assert [session.key for session in store.remove_user("7", keys[0])] == [keys[1]]
+        assert len(store.remove_user("7", other)) == 1
+        assert store.remove_user("Luca", other)[0].key == by_name
+        assert list(store.sessions) == [other]
+
+    @pytest.mark.parametrize("overflow", ["evict", "reject"])
+    def test_cap(self, store, case, overflow):
+        """A cap goes by the user id; the error shows the username."""
+        policy = Policy(max_sessions=1, overflow=overflow)
+        key = case.add("Luca", policy=policy, user_id="7")
+        case.add("Luca", policy=policy, user_id="8")
+        case.add("Luca", policy=policy)
+        if overflow == "evict":
+            evicted = store.add("Gino", 10, policy, user_id="7")[1]
+            assert [(session.key, session.username, session.userId) for session in evicted] == [(key, "Luca", "7")]
+        else:
+            with pytest.raises(TooManySessions, match="'Gino' has 1 sessions, and may have 1"):
+                store.add("Gino", 10, policy, user_id="7")
+        assert len(store.sessions) == 3
+
+    @pytest.mark.parametrize("user_id", ["7", "Zoë \ud800", "a b{c}:d,e%\x00\n", "x" * 1000])
+    def test_stays(self, store, case, user_id):
+        """It is that of the session in every answer, until its end."""
+        key = case.add("Luca", user_id=user_id)
+        key = store.renew_key(key, 0)[1]
+        assert store.get(key).userId == store.restart(key, 10).userId == store.sessions[key].userId == user_id
+        assert [session.userId for session, _ in store.of_user(user_id)] == [user_id]
+        ended = [store.remove(key)]
+        case.add("Luca", user_id=user_id)
+        ended += store.remove_user(user_id)
+        case.add("Luca", user_id=user_id)
+        ended += store.clear()
+        case.add("Luca", user_id=user_id)
+        case.turn(10)
+        case.settle()
+        assert [(session.username, session.userId) for session in [*ended, *case.ended]] == [("Luca", user_id)] * 4
 
 
 class TestCap:
@@ -471,6 +652,37 @@ class TestRenewal:
         fourth = store.renew_key(third, 50)[1]
         fifth = store.renew_key(fourth, 0)[1]
         assert [store.get(key) is not None for key in (third, fourth, fifth)] == [False, False, True]
+
+    def test_forgotten(self, store, case):
+        """A renewal forgets the former keys whose overlap is over; the key that it replaces is there in any case."""
+        first = case.add("Luca", 100)
+        second = store.renew_key(first, 5)[1]
+        case.turn(4)
+        third = store.renew_key(second, 5)[1]
+        assert store.get(third).formerKeys == (first, second)
+        case.turn(1)
+        fourth = store.renew_key(third, 5)[1]
+        assert store.get(fourth).formerKeys == (second, third)
+        fifth = store.renew_key(fourth, 0)[1]
+        assert store.get(fifth).formerKeys == (fourth,)
+        sixth = store.renew_key(fifth, 5)[1]
+        assert store.get(sixth).formerKeys == (fifth,)
+        assert store.remove(sixth).formerKeys == (fifth,)
+
+    def test_bounded(self, store, case):
+        """One former key more than are kept ends the overlap of the oldest early."""
+        keys = [case.add("Luca", 100)]
+        for number in range(3 * MAX_FORMER_KEYS):
+            case.turn(1)
+            replaced, new, _ = store.renew_key(keys[-1], 1000)
+            assert replaced == keys[-1]
+            keys.append(new)
+            good = keys[-MAX_FORMER_KEYS - 1 :]
+            assert store.get(new).formerKeys == tuple(good[:-1])
+            assert [store.get(key) is not None for key in keys] == [key in good for key in keys], number
+        assert store.restart(keys[0], 100) is None
+        assert [session.formerKeys for session in store.clear()] == [tuple(keys[-MAX_FORMER_KEYS - 1 : -1])]
+        assert not any(map(store.get, keys))
 
     def test_former_key(self, store, case):
         """A key in its overlap can be renewed like the present one."""

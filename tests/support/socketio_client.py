@@ -18,7 +18,8 @@ def new_client() -> socketio.Client:
     """
     session = requests.Session()
     session.trust_env = False
-    client = socketio.Client(reconnection=False, http_session=session)
+    # A busy machine may need longer than the 5 seconds that are the default.
+    client = socketio.Client(reconnection=False, http_session=session, request_timeout=60)
     start_thread = client.eio.start_background_task
     last = threading.Event()
     last.set()

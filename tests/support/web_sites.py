@@ -172,6 +172,10 @@ class FlaskSite(Site):
             current_session.data = request.args["data"]
             return {"data": current_session.data}
 
+        def updates() -> Any:
+            answer = current_session.update(lambda cart: [*(cart or []), request.args["data"]])
+            return {"answer": answer, "data": current_session.data}
+
         def ends() -> Any:
             self.manager.deleteSession(current_session.key)
             return {"username": current_session.username}
@@ -180,6 +184,10 @@ class FlaskSite(Site):
             self.manager.deleteSession(current_session.key)
             current_session.data = "lost"
             return {}
+
+        def ends_and_updates() -> Any:
+            self.manager.deleteSession(current_session.key)
+            return {"answer": current_session.update(lambda cart: "lost")}
 
         def renews_and_writes() -> Any:
             first = sessions.renew_key()
@@ -214,6 +222,8 @@ class FlaskSite(Site):
         add("/passive", me, session_required(passive=True))
         add("/recent", me, session_required(max_age=MAX_AGE))
         for path, view in (("/writes", writes), ("/ends", ends), ("/ends-and-writes", ends_and_writes)):
+            add(path, view, session_required)
+        for path, view in (("/updates", updates), ("/ends-and-updates", ends_and_updates)):
             add(path, view, session_required)
         for path, view in (("/renews-and-writes", renews_and_writes), ("/looks-up", looks_up)):
             add(path, view, session_required)
@@ -293,6 +303,16 @@ class FastApiSite(Site):
         def writes(session: current, data: str) -> Any:
             session.data = data
             return {"data": session.data}
+
+        @add("/updates")
+        def updates(session: current, data: str) -> Any:
+            answer = session.update(lambda cart: [*(cart or []), data])
+            return {"answer": answer, "data": session.data}
+
+        @add("/ends-and-updates")
+        def ends_and_updates(session: current) -> Any:
+            self.manager.deleteSession(session.key)
+            return {"answer": session.update(lambda cart: "lost")}
 
         @add("/ends")
         def ends(session: current) -> Any:
@@ -390,6 +410,14 @@ class DjangoSite(Site):
             request.user_session.data = request.GET["data"]
             return JsonResponse({"data": request.user_session.data})
 
+        def updates(request: Any) -> Any:
+            answer = request.user_session.update(lambda cart: [*(cart or []), request.GET["data"]])
+            return JsonResponse({"answer": answer, "data": request.user_session.data})
+
+        def ends_and_updates(request: Any) -> Any:
+            self.manager.deleteSession(request.user_session.key)
+            return JsonResponse({"answer": request.user_session.update(lambda cart: "lost")})
+
         def ends(request: Any) -> Any:
             self.manager.deleteSession(request.user_session.key)
             return JsonResponse({"username": request.user_session.username})
@@ -435,6 +463,8 @@ class DjangoSite(Site):
         add("passive", me, session_required(passive=True))
         add("recent", me, session_required(max_age=MAX_AGE))
         for path, view in (("writes", writes), ("ends", ends), ("ends-and-writes", ends_and_writes)):
+            add(path, view, session_required)
+        for path, view in (("updates", updates), ("ends-and-updates", ends_and_updates)):
             add(path, view, session_required)
         for path, view in (("renews-and-writes", renews_and_writes), ("looks-up", looks_up)):
             add(path, view, session_required)

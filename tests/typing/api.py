@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
+from uuid import UUID
 
 from typing_extensions import assert_type
 
@@ -30,6 +31,9 @@ key = manager.loadNewSession("Luca")
 assert_type(key, str)
 assert_type(manager.addSession("Luca"), str)
 manager.loadNewSession(None)  # type: ignore[arg-type]
+manager.loadNewSession("Luca", userId=7)
+manager.loadNewSession("Luca", userId=UUID(int=7))
+manager.loadNewSession("Luca", userId=7.0)  # type: ignore[arg-type]
 
 assert_type(manager.checkSessionStatus(key), bool)
 assert_type(manager.restartSessionTimer(key), bool)
@@ -37,8 +41,13 @@ assert_type(manager.getUsernameFromSessionKey(None), str | Literal[False])
 assert_type(manager.getSessionDetails(key), dict[str, Any] | Literal[False])
 assert_type(manager.setSessionData(key, {"a": 1}), bool)
 assert_type(manager.getSessionData(key), Any)
+assert_type(manager.updateSessionData(key, lambda data: data), Any)
+manager.updateSessionData(key, {"a": 1})  # type: ignore[arg-type]
+assert_type(manager.getUserSessions(7), list[dict[str, Any]])
+assert_type(manager.deleteUserSessions(UUID(int=7), exceptKey=key), int)
 assert_type(manager.getSessionTimeLeft(key), float)
 assert_type(manager.getSession(key).username, str)
+assert_type(manager.getSession(key).userId, str)
 assert_type(manager.resumeSession(key), Session)
 assert_type(manager.findSession(key), Session | None)
 assert_type(manager.renewSessionKey(key), str)
@@ -116,6 +125,9 @@ flask.session_required(max_age="300")  # type: ignore[call-overload]
 
 assert_type(request_session.authenticatedAt, float)
 assert_type(request_session.timeout, float | None)
+assert_type(request_session.userId, str)
+assert_type(request_session.update(lambda data: data), Any)
+request_session.update([])  # type: ignore[arg-type]
 
 dependencies.recent(300)
 dependencies.recent("300")  # type: ignore[arg-type]

@@ -55,6 +55,7 @@ NEWER_METHODS = {
     "getSession": lambda manager, key: manager.getSession(key),
     "resumeSession": lambda manager, key: manager.resumeSession(key),
     "renewSessionKey": lambda manager, key: manager.renewSessionKey(key),
+    "updateSessionData": lambda manager, key: manager.updateSessionData(key, lambda data: data),
 }
 TAKES_A_KEY = NPM_METHODS | NEWER_METHODS
 
@@ -267,6 +268,54 @@ class TestReads:
         assert manager.getSessionDetails(key)["data"] == data
         assert manager.setSessionData(key, None) is True
         assert manager.getSessionData(key) is None
+
+    def test_update(self, manager, heard):
+        """An update stores what `change` returns for a copy of the data, and returns it; it emits nothing."""
+        key = manager.loadNewSession("Luca")
+        heard.events.clear()
+        assert manager.updateSessionData(key, lambda cart: [*(cart or []), "lasagne"]) == ["lasagne"]
+        before = manager.getSessionData(key)
+        after = manager.updateSessionData(key, lambda cart: cart.append("pesto") or cart)
+        assert (before, after, manager.getSessionData(key)) == (["lasagne"], ["lasagne", "pesto"], after)
+        assert manager.updateSessionData(key, lambda cart: None) is None
+        assert manager.getSessionData(key) is None
+        assert manager.updateSessionData(key, lambda cart: False) is False
+        assert heard.events == []
+
+    def test_failed_update(self, manager, heard):
+        """What `change` raises passes through, and nothing has changed; what is no function is a `TypeError`."""
+        key = manager.loadNewSession("Luca", data=["lasagne"])
+        heard.events.clear()
+        with pytest.raises(ZeroDivisionError):
+            manager.updateSessionData(key, lambda cart: cart.append(1 / 0))
+        for change in (None, ["pesto"], "pesto"):
+            for each in (key, "no such key"):
+                with pytest.raises(TypeError, match=f"change must be callable, got {type(change).__name__}"):
+                    manager.updateSessionData(each, change)
+        assert manager.getSessionData(key) == ["lasagne"]
+        assert heard.events == []
+
+    def test_update_and_end(self, manager, heard):
+        """A session that ends while `change` runs is a rejection."""
+        key = manager.loadNewSession("Luca")
+        heard.events.clear()
+        with pytest.raises(SessionRejected):
+            manager.updateSessionData(key, lambda data: manager.deleteSession(key))
+        assert heard.names() == ["sessionDeleted", "activeUserDeleted", "error"]
+
+    def test_update_in_update(self, manager):
+        """A `change` that changes the data itself each time is an error; one that does so once is called again."""
+        key = manager.loadNewSession("Luca", data=0)
+
+        def change(data):
+            manager.setSessionData(key, data + 1)
+            return data
+
+        with pytest.raises(SessionError, match="does it change the data itself"):
+            manager.updateSessionData(key, change)
+        assert manager.getSessionData(key) > 1
+        manager.setSessionData(key, 0)
+        assert manager.updateSessionData(key, lambda data: data or change(data) or 5) == 1
 
     def test_username(self, manager):
         key = manager.loadNewSession("Luca")
@@ -553,7 +602,9 @@ def _unless_away(method: str) -> Any:
     return call
 
 
-METHODS = "add get restart renew_timer renew_key time_left set_data of_user remove remove_user clear usernames"
+METHODS = (
+    "add get restart renew_timer renew_key time_left set_data update_data of_user remove remove_user clear usernames"
+)
 for _name in METHODS.split():
     setattr(Unreachable, _name, _unless_away(_name))
 

@@ -23,7 +23,9 @@ from users_session_manager.stores.base import Callbacks
 
 def test_abstract():
     """A store that lacks a method cannot be made, and the error names it."""
-    names = "sessions add get restart renew_timer renew_key time_left set_data of_user remove remove_user clear"
+    names = (
+        "sessions add get restart renew_timer renew_key time_left set_data update_data of_user remove remove_user clear"
+    )
     for name in [*names.split(), "usernames", "close"]:
         incomplete = type("Incomplete", (MemoryStore,), {name: vars(Store)[name]})
         with pytest.raises(TypeError, match=rf"abstract.*\b{name}\b"):
@@ -159,6 +161,64 @@ class TestStore:
         store.set_data(key, None)
         assert [session.key for session in seen] == [key]
 
+    def test_many_updates(self):
+        """No simultaneous change is lost: 32 threads make 100 each, while others renew the key and set timers."""
+        store = MemoryStore(thread=False)
+        keys = [store.add("Luca", 3000, data={"count": 0})[0]]
+
+        def count(data):
+            data["count"] += 1
+            return data
+
+        def work(number):
+            for turn in range(100):
+                assert store.update_data(keys[-1], count)[0]
+                if turn % 10 == 0 and number == 0:
+                    keys.append(store.renew_key(keys[-1], 3000)[1])
+                store.restart(keys[-1], 3000)
+
+        run_together(work, 32)
+        assert store.get(keys[-1]).data == {"count": 3200}
+
+    def test_same_object(self):
+        """A change is seen if the same object is stored again, and if the application sets `session.data` itself."""
+        store = MemoryStore(thread=False)
+        key = store.add("Luca", 3000, data=["lasagne"])[0]
+        session = store.get(key)
+
+        def store_again():
+            session.data.append("pesto")
+            store.set_data(key, session.data)
+
+        def set_directly():
+            session.data = [*session.data, "focaccia"]
+
+        for in_between in (store_again, set_directly):
+            acts = [in_between]
+            store.update_data(key, lambda data, acts=acts: (acts and acts.pop()(), [*data, "gelato"])[1])
+        assert session.data == ["lasagne", "pesto", "gelato", "focaccia", "gelato"]
+
+    def test_update_unlocked(self):
+        """No lock is held while `change`, a copy or a finalizer of the data runs: each may use another thread."""
+        store, seen = MemoryStore(thread=False), []
+
+        def in_another_thread():
+            thread = threading.Thread(target=lambda: seen.append(store.restart(key, 3000)), daemon=True)
+            thread.start()
+            thread.join(30)
+
+        class Data:
+            def __deepcopy__(self, memo):
+                in_another_thread()
+                return Data()
+
+            def __del__(self):
+                in_another_thread()
+
+        key = store.add("Luca", 3000, data=Data())[0]
+        assert store.update_data(key, lambda data: in_another_thread()) == (True, None)
+        assert [session.key for session in seen] == [key] * 4
+
     def test_leaves_nothing(self):
         """A session that has ended leaves nothing: no former key, no entry of its user, no alarm."""
         store = MemoryStore(now=lambda: seconds, thread=False)
@@ -169,7 +229,7 @@ class TestStore:
             nonlocal seconds
             for number in range(500):
                 key = store.add(f"user {number}", 10, Policy(warning=3, max_sessions=2))[0]
-                for overlap in (5, 1000, 2):
+                for overlap in (5, 1000, 2, *[1000] * 10):
                     key = store.renew_key(key, overlap)[1]
                 if number % 2:
                     store.remove(key)
@@ -302,6 +362,12 @@ class Interrupted:
         if session is not None:
             self.removed.append(session.key)
 
+    def renew_in_overlap(self) -> None:
+        renewed = self.store.renew_key(self.keys[3], 5)
+        if renewed is not None:
+            self.keys.append(self.keys[3])  # which is good still
+            self.keys[3] = renewed[1]
+
     def fill_up(self) -> None:
         """Let the next logout prune the heap."""
         for key in [self.store.add("Fabio", 10.5)[0] for _ in range(200)][:110]:
@@ -310,6 +376,7 @@ class Interrupted:
     def check(self) -> None:
         """Whatever happened, each session ends once, and nothing is left."""
         live = list(self.store.sessions)
+        assert all(found.key in live for found in map(self.store.get, self.keys) if found is not None)
         indexed = [*self.store.of_user("Luca"), *self.store.of_user("Fabio")]
         assert sorted(session.key for session, _ in indexed) == sorted(live)
         self.seconds += 1000
@@ -330,6 +397,8 @@ WORK = {
     "a restart": lambda case: case.store.restart(case.keys[3], 10.5),
     "a restart that is shorter": lambda case: case.store.restart(case.keys[3], 1),
     "a renewal": lambda case: case.store.renew_key(case.keys[3], 5),
+    "many renewals": lambda case: [case.renew_in_overlap() for _ in range(12)],
+    "an update": lambda case: case.store.update_data(case.keys[3], lambda data: [data]),
     "a logout": lambda case: case.remove(case.keys[3]),
     "logouts that prune the heap": lambda case: [case.remove(key) for key in list(case.store.sessions)[-60:]],
     "logout of all": lambda case: case.removed.extend(session.key for session in case.store.clear()),

@@ -8,7 +8,9 @@ import re
 import sys
 import threading
 import time
+from enum import IntEnum
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -21,6 +23,11 @@ EVENTS += ["notifyClientToLogout"]
 NOT_SECONDS = [(TypeError, value) for value in ("60", b"60", [], {}, True, False, 1j)]
 NOT_SECONDS += [(ValueError, value) for value in (-1, math.nan, math.inf, -math.inf, 1e300, 10**400)]
 TOO_SHORT = [(ValueError, 0), (ValueError, 1.9)]
+BAD_USER_IDS = [(None, TypeError), (b"Luca", TypeError), (True, TypeError), (7.0, TypeError), ("", ValueError)]
+
+
+class Number(IntEnum):
+    SEVEN = 7
 
 
 @pytest.fixture
@@ -256,7 +263,8 @@ class TestUserSessions:
         rows = manager.getUserSessions("Luca")
         assert [row["key"] for row in rows] == [first, second]
         assert before <= rows[0].pop("createdAt") == rows[0].pop("authenticatedAt") <= time.time()
-        assert rows[0] == {"key": first, "username": "Luca", "data": {"browser": "Firefox"}, "timeLeft": 2000}
+        names = {"username": "Luca", "userId": "Luca"}
+        assert rows[0] == {"key": first, "data": {"browser": "Firefox"}, "timeLeft": 2000} | names
         assert (rows[1]["data"], rows[1]["timeLeft"]) == (None, 50)
         assert manager.getUserSessions("Gino") == []
         assert [manager.getSessionTimeLeft(key) for key in (first, second)] == [2000, 50]
@@ -297,11 +305,48 @@ class TestUserSessions:
         assert left == [0, 0, 0]
 
     @pytest.mark.parametrize("method", ["getUserSessions", "deleteUserSessions"])
-    def test_bad_username(self, manager, method):
-        """A bad username is an error: else "no such session" would be taken for "logged out"."""
-        for username, error in [(None, TypeError), (b"Luca", TypeError), ("", ValueError)]:
-            with pytest.raises(error, match="username must be a non-empty str, got"):
-                getattr(manager, method)(username)
+    def test_bad_user(self, manager, method):
+        """A bad user id is an error: else "no such session" would be taken for "logged out"."""
+        for user, error in BAD_USER_IDS:
+            with pytest.raises(error, match="user id must be a non-empty str, an int or a UUID, got"):
+                getattr(manager, method)(user)
+
+    def test_user_id(self, manager):
+        """They go by the user id, which is kept as text, and not by the username."""
+        some_id = UUID(int=7)
+        cases = [("7", "7"), (7, "7"), (-7, "-7"), (Number.SEVEN, "7"), (some_id, str(some_id)), (" Zoë ", " Zoë ")]
+        for user, kept in cases:
+            key = manager.loadNewSession("Luca", userId=user)
+            other = manager.loadNewSession("Luca")
+            assert manager.getSession(key).userId == kept
+            assert type(manager.getSession(key).userId) is str
+            for same in (user, kept):
+                ((row),) = manager.getUserSessions(same)
+                assert (row["key"], row["username"], row["userId"]) == (key, "Luca", kept)
+            assert [row["key"] for row in manager.getUserSessions("Luca")] == [other]
+            assert manager.getLoggedUsers() == ["Luca", "Luca"]
+            assert manager.deleteUserSessions(user, other) == 1
+            assert manager.deleteUserSessions("Luca", exceptKey=key) == 1
+
+    def test_cap_by_user_id(self, manager):
+        """A cap goes by the user id; the error shows the username."""
+        manager.setMaxSessionsPerUser(1, "reject")
+        manager.loadNewSession("Luca", userId=7)
+        manager.loadNewSession("Luca", userId=8)
+        manager.loadNewSession("Luca")
+        with pytest.raises(TooManySessions, match="'Luca Rossi' has 1 sessions, and may have 1"):
+            manager.loadNewSession("Luca Rossi", userId="7")
+        manager.setMaxSessionsPerUser(1)
+        manager.loadNewSession("Luca Rossi", userId="7")
+        assert manager.getLoggedUsers() == ["Luca", "Luca", "Luca Rossi"]
+
+    def test_bad_user_id(self, manager, events):
+        """A login with a bad user id is an error, and there is no session; `None` is for the username."""
+        for user, error in BAD_USER_IDS[1:]:
+            with pytest.raises(error, match="user id must be a non-empty str, an int or a UUID, got"):
+                manager.loadNewSession("Luca", userId=user)
+        assert events == []
+        assert manager.getSession(manager.loadNewSession("Luca", userId=None)).userId == "Luca"
 
     def test_cost(self, manager):
         """One user's sessions cost what they cost alone, but for the first call about a user."""
@@ -368,14 +413,14 @@ class TestRenewal:
         assert events == ended(new, "deleted")
 
     def test_former_keys(self, manager):
-        """A session that has ended has all its keys."""
+        """A session that has ended has the keys that it has now; that of the first renewal was forgotten."""
         seen = []
         manager.on("sessionEnded", lambda session, reason: seen.append((session.key, session.formerKeys)))
         first = manager.loadNewSession("Luca")
         second = manager.renewSessionKey(first)
         third = manager.renewSessionKey(second, 5)
         manager.deleteSession(third)
-        assert seen == [(third, (first, second))]
+        assert seen == [(third, (second,))]
 
     def test_bad_overlap(self, manager, events):
         """A bad overlap is named and changes nothing."""

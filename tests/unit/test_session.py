@@ -11,7 +11,7 @@ import pytest
 
 from users_session_manager import Session, SessionError
 
-NAMES = ["username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys"]
+NAMES = ["username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys", "userId"]
 
 
 def values(session: Session) -> list[object]:
@@ -20,11 +20,11 @@ def values(session: Session) -> list[object]:
 
 def test_copy(manager):
     """A copy is a snapshot: it has the values and no timer, and later changes do not reach it."""
-    old = manager.loadNewSession("Luca", data={"a": [1]}, timeout=60)
+    old = manager.loadNewSession("Luca", data={"a": [1]}, timeout=60, userId=7)
     session = manager.getSession(manager.renewSessionKey(old, 5))
     copies = pickle.loads(pickle.dumps(session)), copy.copy(session), copy.deepcopy(session)
     before = values(session)
-    assert before[-3:] == [{"a": [1]}, 60, (old,)]
+    assert before[-4:] == [{"a": [1]}, 60, (old,), "7"]
     manager.renewSessionKey(session.key)
     manager.setSessionData(session.key, None)
     for one in copies:
@@ -56,8 +56,8 @@ def test_age_not_negative():
 
 
 def test_defaults():
-    """Beside the four times and names, a session has no data, no timeout of its own and no former keys."""
-    assert values(Session("Luca", "key", 1.0, 2.0)) == ["Luca", "key", 1.0, 2.0, None, None, ()]
+    """A session has no data, no timeout of its own and no former keys unless given; its user id is the username."""
+    assert values(Session("Luca", "key", 1.0, 2.0)) == ["Luca", "key", 1.0, 2.0, None, None, (), "Luca"]
 
 
 def test_repr(manager):

@@ -76,23 +76,27 @@ class RequestSession:
 
     | attribute | |
     |---|---|
-    | `username` | whose session it is |
+    | `username` | as given at the login |
+    | `userId` | whose session it is, `str`: the username, unless `loadNewSession` was given a user id |
     | `createdAt` | when it was created, in seconds of Unix time |
     | `authenticatedAt` | when its user last authenticated: as `createdAt`, or when the key was last renewed |
-    | `data` | what the application stores with the session, `None` until then; set it to store something else |
+    | `data` | what the application stores with the session, `None` until then; set it to store something else, and \
+    call `update` for a change that depends on what is there |
     | `timeout` | an idle timeout of its own in seconds, or `None` |
     | `key` | the secret that logs in |
 
-    Setting `data` after the session has ended raises `SessionRejected`.
+    Setting `data` after the session has ended raises `SessionRejected`. A change in place, such as
+    `session.data.append(...)`, is not stored.
     """
 
-    __slots__ = ("_data", "_manager", "authenticatedAt", "createdAt", "key", "timeout", "username")
+    __slots__ = ("_data", "_manager", "authenticatedAt", "createdAt", "key", "timeout", "userId", "username")
 
     def __init__(self, manager: SessionManager, session: Session) -> None:
         self._manager = manager
         self._data = session.data
         self.key = session.key
         self.username = session.username
+        self.userId = session.userId
         self.createdAt = session.createdAt
         self.authenticatedAt = session.authenticatedAt
         self.timeout = session.timeout
@@ -106,6 +110,21 @@ class RequestSession:
         if not self._manager.setSessionData(self.key, data):
             raise SessionRejected  # an `error` listener has turned it into `False`
         self._data = data
+
+    def update(self, change: Callable[[Any], Any]) -> Any:
+        """Store what `change(data)` returns, so that no simultaneous change is lost; return it.
+
+            session.update(lambda cart: [*(cart or []), "lasagne"])
+
+        Args:
+            change: Is called with a copy of the data, as it is in the store, and returns the new data; again if the
+                data was changed in the meantime. See `SessionManager.updateSessionData`.
+
+        Raises:
+            SessionRejected: The session has ended.
+        """
+        self._data = self._manager.updateSessionData(self.key, change)
+        return self._data
 
     def replace_with(self, other: RequestSession) -> None:
         """Have the values of `other`: the request has another session, or its session another key."""
@@ -203,7 +222,8 @@ class RequestState:
         """
         if timeout is not None:
             require_timeout("the timeout of a session", timeout)
-        owners = {key: self.manager.getUsernameFromSessionKey(key) for key in self.presented_keys() if key}
+        found = {key: self.manager.findSession(key) for key in self.presented_keys() if key}
+        owners = {key: session.userId for key, session in found.items() if session is not None}
         session = None
         for key, owner in owners.items():
             if owner == username:
@@ -240,7 +260,7 @@ class RequestState:
             SessionRejected: There is no live session.
         """
         session = self.authenticate(prolong=False)
-        return self.manager.deleteUserSessions(session.username, session.key)
+        return self.manager.deleteUserSessions(session.userId, session.key)
 
     def refuse(self, error: Exception) -> Refusal:
         """Return the answer for one of the exceptions in `REFUSED`; a rejected request is given no session."""

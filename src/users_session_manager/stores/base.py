@@ -28,7 +28,7 @@ class Notice(NamedTuple):
     session_id: Any
     """What identifies the session in its store; `None` for a key that is not that of a live session."""
     key: Any
-    """The present key of the session."""
+    """The present key of the session; `None` until the `NoticeReader` of a shared store has added it."""
     left: float | None = None
 
 
@@ -38,6 +38,8 @@ class Interest(NamedTuple):
     ends: bool = True
     warnings: bool = True
     notices: bool = False
+    logouts: bool = False
+    """Whether there are listeners of `notifyClientToLogout`, which need the key of every session that ends."""
 
 
 class Callbacks(NamedTuple):
@@ -62,6 +64,7 @@ class Callbacks(NamedTuple):
 
 NO_LIMITS: Final = Policy()
 NOT_OWN: Final = OwnLimits()
+MAX_FORMER_KEYS: Final = 8
 
 
 class Store(ABC):
@@ -70,6 +73,9 @@ class Store(ABC):
     **Keys.** Missing, ended and malformed are one case: a key without a live session, be it unknown, expired or no
     string at all, is answered with `None` or `False`, and nothing changes. The store's own clock decides what is live,
     at the instant of the call. A key that a renewal has replaced is as good as the new one until its overlap is over.
+
+    **Users.** A session belongs to a user id, a non-empty `str`. Caps, `of_user` and `remove_user` go by it; the
+    username is only shown.
 
     **Time.** A session ends at the earlier of two deadlines: its idle timeout, counted from its last restart, and its
     lifetime, counted from its creation, which no restart moves. `timeout` is the manager's idle timeout in seconds; a
@@ -138,11 +144,18 @@ class Store(ABC):
 
     @abstractmethod
     def add(
-        self, username: str, timeout: float, policy: Policy = NO_LIMITS, data: Any = None, own: OwnLimits = NOT_OWN
+        self,
+        username: str,
+        timeout: float,
+        policy: Policy = NO_LIMITS,
+        data: Any = None,
+        own: OwnLimits = NOT_OWN,
+        user_id: str | None = None,
     ) -> tuple[str, Sequence[Session]]:
         """Store a new session; return its key and the sessions that were evicted for it.
 
-        At no moment has the user more than `policy.max_sessions` live sessions: the oldest are evicted.
+        Its user id is `user_id`; `None`, the default, is for the username. At no moment has the user more than
+        `policy.max_sessions` live sessions: the oldest are evicted.
 
         Raises:
             TooManySessions: `policy.overflow` is `"reject"` and the user has that many; then nothing has changed.
@@ -172,7 +185,9 @@ class Store(ABC):
         """Give a live session a new key; return the key that it replaces, the new one, and the session's id.
 
         The old key, and those that it has replaced, are good for at most `overlap` more seconds. No deadline moves;
-        `authenticatedAt` is now.
+        `authenticatedAt` is now. Of the former keys those that are not good any more are forgotten; then the old key is
+        added, also with an `overlap` of 0. At most `MAX_FORMER_KEYS` are kept: for one more, the overlap of the oldest
+        ends early.
         """
 
     @abstractmethod
@@ -184,7 +199,16 @@ class Store(ABC):
         """Store `data` with a live session; return whether there is one."""
 
     @abstractmethod
-    def of_user(self, username: str) -> Sequence[tuple[Session, float]]:
+    def update_data(self, key: object, change: Callable[[Any], Any]) -> tuple[bool, Any]:
+        """Store what `change(data)` returns with a live session; return whether there is one, and its new data.
+
+        `change` gets a copy of the data, which it may change in place. It is called again if the data was changed in
+        the meantime, so that no change is lost. No lock is held while it runs. What it raises passes through, and
+        nothing has changed. Without a live session of that key when it has returned, its answer is not stored.
+        """
+
+    @abstractmethod
+    def of_user(self, user_id: str) -> Sequence[tuple[Session, float]]:
         """Return the live sessions of a user, oldest first, each with the seconds until it expires."""
 
     @abstractmethod
@@ -192,7 +216,7 @@ class Store(ABC):
         """Take a live session out and return it."""
 
     @abstractmethod
-    def remove_user(self, username: str, except_key: object = None) -> Sequence[Session]:
+    def remove_user(self, user_id: str, except_key: object = None) -> Sequence[Session]:
         """Take all live sessions of a user out but that of `except_key`, and return them, oldest first."""
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """What stores shared by processes have in common.
 
-Ends are claimed under a lease, announced by one process, and acknowledged; notices of them go to every process.
+Ends are claimed under a lease, announced by one process, and acknowledged. Notices of them are in `notices.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any, Final, NamedTuple
 from ..clock import LOCK, STOP_TIMEOUT, Clock, Worker, notice_fork, register, report, threads_run
 from ..errors import StoreUnavailable
 from ..events import when_done
-from ..log import log
 from ..policy import Policy, require_seconds
 from ..session import Reason, Session, not_negative
 from ..timers import SessionTimer
 from .base import Notice, Store
+from .notices import NoticeReader
 
 # How often a process polls for expired sessions, in seconds. MIN_SESSION_TIMEOUT is twice that: so no session expires
 # before the poll that follows its start, and what that poll finds it waits for to the instant.
@@ -31,8 +31,6 @@ POLL_INTERVAL: Final = 1.0
 MIN_PAUSE: Final = 0.1
 # How soon it polls again when the store is unreachable.
 RETRY_INTERVAL: Final = 0.5
-# How often a process looks at the sessions of its own clients, in seconds: a notice may be lost.
-CHECK_INTERVAL: Final = 4.0
 
 
 class Snapshot(NamedTuple):
@@ -42,7 +40,6 @@ class Snapshot(NamedTuple):
     age: float  # the seconds since its user authenticated
     left: float  # the seconds until it expires
     reason: Reason
-    serial: int  # its place in the order of creation
 
 
 class SharedSession(Session):
@@ -90,12 +87,13 @@ class SharedStore(Store):
     such a listener it hands the announcement on. Whoever announces, the store sends a notice to every process.
 
     Three threads: the poller asks the store and never waits for a listener; the announcer runs the listeners, so leases
-    are kept while a listener takes its time; the reader passes notices on, while there is anything to pass them to. A
-    fourth one, for timers, starts with the first timer that is asked for. A forked child has its own threads, serves
-    once it is asked to, and has none of what its parent has claimed.
+    are kept while a listener takes its time; that of the `NoticeReader` passes notices on. A fourth one, for timers,
+    starts with the first timer that is asked for. A forked child has its own threads, serves once it is asked to, and
+    has none of what its parent has claimed.
 
-    A store of this kind has seven methods beside those of `Store`: `_claim`, `_acknowledge`, `_extend` and `_read`,
-    which may raise `StoreUnavailable` and be repeated, `_interrupt`, `_disconnect` and `_is_unreachable`.
+    A store of this kind has methods beside those of `Store`: `_claim`, `_recover`, `_acknowledge`, `_extend`,
+    `_keys_of` and `_read`, which may raise `StoreUnavailable` and be repeated, `_interrupt`, `_disconnect` and
+    `_is_unreachable`. Where it takes sessions out and gets no answer, it calls `_recover_soon`.
 
     Threads: any thread may call any method. `LOCK` guards what is claimed, to be announced and to be acknowledged; it
     is not held while the store is asked or while a listener runs.
@@ -112,8 +110,7 @@ class SharedStore(Store):
         self._now = self._clock.now
         self._poller = Worker("users-session-manager poller", self._poll, self._poll_pause, thread=thread)
         self._announcer = Worker("users-session-manager announcer", self._announce, self._announce_pause, thread=thread)
-        self._reader = Worker("users-session-manager reader", self._pass_on, self._reader_pause, thread=thread)
-        self._read_timeout = 1.0 if thread else 0.05
+        self._reader = NoticeReader(self, thread=thread)
         self._closed = self._is_stopped = False
         self._reset()
         register(self)
@@ -121,16 +118,16 @@ class SharedStore(Store):
     def _reset(self) -> None:
         """Have nothing claimed: at the beginning, and in a forked child, whose parent announces what it has claimed."""
         self._is_serving = False
-        self._poll_at = inf
-        self._read_at = self._check_at = 0.0
-        self._notices: Iterator[Notice | None] | None = None
-        self._has_warned = False  # whether the log says that notices cannot be read
+        self._poll_at = inf  # when the poller works next, and when it claims next
+        self._claim_at = inf
+        self._reader.reset()
         self._is_announcing = False
         self._unacknowledged: set[Any] = set()  # the ids of all that this process has taken out
         self._pending: set[Any] = set()  # those of them whose async listeners are under way
         self._to_acknowledge: list[Any] = []  # those whose ends have been announced
         self._ended: deque[SharedSession] = deque()  # to announce
         self._expiring: deque[SharedSession] = deque()
+        self._lost: deque[tuple[Any, float]] = deque()  # operations without an answer, and when they were called
         self._extend_at = self._now() + self._lease / 3
         self._leased_until = inf
 
@@ -157,17 +154,14 @@ class SharedStore(Store):
             raise
 
     def interest_changed(self) -> None:
-        if not self._wants_notices():
-            self._stop_reading()
-        if self._wants_notices():  # perhaps because of another thread in between
-            self._reader.start()
+        self._reader.interest_changed()
 
     def stop(self) -> None:
         """Stop the threads, acknowledge what has been announced, and release the leases of all other claims."""
         self._is_serving, self._is_stopped = False, True
         self._clock.stop()
         self._poller.stop()
-        self._stop_reading()
+        self._reader.stop()
         with LOCK:
             ids = [session._snapshot.id for session in self._ended]
             self._ended.clear()
@@ -193,12 +187,11 @@ class SharedStore(Store):
     def run_due(self) -> None:
         """Let all that has expired end and be announced, on the calling thread: for a store without threads."""
         self._clock.run_due()
-        self._poll_at = self._now()
+        self._poll_at = self._claim_at = self._now()
         while self._poll_at <= self._now():
             self._poll()
             self._announce()
-        while self._wants_notices() and self._pass_on():
-            pass
+        self._reader.run_due()
 
     def has_to_announce(self, session: Session) -> bool:
         return session._id in self._unacknowledged
@@ -223,7 +216,7 @@ class SharedStore(Store):
             if self._closed:
                 self._disconnect()
         elif ids:
-            self._poll_within(0)
+            self._poll_within(0, claim=False)
 
     def close(self) -> None:
         with LOCK:
@@ -248,6 +241,10 @@ class SharedStore(Store):
         """
 
     @abstractmethod
+    def _recover(self, operation: Any) -> Claim:
+        """Return what an operation without an answer has taken out or has to warn of; nothing if it was not done."""
+
+    @abstractmethod
     def _acknowledge(self, ids: Sequence[Any]) -> None:
         """Forget sessions whose ends have been announced; one that is not known is ignored."""
 
@@ -256,8 +253,15 @@ class SharedStore(Store):
         """Prolong the lease of claimed ends; with 0 seconds, give them to another process."""
 
     @abstractmethod
-    def _read(self, timeout: float) -> Iterator[Notice | None]:
-        """Subscribe to notices; yield `None` once subscribed, then each notice, and `None` after each `timeout`."""
+    def _keys_of(self, ids: Sequence[Any], *, with_ended: bool) -> list[str | None]:
+        """Return the present key of each of these sessions; `with_ended`, also that of one that has just ended."""
+
+    @abstractmethod
+    def _read(self, timeout: float) -> Iterator[Sequence[Notice]]:
+        """Subscribe to notices; yield none once subscribed, then those that have come after `timeout` at most.
+
+        They have no key: one who reads the notices of a store shall not be able to log in.
+        """
 
     @abstractmethod
     def _interrupt(self) -> None:
@@ -280,16 +284,29 @@ class SharedStore(Store):
             self._unacknowledged.update(session._snapshot.id for session in found)
         return found
 
-    def _poll_within(self, seconds: float) -> None:
+    def _recover_soon(self, operation: Any) -> None:
+        """Let the poller ask what an operation without an answer has taken out: its end would wait for the lease."""
+        with LOCK:
+            while self._lost and self._lost[0][1] < self._now() - self._lease:  # others have claimed that by now
+                self._lost.popleft()
+            self._lost.append((operation, self._now()))
+        self._poll_within(0, claim=False)
+
+    def _poll_within(self, seconds: float, *, claim: bool = True) -> None:
         """Poll in that many seconds, or earlier; start the poller if it does not run."""
         if self._is_open and not self._closed:
-            self._plan_poll(seconds)
+            self._plan_poll(seconds, claim=claim)
             self._poller.start()
 
-    def _plan_poll(self, seconds: float) -> None:
-        """Let the poller poll in that many seconds, or earlier, if it is not stopped in between."""
+    def _plan_poll(self, seconds: float, *, claim: bool) -> None:
+        """Let the poller work in that many seconds, or earlier, if it is not stopped in between.
+
+        It acknowledges then, and recovers; with `claim` it also claims, of which a logout has no need.
+        """
         with LOCK:
             at = self._now() + seconds
+            if claim:
+                self._claim_at = min(self._claim_at, at)
             if at < self._poll_at:
                 self._poll_at = at
                 self._poller.wake()
@@ -320,10 +337,11 @@ class SharedStore(Store):
             with suppress(StoreUnavailable):  # it is in the log, once
                 pause = self._poll_once()
         finally:
-            self._plan_poll(pause)
+            self._plan_poll(pause, claim=False)
 
     def _poll_once(self) -> float:
         self._acknowledge_announced()
+        self._recover_lost()
         if self._extend_at <= self._now():
             with LOCK:
                 ids = list(self._unacknowledged)
@@ -333,11 +351,24 @@ class SharedStore(Store):
         if self._is_announcing:
             self._announcer.start()  # it may have failed to start
         elif self._is_serving:
-            return max(MIN_PAUSE, self._claim_due())
+            if self._claim_at <= self._now():
+                self._claim_due()
+            return max(0.0, self._claim_at - self._now())
         return POLL_INTERVAL if self._is_serving or self._unacknowledged else inf
 
-    def _claim_due(self) -> float:
-        """Claim what is due; return the seconds until there is more."""
+    def _claim_due(self) -> None:
+        """Claim what is due, and note when there is more."""
+        with LOCK:
+            self._claim_at = inf
+        at = self._now()
+        try:
+            at = self._claim_all()
+        finally:
+            with LOCK:
+                self._claim_at = min(self._claim_at, at)
+
+    def _claim_all(self) -> float:
+        """Claim what is due, up to the first ends to announce; return when there is more."""
         pause, warnings = POLL_INTERVAL, self._callbacks.interest().warnings
         self._leased_until = self._now() + self._lease
         for claim in self._claim(self._own_lease(), warnings=warnings):
@@ -345,12 +376,24 @@ class SharedStore(Store):
             if claim.ended or claim.expiring:
                 self._announce_soon(claim)
             if self._is_announcing:
-                break  # the rest is claimed once these have been announced
-        return pause
+                return self._now()  # the rest is claimed once these have been announced
+        return self._now() + max(MIN_PAUSE, pause)
+
+    def _recover_lost(self) -> None:
+        while self._lost:
+            with LOCK:
+                operation, called_at = self._lost.popleft()
+            try:
+                self._announce_soon(self._recover(operation))
+            except StoreUnavailable:
+                with LOCK:
+                    self._lost.appendleft((operation, called_at))
+                raise
 
     def _announce_soon(self, claim: Claim) -> None:
-        if not self._is_serving:  # it was stopped in between
-            self._extend([session._snapshot.id for session in claim.ended], 0)
+        if not self._is_serving:  # it was stopped in between, or never served
+            with suppress(StoreUnavailable):  # then another process has to wait for the end of the lease
+                self._extend([session._snapshot.id for session in claim.ended], 0)
             return
         sessions = sorted(self._claimed(claim.ended), key=lambda session: session._snapshot.left)
         with LOCK:
@@ -383,12 +426,14 @@ class SharedStore(Store):
 
     def _announce(self) -> None:
         """Run the listeners for all that waits to be announced."""
-        while (call := self._next_call()) is not None:
+        call = self._next_call()
+        while call is not None:
             try:
                 call()
             except BaseException:  # noqa: BLE001  # the others are to be announced, whatever a listener raises
                 report(threading.current_thread())
-            self._plan_poll(0)
+            call = self._next_call()
+            self._plan_poll(0, claim=False)  # to acknowledge; after the last one, to go on claiming
 
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:
@@ -417,67 +462,3 @@ class SharedStore(Store):
             pending = self._callbacks.on_ended(session, session._snapshot.reason)
         finally:
             self.acknowledge((session,), pending or ())
-
-    # On the reader's thread
-
-    def _wants_notices(self) -> bool:
-        return self._is_serving and self._callbacks.interest().notices
-
-    def _stop_reading(self) -> None:
-        """End the subscription: the server would keep what is not read, and its connection would stay."""
-        if self._notices is not None:
-            self._interrupt()
-        self._reader.stop()  # without a subscription it may be about to make one
-        self._notices = None
-
-    def _reader_pause(self) -> float:
-        return self._read_at - self._now() if self._wants_notices() else inf
-
-    def _pass_on(self) -> bool:
-        """Wait for a notice and pass it on; return whether there was one. Check what is watched from time to time."""
-        notice = failure = None
-        is_new = self._notices is None
-        try:
-            notices = self._notices
-            if notices is None:
-                notices = self._notices = self._read(self._read_timeout)
-                self._check_at = min(self._check_at, self._now())
-            notice = next(notices)
-            self._has_warned = False
-        except StoreUnavailable as unavailable:
-            self._notices, failure = None, unavailable if is_new else None  # one that was lost can be made again
-            self._read_at = self._now() + RETRY_INTERVAL
-        except BaseException:
-            self._notices, self._read_at = None, self._now() + RETRY_INTERVAL
-            raise
-        if notice is not None:
-            self._callbacks.on_notice(notice)
-        if self._check_at <= self._now():
-            self._check_at = self._now() + CHECK_INTERVAL
-            with suppress(StoreUnavailable):  # it is in the log, once
-                self._check()
-                if failure is not None and not self._has_warned:
-                    self._warn_of_no_notices(failure)
-        return notice is not None
-
-    def _warn_of_no_notices(self, failure: StoreUnavailable) -> None:
-        """Log once that the store answers, and yet lets this process not subscribe."""
-        len(self.sessions)  # raises if it does not answer: without clients nothing has been asked yet
-        self._has_warned = True
-        log.warning(
-            "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
-            "needs in docs/deployment.md",
-            failure,
-        )
-
-    def _check(self) -> None:
-        """Pass on what no notice has said of the sessions that have clients in this process."""
-        watched = self._callbacks.watched()
-        keys = self.present_keys([*watched])
-        if self._closed:  # a closed store has no keys, and yet the sessions have not ended
-            return
-        for session_id, key in zip(watched, keys, strict=True):
-            if key is None:
-                self._callbacks.on_notice(Notice("deleted", session_id, watched[session_id]))
-            elif key != watched[session_id]:
-                self._callbacks.on_notice(Notice("renewed", session_id, key))

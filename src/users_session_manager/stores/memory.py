@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import sys
@@ -20,7 +21,7 @@ from ..log import log
 from ..policy import OwnLimits, Policy
 from ..session import Session, not_negative
 from ..timers import SessionTimer, require_interval
-from .base import NO_LIMITS, NOT_OWN, Store
+from .base import MAX_FORMER_KEYS, NO_LIMITS, NOT_OWN, Store
 
 
 class MemorySession(Session):
@@ -30,11 +31,13 @@ class MemorySession(Session):
     `_warn_at` is when its warning is due: `None` without one in this countdown, infinite once it was given. `_limit` is
     the end of its lifetime, `_lifetime` one of its own, `_serial` its place in the order of creation. `_entry` belongs
     to the clock. `_authenticated_at` is `authenticatedAt` by the clock of the store, which does not jump.
+    `_data_changes` is how often its data was replaced.
     """
 
     __slots__ = (
         *(
             "_authenticated_at",
+            "_data_changes",
             "_deadline",
             "_entry",
             "_interval",
@@ -48,15 +51,17 @@ class MemorySession(Session):
         "_warn_at",
     )
 
-    def __init__(self, store: MemoryStore, username: str, data: Any) -> None:
+    def __init__(self, store: MemoryStore, username: str, data: Any, user_id: str | None) -> None:
         unix = time.time()
         self.username = username  # not by super().__init__, which would cost each login a call
+        self.userId = username if user_id is None else user_id
         self.key = new_key()
         self.createdAt = self.authenticatedAt = unix
         self.data = data
         self.timeout: float | None = None
         self.formerKeys: tuple[str, ...] = ()
         self._store = store
+        self._data_changes = 0
         self._serial = 0
         self._started_at = self._authenticated_at = store.now()
         self._deadline = -inf  # until its countdown starts
@@ -165,14 +170,20 @@ class MemoryStore(Store):
     # One session
 
     def add(
-        self, username: str, timeout: float, policy: Policy = NO_LIMITS, data: Any = None, own: OwnLimits = NOT_OWN
+        self,
+        username: str,
+        timeout: float,
+        policy: Policy = NO_LIMITS,
+        data: Any = None,
+        own: OwnLimits = NOT_OWN,
+        user_id: str | None = None,
     ) -> tuple[str, Sequence[Session]]:
         require_interval(timeout if own.timeout is None else own.timeout)
         self.serve()
-        session = MemorySession(self, username, data)
+        session = MemorySession(self, username, data, user_id)
         session.timeout, session._lifetime = own
         with LOCK:
-            surplus = [] if policy.max_sessions is None else self._surplus_sessions(username, policy)
+            surplus = [] if policy.max_sessions is None else self._surplus_sessions(session, policy)
             session._serial = next(self._serials)
             if self._closed:
                 raise SessionError("this SessionManager is closed")
@@ -223,15 +234,16 @@ class MemoryStore(Store):
             if session is None:
                 return None
             old, until = session.key, now + overlap
-            self._shorten_former_keys(session, until)
+            former_keys = (*self._shorten_former_keys(session, until), old)
             if overlap:
                 self._former[old] = session, until
-            former_keys = (*session.formerKeys, old)
+            self._forget(former_keys[:-MAX_FORMER_KEYS])
+            kept_keys = former_keys[-MAX_FORMER_KEYS:]
             # From here on nothing is called, so that no finalizer comes in between.
             if old not in self._sessions:
-                self._former.pop(old, None)
+                self._forget(former_keys)
                 return None
-            session.key, session.formerKeys = new, former_keys
+            session.key, session.formerKeys = new, kept_keys
             session.authenticatedAt, session._authenticated_at = unix, now
             self._sessions[new] = session
             del self._sessions[old]
@@ -246,8 +258,23 @@ class MemoryStore(Store):
         session = self.get(key)
         if session is None:
             return False
-        session.data = data
+        with LOCK:
+            old, session.data = session.data, data
+            session._data_changes += 1
+        del old  # without the lock: a finalizer is unknown code
         return True
+
+    def update_data(self, key: object, change: Callable[[Any], Any]) -> tuple[bool, Any]:
+        while (session := self.get(key)) is not None:
+            changes, old = session._data_changes, session.data
+            new = change(copy.deepcopy(old))
+            with LOCK:
+                # The application may also have set `session.data` itself, which is not counted.
+                if self.get(key) is session and session._data_changes == changes and session.data is old:
+                    session.data = new
+                    session._data_changes += 1
+                    return True, new
+        return False, None
 
     def remove(self, key: object) -> MemorySession | None:
         with LOCK:
@@ -258,14 +285,14 @@ class MemoryStore(Store):
 
     # Several
 
-    def of_user(self, username: str) -> list[tuple[Session, float]]:
+    def of_user(self, user_id: str) -> list[tuple[Session, float]]:
         with LOCK:
-            return [(session, self._left(session)) for session in self._live_of(username)]
+            return [(session, self._left(session)) for session in self._live_of(user_id)]
 
-    def remove_user(self, username: str, except_key: object = None) -> list[MemorySession]:
+    def remove_user(self, user_id: str, except_key: object = None) -> list[MemorySession]:
         with LOCK:
             kept = self.get(except_key)
-            ended = [session for session in self._live_of(username) if session is not kept and self._pop(session)]
+            ended = [session for session in self._live_of(user_id) if session is not kept and self._pop(session)]
         return _end_timers(ended)
 
     def clear(self) -> list[MemorySession]:
@@ -302,7 +329,7 @@ class MemoryStore(Store):
             sessions.sort(key=attrgetter("_serial"))
         return [session for session in sessions if session._deadline > now]
 
-    def _live_of(self, username: str) -> list[MemorySession]:
+    def _live_of(self, user_id: str) -> list[MemorySession]:
         if self._by_user is None:
             self._by_user = {}  # before the loop: a finalizer may end one of these sessions in between
             for session in self._live():
@@ -310,14 +337,14 @@ class MemoryStore(Store):
                 if session.key not in self._sessions:
                     _remove_from(self._by_user, session)
         now = self.now()
-        sessions = list(self._by_user.get(username, ()))
+        sessions = list(self._by_user.get(user_id, ()))
         return [each for each in sessions if each._deadline > now and self._sessions.get(each.key) is each]
 
-    def _surplus_sessions(self, username: str, policy: Policy) -> list[MemorySession]:
-        """Return the sessions that one more of this user would evict."""
-        live, most = self._live_of(username), policy.max_sessions or 0
+    def _surplus_sessions(self, new: MemorySession, policy: Policy) -> list[MemorySession]:
+        """Return the sessions of its user that a new one evicts."""
+        live, most = self._live_of(new.userId), policy.max_sessions or 0
         if policy.overflow == "reject" and len(live) >= most:
-            raise TooManySessions(f"{username!r} has {len(live)} sessions, and may have {most}")
+            raise TooManySessions(f"{new.username!r} has {len(live)} sessions, and may have {most}")
         return live[: max(0, len(live) + 1 - most)]
 
     def _insert(self, session: MemorySession, timeout: float, policy: Policy) -> None:
@@ -348,17 +375,22 @@ class MemoryStore(Store):
             return None
         return session if until > self.now() else None
 
-    def _shorten_former_keys(self, session: MemorySession, until: float) -> None:
-        """Let the former keys of a session be good until that time at most; forget those that are not good any more."""
-        now = self.now()
-        for key in reversed(session.formerKeys):
-            if key not in self._former:
-                break  # the keys before it are forgotten as well
-            until = min(until, self._former[key][1])
-            if until > now:
-                self._former[key] = session, until
+    def _shorten_former_keys(self, session: MemorySession, until: float) -> list[str]:
+        """Let the former keys of a session be good until that time at most; forget others, and return what is good."""
+        now, good = self.now(), []
+        for key in session.formerKeys:
+            # A key whose overlap was 0 is not in it.
+            limit = min(until, self._former.get(key, (session, now))[1])
+            if limit > now:
+                self._former[key] = session, limit
+                good.append(key)
             else:
-                del self._former[key]
+                self._former.pop(key, None)
+        return good
+
+    def _forget(self, former_keys: Iterable[str]) -> None:
+        for key in former_keys:
+            self._former.pop(key, None)
 
     # Time
 
@@ -431,7 +463,7 @@ class MemoryStore(Store):
         if self._by_user is not None:
             _remove_from(self._by_user, session)
         if session.formerKeys:
-            self._shorten_former_keys(session, -inf)
+            self._forget(session.formerKeys)
         return True
 
 
@@ -440,18 +472,18 @@ class MemoryStore(Store):
 
 def _add_to(by_user: dict[str, dict[MemorySession, None]], session: MemorySession) -> None:
     new: dict[MemorySession, None] = {session: None}
-    if session.username in by_user:
-        by_user[session.username][session] = None
+    if session.userId in by_user:
+        by_user[session.userId][session] = None
     else:
-        by_user[session.username] = new
+        by_user[session.userId] = new
 
 
 def _remove_from(by_user: dict[str, dict[MemorySession, None]], session: MemorySession) -> None:
-    sessions = by_user.get(session.username)
+    sessions = by_user.get(session.userId)
     if sessions is not None and session in sessions:
         del sessions[session]
         if not sessions:
-            del by_user[session.username]
+            del by_user[session.userId]
 
 
 def _end_timers(ended: Iterable[MemorySession]) -> list[MemorySession]:

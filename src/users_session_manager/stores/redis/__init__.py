@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from os import urandom
+from random import random
 from typing import Any, Final
 from zlib import crc32
 
-from ...errors import MissingDependency, SessionError, TooManySessions
+from ...clock import LOCK
+from ...errors import MissingDependency, SessionError, StoreUnavailable, TooManySessions
 from ...keys import GROUPS, group_of, new_key
 from ...policy import OwnLimits, Policy, require_seconds
 from ...session import Session
 from ..base import NO_LIMITS, NOT_OWN, Notice
 from ..expiry import Claim, SharedSession, SharedStore
-from .records import as_any_text, encode, encode_number, ended_session, live_session
-from .script import Script
+from .records import Record, SizeLimits, as_any_text, digest_of, encode_number, encode_text, ended_session, live_session
+from .script import Scripts
 
 try:
     from redis import Redis, RedisCluster
@@ -28,6 +35,8 @@ except ImportError as missing:
 LIST_PAGE_SIZE: Final = 250
 # How many sessions one call takes out: it keeps Redis from other clients for no more than a few milliseconds.
 BATCH_SIZE: Final = 100
+# How many seconds `update_data` waits at most, where many change the same data, before it tries again.
+MAX_BACKOFF: Final = 0.05
 
 
 class RedisSessions(Mapping[str, Session]):
@@ -57,15 +66,20 @@ class RedisStore(SharedStore):
             makes a client of its own with the same options, and closes that one alone.
         prefix: What all keys in Redis begin with, a `str` without braces; `"users-session-manager:"` by default.
         lease: Seconds that a process has to announce the end of a session before another does; 30.0 by default.
+        max_data: Bytes that the data of a session may have as JSON; 1 MiB by default.
+        max_username: Characters that a username and a user id may have; 1,000 by default.
         now: The time that deadlines are measured in, in seconds; the clock of Redis by default. Tests pass one that
             they turn, with `thread=False`, and call `run_due()` to let sessions expire.
         thread: Whether threads let them expire.
 
-    Every operation is one round trip and atomic, under the clock of Redis; listing more than a few hundred sessions and
-    ending more than a hundred of all users takes several, and in a cluster one for each of 16 groups; a login during
-    that time may be included or not. `data` is stored as JSON: tuples come back as lists, and keys as `str`; what JSON
-    cannot hold is a `TypeError`. Whatever goes wrong on the way to Redis is `StoreUnavailable`, after the
-    timeouts of the client.
+    Every operation is one round trip and atomic, under the clock of Redis, and may be repeated by the client; listing
+    more than a few hundred sessions and ending more than a hundred takes several, and for the sessions of all users in
+    a cluster one for each of 16 groups; a login during that time may be included or not. `data` is
+    stored as JSON: tuples come back as lists; what JSON cannot hold, or would change, is a `TypeError`. Whatever goes
+    wrong on the way to Redis is `StoreUnavailable`, after the timeouts of the client.
+
+    A session is found by the SHA-256 of its key: the key itself is in the session's hash alone, and in no name. A node
+    that was demoted answers nothing; the next call connects anew.
 
     Ends: one of the processes that serve and listen claims what has expired, announces it, and acknowledges that; if it
     dies, another does so once its lease has expired. So no end is lost, and one is announced twice only if a process
@@ -86,6 +100,8 @@ class RedisStore(SharedStore):
         *,
         prefix: str = "users-session-manager:",
         lease: float = 30.0,
+        max_data: int = 1024 * 1024,
+        max_username: int = 1000,
         now: Callable[[], float] | None = None,
         thread: bool = True,
     ) -> None:
@@ -96,9 +112,13 @@ class RedisStore(SharedStore):
             raise TypeError(f"prefix must be a str, got {type(prefix).__name__}")
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"prefix must be without braces, got {prefix!r}")
+        for name, most in (("max_data", max_data), ("max_username", max_username)):
+            if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+                raise ValueError(f"{name} must be an int of at least 1, got {most!r}")
         super().__init__(lease, now, thread=thread)
         self._prefix = prefix
-        self._script = Script(client, prefix, now)
+        self._limits = SizeLimits(max_data, max_username)
+        self._scripts = Scripts(client, prefix, now)
         self._sessions = RedisSessions(self)
 
     @classmethod
@@ -133,25 +153,39 @@ class RedisStore(SharedStore):
     # One session
 
     def add(
-        self, username: str, timeout: float, policy: Policy = NO_LIMITS, data: Any = None, own: OwnLimits = NOT_OWN
+        self,
+        username: str,
+        timeout: float,
+        policy: Policy = NO_LIMITS,
+        data: Any = None,
+        own: OwnLimits = NOT_OWN,
+        user_id: str | None = None,
     ) -> tuple[str, Sequence[Session]]:
-        encoded = encode(data)
+        encoded, name = self._limits.encode_data(data), self._limits.encode_user("a username", username)
+        user = name if user_id is None else self._limits.encode_user("a user id", user_id)
         if self._closed:
             raise SessionError("this SessionManager is closed")
         self.serve()
-        user, group = _user(username)
+        group = _group_of_user(user)
         key, lease = new_key(group), self._own_lease()
-        outcome, answer = self._script.call(
-            "add",
-            [group],
-            *(key, user, *map(encode_number, (timeout, own.timeout, own.lifetime or policy.lifetime))),
+        limits = [
+            *map(encode_number, (timeout, own.timeout, own.lifetime or policy.lifetime)),
             *("own" if own.lifetime else "", encode_number(policy.max_sessions), policy.overflow),
-            *(encode_number(policy.warning), encoded, lease),
-        )
-        if outcome == b"full":
-            raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
+            encode_number(policy.warning),
+        ]
+
+        def pages() -> Iterator[Sequence[Record]]:
+            outcome = b"again"
+            while outcome == b"again":
+                args = (digest_of(key), key, name, user, *limits, encoded, lease, BATCH_SIZE)
+                outcome, answer = self._take("add", [group], *args)
+                if outcome == b"full":
+                    raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
+                yield answer
+
+        evicted = self._taken_out(pages(), lease)
         self._poll_in_time(own.timeout or timeout, policy)
-        return key, self._taken_out(answer, lease)
+        return key, evicted
 
     def get(self, key: object) -> SharedSession | None:
         return self._live(self._ask("get", key))
@@ -172,7 +206,7 @@ class RedisStore(SharedStore):
 
     def renew_key(self, key: object, overlap: float) -> tuple[str, str, Any] | None:
         new = new_key(group_of(key))
-        found = self._ask("renew_key", key, new, encode_number(overlap))
+        found = self._ask("renew_key", key, digest_of(new), new, encode_number(overlap))
         return None if found is None else (found[1].decode(), new, found[0])
 
     def time_left(self, key: object) -> float | None:
@@ -180,86 +214,162 @@ class RedisStore(SharedStore):
         return None if session is None else session._snapshot.left
 
     def set_data(self, key: object, data: Any) -> bool:
-        return bool(self._ask("set_data", key, encode(data)))
+        return bool(self._ask("set_data", key, self._limits.encode_data(data)))
+
+    def update_data(self, key: object, change: Callable[[Any], Any]) -> tuple[bool, Any]:
+        record = self._ask("get", key)
+        if self._live(record) is None:
+            return False, None
+        fields = record[3]
+        stored = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"data", b"")
+        for attempt in itertools.count():
+            data = change(json.loads(stored) if stored else None)
+            answer = self._ask("set_data", key, self._limits.encode_data(data), _operation_id(), stored)
+            if not isinstance(answer, list):
+                return (True, data) if answer else (False, None)
+            (stored,) = answer  # another process has changed it in between
+            time.sleep(random() * min(0.001 * 2**attempt, MAX_BACKOFF))  # noqa: S311  # no secret
+        raise AssertionError("unreachable")
 
     def remove(self, key: object) -> Session | None:
-        lease = self._own_lease()
-        record = self._ask("remove", key, lease)
-        return None if record is None else self._taken_out([record], lease)[0]
+        group, lease = group_of(key), self._own_lease()
+        if group is None or self._closed:
+            return None
+        ended = self._taken_out([self._take("remove", [group], digest_of(str(key)), lease)], lease)
+        return ended[0] if ended else None
 
     # Several
 
-    def of_user(self, username: str) -> list[tuple[Session, float]]:
-        user, group = _user(username)
-        records = [] if self._closed else self._script.call("of_user", [group], user)
-        return [(session, session._snapshot.left) for session in map(self._live, records) if session is not None]
+    def of_user(self, user_id: str) -> list[tuple[Session, float]]:
+        user = encode_text(user_id)
+        found, after, is_over = [], b"", self._closed
+        while not is_over:
+            records, after = self._scripts.call("of_user", [_group_of_user(user)], user, after, LIST_PAGE_SIZE)
+            found += [session for session in map(self._live, records) if session is not None]
+            is_over = not after
+        return [(session, session._snapshot.left) for session in found]
 
-    def remove_user(self, username: str, except_key: object = None) -> list[Session]:
-        user, group = _user(username)
-        kept = except_key if group_of(except_key) == group else b""
-        lease = self._own_lease()
-        records = [] if self._closed else self._script.call("remove_user", [group], user, kept, lease)
-        return [*self._taken_out(records, lease)]
+    def remove_user(self, user_id: str, except_key: object = None) -> list[Session]:
+        user, lease = encode_text(user_id), self._own_lease()
+        group = _group_of_user(user)
+        kept = digest_of(str(except_key)) if group_of(except_key) == group else b""
+
+        def pages() -> Iterator[Sequence[Record]]:
+            before, is_over = b"", self._closed
+            while not is_over:
+                args = (user, kept, before, lease, BATCH_SIZE)
+                records, before = self._take("remove_user", [group], *args)
+                is_over = not before
+                yield records
+
+        return [*self._taken_out(pages(), lease)]
 
     def clear(self) -> list[Session]:
-        ended: list[SharedSession] = []
         lease = self._own_lease()
-        for groups in [] if self._closed else self._script.batches:
-            for (records,) in self._script.pages("clear", groups, lease, BATCH_SIZE):
-                ended += self._taken_out(records, lease)
-        return [*sorted(ended, key=lambda session: session._snapshot.serial)]
+
+        def pages() -> Iterator[Sequence[Record]]:
+            for groups in [] if self._closed else self._scripts.batches:
+                for (records,) in self._scripts.pages(
+                    groups, lambda groups, *cursors: self._take("clear", groups, lease, BATCH_SIZE, *cursors)
+                ):
+                    yield records
+
+        return [*sorted(self._taken_out(pages(), lease), key=attrgetter("createdAt"))]
 
     def usernames(self) -> list[str]:
         return [username for _, username, _ in self._list()]
 
     def present_keys(self, session_ids: Sequence[bytes]) -> list[str | None]:
-        found: dict[bytes, str | None] = {}
-        for ids, keys in [] if self._closed else self._call_by_group("present_keys", session_ids):
-            found |= {each: key.decode() if key else None for each, key in zip(ids, keys, strict=True)}
-        return [found.get(each) for each in session_ids]
+        return self._keys_of(session_ids, with_ended=False)
 
     def send_logout(self, key: object) -> None:
         if not self._ask("send_logout", key):
             self._callbacks.on_notice(Notice("logout", None, key))
 
-    def _live(self, record: Sequence[bytes] | None) -> SharedSession | None:
+    def _live(self, record: Record | None) -> SharedSession | None:
         return live_session(self._start_timer, record)
-
-    def _taken_out(self, records: Iterable[Sequence[bytes]], lease: float) -> list[SharedSession]:
-        ended = [ended_session(self._start_timer, record) for record in records]
-        return self._claimed(ended) if lease else ended
 
     def _ask(self, operation: str, key: object, *args: Any) -> Any:
         """Return the answer for a key, `None` for what is no key: Redis is not asked about that."""
         group = group_of(key)
         if group is None or self._closed:
             return None
-        return self._script.call(operation, [group], key, *args)
+        return self._scripts.call(operation, [group], digest_of(str(key)), *args)
+
+    def _take(self, operation: str, groups: Sequence[int], *args: Any) -> Any:
+        """Call an operation that takes sessions out; if its answer is lost, the poller asks what they were."""
+        operation_id = _operation_id()
+        try:
+            return self._scripts.call(operation, groups, operation_id, *args)
+        except StoreUnavailable:
+            self._recover_soon((groups, operation_id))
+            raise
+
+    def _taken_out(self, pages: Iterable[Sequence[Record]], lease: float) -> list[SharedSession]:
+        """Return the sessions that pages of an operation have taken out; if one fails, the others are announced."""
+        ended: list[SharedSession] = []
+        try:
+            for records in pages:
+                ended += self._ended_of(records)
+        except BaseException:
+            if lease:
+                self._announce_soon(Claim(ended, [], 0))
+            raise
+        return self._claimed(ended) if lease else ended
+
+    def _ended_of(self, records: Iterable[Record]) -> list[SharedSession]:
+        sessions = []
+        for record in records:
+            session = ended_session(self._start_timer, record)
+            if session is not None:
+                sessions.append(session)
+            else:
+                with LOCK:
+                    self._to_acknowledge.append(record[0])  # no RedisStore has written it
+        return sessions
 
     def _list(self) -> list[tuple[int, str, str]]:
-        """Return the place in the order of creation, the username and the key of each live session, in that order."""
+        """Return when each live session was created, its username and its key, in the order of creation."""
         found = {}  # by id, since a scan may return a session twice
-        for groups in [] if self._closed else self._script.batches:
-            for (entries,) in self._script.pages("list", groups, LIST_PAGE_SIZE):
-                for session_id, serial, user, key in entries:
-                    found[session_id] = int(serial), as_any_text(user), key.decode("ascii", "replace")
+        for groups in [] if self._closed else self._scripts.batches:
+            for (entries,) in self._scripts.pages(
+                groups, lambda groups, *cursors: self._scripts.call("list", groups, LIST_PAGE_SIZE, *cursors)
+            ):
+                for session_id, created, name, key in entries:
+                    found[session_id] = int(created), as_any_text(name), key.decode("ascii", "replace")
         return sorted(found.values())
 
     def _count(self) -> int:
-        return sum(self._script.call("count", groups) for groups in ([] if self._closed else self._script.batches))
+        return sum(
+            count
+            for groups in ([] if self._closed else self._scripts.batches)
+            for (count,) in self._scripts.pages(
+                groups, lambda groups, *places: self._scripts.call("count", groups, LIST_PAGE_SIZE, *places)
+            )
+        )
 
     # For SharedStore
 
     @property
     def _is_unreachable(self) -> bool:
-        return self._script.is_unreachable
+        return self._scripts.is_unreachable
 
     def _claim(self, lease: float, *, warnings: bool) -> Iterator[Claim]:
-        self._script.warn_of_eviction()
-        for groups in self._script.batches:
-            ended, expiring, next_in = self._script.call("claim", groups, BATCH_SIZE, lease, int(warnings))
-            live = [session for session in map(self._live, expiring) if session is not None]
-            yield Claim([ended_session(self._start_timer, record) for record in ended], live, float(next_in))
+        self._scripts.check_set_up()
+        for groups in self._scripts.batches:
+            is_over = False
+            while not is_over:
+                ended, expiring, next_in = self._take("claim", groups, BATCH_SIZE, lease, int(warnings))
+                is_over = float(next_in) > 0
+                yield Claim(self._ended_of(ended), self._expiring_of(expiring), float(next_in))
+
+    def _recover(self, operation: tuple[Sequence[int], str]) -> Claim:
+        groups, operation_id = operation
+        ended, expiring = self._scripts.call("recover", groups, operation_id)
+        return Claim(self._ended_of(ended), self._expiring_of(expiring), 0)
+
+    def _expiring_of(self, records: Iterable[Record]) -> list[SharedSession]:
+        return [session for session in map(self._live, records) if session is not None]
 
     def _acknowledge(self, ids: Sequence[bytes]) -> None:
         self._call_by_group("acknowledge", ids)
@@ -267,33 +377,43 @@ class RedisStore(SharedStore):
     def _extend(self, ids: Sequence[bytes], lease: float) -> None:
         self._call_by_group("extend", ids, lease)
 
-    def _read(self, timeout: float) -> Iterator[Notice | None]:
-        return self._script.subscribe(timeout)
+    def _keys_of(self, ids: Sequence[bytes], *, with_ended: bool) -> list[str | None]:
+        found: dict[bytes, str | None] = {}
+        for some, keys in [] if self._closed else self._call_by_group("keys", ids, int(with_ended)):
+            found |= {each: key.decode() if key else None for each, key in zip(some, keys, strict=True)}
+        return [found.get(each) for each in ids]
+
+    def _read(self, timeout: float) -> Iterator[list[Notice]]:
+        return self._scripts.subscribe(timeout)
 
     def _interrupt(self) -> None:
-        self._script.interrupt()
+        self._scripts.interrupt()
 
     def _disconnect(self) -> None:
-        self._script.client.close()
+        self._scripts.client.close()
 
     def _after_fork_in_child(self) -> None:
-        self._script.after_fork_in_child()  # first: else the subscription would end here, with locks of redis-py
+        self._scripts.after_fork_in_child()  # first: else the subscription would end here, with locks of redis-py
         super()._after_fork_in_child()
 
     def _call_by_group(self, operation: str, ids: Sequence[bytes], *args: Any) -> list[tuple[list[bytes], Any]]:
         """Call an operation for sessions, batch by batch; return the ids of each batch, and the answer."""
         by_group: dict[int, list[bytes]] = {}
         for each in ids:
-            by_group.setdefault(group_of(each.decode("ascii", "replace")) or 0, []).append(each)
+            by_group.setdefault(int(each.partition(b":")[0]), []).append(each)
         answers = []
         for group, members in by_group.items():
             for first in range(0, len(members), BATCH_SIZE):
                 batch = members[first : first + BATCH_SIZE]
-                answers.append((batch, self._script.call(operation, [group], *args, *batch)))
+                digests = [each.partition(b":")[2] for each in batch]
+                answers.append((batch, self._scripts.call(operation, [group], *args, *digests)))
         return answers
 
 
-def _user(username: str) -> tuple[bytes, int]:
-    """Return a username as Redis has it, and the group of all its sessions."""
-    user = username.encode("utf-8", "surrogatepass")  # any `str` can be one, halves of surrogate pairs included
-    return user, crc32(user) % GROUPS
+def _group_of_user(user: bytes) -> int:
+    """Return the group of all sessions of a user id."""
+    return crc32(user) % GROUPS
+
+
+def _operation_id() -> str:
+    return urandom(8).hex()

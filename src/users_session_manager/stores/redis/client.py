@@ -53,6 +53,10 @@ class ProcessClient:
         self._disconnect(client)  # another thread was faster
         return made
 
+    def is_present(self, client: Any) -> bool:
+        """Return whether this client of this process has not been closed."""
+        return client is self._made[1]
+
     @contextmanager
     def use(self) -> Iterator[Any]:
         """Return the client of this process, which `close` closes once nobody uses it any more."""

@@ -1,54 +1,69 @@
--- All that RedisStore does in Redis or Valkey: a call of this script is one operation, and nothing comes in between.
+-- All that RedisStore does in Redis or Valkey. Each operation is a script of its own, made of the sections below that it
+-- needs: its call is atomic and may be repeated.
 --
 -- KEYS are the `due` sets of the groups it is about, by which a cluster finds the node. All else of a group has a name
 -- that differs in its end alone, and so the same hash slot:
 --
---   due            sorted set: id of a session -> the time at which it expires
---   warn           sorted set: id -> the time at which its warning is due
+--   due            sorted set: id of a session -> its alarm, the time at which the poller looks at it. A hint: it is
+--                  never later than what is due, and a restart leaves it where it is
 --   expiring       sorted set: id -> the deadline of which a warning is to be announced
 --   ended          sorted set: id -> until when the process that took it out has the lease to announce its end
 --   listens        string: there while a process with listeners for ends has served in the last days; without it, ends
 --                  are announced to none, and not kept
---   s:<id>         hash: the session; its id is the first key it had, and outlives renewals. Fields: key, user, data;
---                  created and authenticated (Unix time), started_at (in the time of the deadlines) and serial (the
---                  order of creation); deadline, own (a timeout of its own), limit (the end of its lifetime) and fixed
---                  (set if that is its own); former (its former keys, and until when they are good), warned (the
---                  deadline whose warning is set), reason (why it has ended)
---   k:<key>        string: the id of the session that a renewal has given this key
---   u:<username>   sorted set: id -> when it started; the sessions of a user
+--   s:<id>         hash: the session. Its id is the digest of the first key it had, and outlives renewals. Four fields
+--                  that each session has are one letter, for their memory: k (key), n (name), c (created), d (deadline).
+--                  The others, where they differ from what these say: user (the user id), present (the digest of the
+--                  present key), authenticated, started_at (`created` in the time of the deadlines), data, own (a
+--                  timeout of its own), limit (the end of its lifetime), fixed (set if that is its own), warning
+--                  (seconds before the deadline), warned (the deadline that it was warned of), former (former keys, see
+--                  `former_of`), reason (why it has ended)
+--   k:<digest>     string: the id of the session that a renewal has given the key of this digest
+--   users          sorted set, by text: the sessions of each user, see `user_entry`
+--   o:<operation>  string: the ids of the sessions that an operation took out, for a minute: asked again, since its
+--                  answer was lost, it answers the same. One with `!` is that of a session whose warning it claimed
 --
--- Notices of sessions are published on the channel `notices`, which all groups share: a kind, the id, the present key
--- and perhaps the seconds left, as words of a text.
+-- A digest is the SHA-256 of a key, so that no name is a key. Notices of sessions are published on the channel
+-- `notices`, which all groups share: a kind, `<group>:<id>`, and perhaps the seconds left, as words of a text.
 --
--- ARGV: the operation, the time or nothing for that of the server, and what the operation takes. What is absent is an
--- empty text. Numbers are returned as texts, since Redis would cut their fractions off.
+-- Times are Unix times, deadlines perhaps those of another clock; in hashes they are whole microseconds, for their memory.
+--
+-- ARGV: the time, or nothing for that of the server, and what the operation takes. What is absent is an empty text.
+-- Numbers are returned as texts, since Redis would cut their fractions off.
 
--- Seconds that a key outlives its purpose, half of that at least: an application that is down for a day loses nothing.
-local GRACE = 2 * 86400
-
-local KEY, NUMBER = '^[%w_-]+$', '^%d+%.?%d*$'
-
+--- time
 local clock = redis.call('TIME')
-local serial = clock[1] * 1000000 + clock[2] -- the order of creation
-local unix = serial / 1000000
-local now = ARGV[2] == '' and unix or tonumber(ARGV[2])
+local unix = clock[1] + clock[2] / 1000000
+local now = ARGV[1] == '' and unix or tonumber(ARGV[1])
 
 local function text(number) return string.format('%.17g', number) end
-local function whole(number) return string.format('%.0f', number) end
+local function microseconds(time) return string.format('%.0f', time * 1000000) end
+local function seconds(written) return written and tonumber(written) and tonumber(written) / 1000000 end
+
+--- prefix
 local function prefix_of(due) return string.sub(due, 1, -4) end
 
--- The user may lack the permission to publish: an end is one all the same.
-local channel = string.match(KEYS[1], '^(.*){%d+}:due$') .. 'notices'
-local function notify(kind, id, key, left)
-  redis.pcall('PUBLISH', channel, kind .. ' ' .. id .. ' ' .. key .. ' ' .. (left and text(left) or ''))
-end
+--- one_group: prefix
+local prefix = prefix_of(KEYS[1])
+
+--- replica: one_group
+-- A node that was demoted would answer what only reads, from what it had then; it refuses whatever may write.
+local function refuse_replica() redis.call('DEL', prefix .. 'none') end
+
+--- ttl
+-- Seconds that a key outlives its purpose, half of that at least: an application that is down for a day loses nothing.
+local GRACE = 2 * 86400
+-- Seconds that an ended session is remembered once its end was announced, so that what is asked again finds it.
+local REMEMBERED = 60
+
+local function milliseconds(seconds) return string.format('%.0f', seconds * 1000) end
 
 local function extend_ttl(key, seconds)
   if redis.call('PTTL', key) < (seconds + GRACE / 2) * 1000 then
-    redis.call('PEXPIRE', key, whole((seconds + GRACE) * 1000))
+    redis.call('PEXPIRE', key, milliseconds(seconds + GRACE))
   end
 end
 
+--- read: time
 -- What Redis answers, nil if another program has written a value of another type there.
 local function ask(...)
   local answer = redis.pcall(...)
@@ -56,35 +71,14 @@ local function ask(...)
   if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer.err) end
 end
 
--- A number that a time can be: nil for anything else, and for what has no end.
-local function finite(written)
-  local number = tonumber(written or '')
-  return number and number > -math.huge and number < math.huge and number or nil
-end
-
--- What another program has written there is no session: a value of another type, or without what makes one.
+-- The session of an id, its fields as texts but for the deadline; nil for what another program has written there.
+local NAMES = {k = 'key', n = 'name', c = 'created', d = 'deadline'}
 local function read(prefix, id)
-  local found = ask('HMGET', prefix .. 's:' .. id, 'key', 'user', 'created', 'authenticated', 'deadline', 'limit',
-    'started_at', 'serial', 'own', 'data', 'former', 'reason', 'warned', 'fixed')
-  if not (found and found[1] and found[2] and found[3] and found[4]) then return nil end
-  for text, form in pairs({[id] = KEY, [found[1]] = KEY, [found[3]] = NUMBER, [found[4]] = NUMBER}) do
-    if not string.find(text, form) then return nil end
-  end
-  local s = {id = id, key = found[1], user = found[2], created = found[3], authenticated = found[4],
-    deadline = finite(found[5]), limit = finite(found[6]) or math.huge, started_at = finite(found[7]),
-    serial = finite(found[8]), own = finite(found[9]), data = found[10], former = {},
-    reason = found[12] and (string.match(found[12], '^%l+$') or 'expired'),
-    warned = finite(found[13]), fixed = found[14]}
-  if found[11] then
-    local is_json, former = pcall(cjson.decode, found[11])
-    if not is_json or type(former) ~= 'table' then return nil end
-    for index, one in ipairs(former) do
-      if type(one) ~= 'table' or type(one[1]) ~= 'string' or not string.find(one[1], KEY)
-        or not tonumber(one[2] or '') then return nil end
-      s.former[index] = one
-    end
-  end
-  return finite(s.created) and finite(s.authenticated) and s.deadline and s.started_at and s.serial and s or nil
+  local fields, s = ask('HGETALL', prefix .. 's:' .. id), {}
+  if not fields then return nil end
+  for index = 1, #fields, 2 do s[NAMES[fields[index]] or fields[index]] = fields[index + 1] end
+  s.id, s.fields, s.deadline = id, fields, seconds(s.deadline)
+  return s.key and s.name and tonumber(s.created) and s.deadline and s.deadline < math.huge and s or nil
 end
 
 local function live(prefix, id)
@@ -92,95 +86,139 @@ local function live(prefix, id)
   return s and not s.reason and s.deadline > now and s or nil
 end
 
-local function find(prefix, key)
-  local s = live(prefix, key)
+--- former: read
+-- Former keys, oldest first: of each its digest, until when it is good, and the key.
+local function former_of(s)
+  local all = {}
+  for digest, good_until, key in string.gmatch(s.former or '', '([^%s,]+) (%S+) ([^,]+)') do
+    all[#all + 1] = {digest = digest, good_until = seconds(good_until) or 0, key = key}
+  end
+  return all
+end
+
+--- find: former
+-- The live session of a key's digest.
+local function find(prefix, digest)
+  local s = read(prefix, digest)
   if not s then
-    local id = ask('GET', prefix .. 'k:' .. key)
-    s = id and live(prefix, id)
+    local id = ask('GET', prefix .. 'k:' .. digest)
+    s = id and read(prefix, id)
   end
-  if not s or s.key == key then return s or nil end
-  for _, former in ipairs(s.former) do
-    if former[1] == key then return tonumber(former[2]) > now and s or nil end
+  if not s or s.reason or s.deadline <= now then return nil end
+  if (s.present or s.id) == digest then return s end
+  for _, former in ipairs(former_of(s)) do
+    if former.digest == digest then return former.good_until > now and s or nil end
   end
 end
 
-local function record(s)
-  local former = {}
-  for index, one in ipairs(s.former) do former[index] = one[1] end
-  return {s.id, s.key, s.user, s.data or '', table.concat(former, ','), s.created, s.authenticated, text(unix),
-    s.own and text(s.own) or '', text(s.deadline - now), s.reason or '', whole(s.serial)}
+--- record: time prefix
+local function group_of(prefix) return string.match(prefix, '{(%d+)}:$') end
+
+-- What is returned of a session: its id, the present Unix time, the seconds left, and its fields.
+local function record(prefix, s)
+  return {group_of(prefix) .. ':' .. s.id, text(unix), text(s.deadline - now), s.fields}
 end
 
-local function count_down(prefix, s, timeout, lifetime, warning)
-  if s.fixed then lifetime = nil end -- it has a lifetime of its own
-  if lifetime then s.limit = math.min(s.limit, s.started_at + lifetime) end
-  s.deadline = math.min(now + (s.own or timeout), s.limit)
-  local left, hash = s.deadline - now, prefix .. 's:' .. s.id
-  redis.call('HSET', hash, 'deadline', text(s.deadline), 'limit', text(s.limit))
-  redis.call('ZADD', prefix .. 'due', text(s.deadline), s.id)
-  if warning and s.warned ~= s.deadline then
-    redis.call('HSET', hash, 'warned', text(s.deadline))
-    redis.call('ZADD', prefix .. 'warn', text(s.deadline - warning), s.id)
-    extend_ttl(prefix .. 'warn', left)
-  elseif s.warned and not warning then
-    redis.call('HDEL', hash, 'warned')
-    redis.call('ZREM', prefix .. 'warn', s.id)
-  end
-  extend_ttl(hash, left)
+--- alarm: time
+-- When something is due for a session that no restart moves: its warning or its deadline.
+local function alarm_of(deadline, warning, warned)
+  if warning and warned ~= microseconds(deadline) then return deadline - warning end
+  return deadline
+end
+
+--- users: time
+-- The sessions of a user, oldest first, are the entries between these two: no user id is the beginning of another.
+local function user_range(user, created)
+  local one = #user .. ':' .. user
+  return '[' .. one .. ':', '(' .. one .. (created and ':' .. created or '') .. ';'
+end
+
+local function user_entry(user, created, id) return #user .. ':' .. user .. ':' .. created .. ':' .. id end
+
+local function id_of(entry) return string.match(entry, '[^:]*$') end
+
+--- keep: ttl
+-- Lets all that Redis keeps of a live session stay until a day after its deadline at least.
+local function keep(prefix, s, left)
+  redis.call('PEXPIRE', prefix .. 's:' .. s.id, milliseconds(left + GRACE))
   extend_ttl(prefix .. 'due', left)
-  extend_ttl(prefix .. 'u:' .. s.user, left)
-  if s.key ~= s.id then extend_ttl(prefix .. 'k:' .. s.key, left) end
+  extend_ttl(prefix .. 'users', left)
+  if s.present then extend_ttl(prefix .. 'k:' .. s.present, left) end
 end
 
+--- notify: record
+-- The user may lack the permission to publish: an end is one all the same.
+local function notify(prefix, kind, id, left)
+  local notice = kind .. ' ' .. group_of(prefix) .. ':' .. id .. ' ' .. (left and text(left) or '')
+  redis.pcall('PUBLISH', string.match(prefix, '^(.*){') .. 'notices', notice)
+end
+
+--- forget: ttl
 local function forget(prefix, id)
   redis.call('ZREM', prefix .. 'ended', id)
-  redis.call('DEL', prefix .. 's:' .. id)
+  redis.call('PEXPIRE', prefix .. 's:' .. id, milliseconds(REMEMBERED))
 end
 
+--- end_session: former users notify forget
 -- Takes a session out. Its end is announced by the caller, which has a lease for that; with one of no seconds it is left
 -- to another process, if there is one with a listener.
 local function end_session(prefix, s, reason, lease, kind)
-  s.reason = reason
+  redis.call('HSET', prefix .. 's:' .. s.id, 'reason', reason)
   redis.call('ZREM', prefix .. 'due', s.id)
-  redis.call('ZREM', prefix .. 'warn', s.id)
-  redis.call('ZREM', prefix .. 'expiring', s.id)
-  redis.call('ZREM', prefix .. 'u:' .. s.user, s.id)
-  if s.former[1] then
-    redis.call('DEL', prefix .. 'k:' .. s.key)
-    for _, former in ipairs(s.former) do redis.call('DEL', prefix .. 'k:' .. former[1]) end
-  end
+  redis.call('ZREM', prefix .. 'users', user_entry(s.user or s.name, s.created, s.id))
+  if s.warned then redis.call('ZREM', prefix .. 'expiring', s.id) end
+  if s.present then redis.call('DEL', prefix .. 'k:' .. s.present) end
+  for _, former in ipairs(former_of(s)) do redis.call('DEL', prefix .. 'k:' .. former.digest) end
   if lease > 0 or redis.call('EXISTS', prefix .. 'listens') == 1 then
-    redis.call('HSET', prefix .. 's:' .. s.id, 'reason', reason)
     redis.call('ZADD', prefix .. 'ended', text(now + lease), s.id)
-    extend_ttl(prefix .. 's:' .. s.id, lease)
     extend_ttl(prefix .. 'ended', lease)
   else forget(prefix, s.id) end
-  notify(kind, s.id, s.key)
-  return record(s)
+  notify(prefix, kind, s.id)
+  s.fields[#s.fields + 1], s.fields[#s.fields + 2] = 'reason', reason
+  return record(prefix, s)
 end
 
-local function live_of(prefix, user)
-  local sessions = {}
-  for _, id in ipairs(redis.call('ZRANGE', prefix .. 'u:' .. user, 0, -1)) do
-    local s = read(prefix, id)
-    if not s or s.user ~= user then redis.call('ZREM', prefix .. 'u:' .. user, id)
-    elseif not s.reason and s.deadline > now then sessions[#sessions + 1] = s end
+--- marker: record read ttl
+-- The sessions that an operation has taken out before, if it is asked again, as records; and those it has to warn of.
+local function taken_before(prefix, operation)
+  local ended, expiring = {}, {}
+  for mark, group, id in string.gmatch(redis.call('GET', prefix .. 'o:' .. operation) or '', '(!?)(%d+):(%S+)') do
+    local of_group = string.gsub(prefix, '{%d+}:$', '{' .. group .. '}:')
+    local s, records = read(of_group, id), mark == '!' and expiring or ended
+    if s then records[#records + 1] = record(of_group, s) end
   end
-  return sessions
+  return ended, expiring
 end
 
+local function remember(prefix, operation, lease, ended, expiring)
+  local ids = {}
+  for _, one in ipairs(ended) do ids[#ids + 1] = one[1] end
+  for _, one in ipairs(expiring or {}) do ids[#ids + 1] = '!' .. one[1] end
+  if #ids == 0 then return end
+  redis.call('SET', prefix .. 'o:' .. operation, table.concat(ids, ' '), 'PX', milliseconds(REMEMBERED + lease))
+end
+
+--- batch
+-- How many bytes of data one call returns at most, but for the last session: it is one that holds Redis for long.
+local MAX_BYTES = 1048576
+local room, bytes = 0, 0
+local function is_full() return room <= 0 or bytes > MAX_BYTES end
+local function count(s) room, bytes = room - 1, bytes + #(s and s.data or '') end
+
+--- scan: read prefix batch
 -- Calls `visit` with the sessions of these groups, about a page of them; returns each group's next cursor, '' at its end.
 -- A scan misses none that is there all the while, and may show one twice.
 local function scan(page_size, cursors, visit)
-  local next_cursors, seen = {}, 0
+  local next_cursors = {}
+  room = page_size
   for index, due in ipairs(KEYS) do
     local cursor, prefix = cursors[index], prefix_of(due)
-    while cursor ~= '' and seen < page_size do
-      local found = redis.call('ZSCAN', due, cursor, 'COUNT', page_size)
+    while cursor ~= '' and not is_full() do
+      local found = redis.call('ZSCAN', due, cursor, 'COUNT', math.min(room, 100))
       cursor = found[1] == '0' and '' or found[1]
       for entry = 1, #found[2], 2 do
-        seen = seen + 1
         local s = live(prefix, found[2][entry])
+        count(s)
         if s then visit(prefix, s) end
       end
     end
@@ -189,205 +227,322 @@ local function scan(page_size, cursors, visit)
   return next_cursors
 end
 
-local operations = {}
+--- add: one_group end_session marker alarm keep batch
+local operation, digest, key, name, user, timeout, own, lifetime, fixed = unpack(ARGV, 2, 10)
+local most, overflow, warning, data, lease, batch_size = unpack(ARGV, 11)
+local hash, users, evicted = prefix .. 's:' .. digest, prefix .. 'users', {}
+if most ~= '' then evicted = taken_before(prefix, operation) end
+if redis.call('EXISTS', hash) == 1 then return {'added', evicted} end -- asked again, since the answer was lost
 
-function operations.add(prefix, key, user, timeout, own, lifetime, fixed, most, overflow, warning, data, lease)
-  -- Asked again, since the answer was lost, there is nothing to do.
-  if live(prefix, key) then return {'added', {}} end
-  local evicted = {}
-  if most ~= '' then
-    local there = live_of(prefix, user)
-    local too_many = #there + 1 - tonumber(most)
-    if too_many > 0 and overflow == 'reject' then return {'full', #there} end
-    for index = 1, too_many do 
-      evicted[index] = end_session(prefix, there[index], 'evicted', tonumber(lease), 'ended')
+if most ~= '' then
+  local from, to = user_range(user)
+  local surplus, there = redis.call('ZLEXCOUNT', users, from, to) + 1 - tonumber(most), 0
+  room = tonumber(batch_size)
+  while surplus > 0 do
+    local entry = redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, 1)[1]
+    if not entry then break end
+    local s = live(prefix, id_of(entry))
+    from = '(' .. entry
+    if not s then
+      redis.call('ZREM', users, entry)
+      surplus = surplus - 1
+    elseif overflow == 'reject' then there = there + 1
+    elseif is_full() then break
+    else
+      count(s)
+      evicted[#evicted + 1] = end_session(prefix, s, 'evicted', tonumber(lease), 'ended')
+      surplus = surplus - 1
     end
   end
-  local hash = prefix .. 's:' .. key
-  -- What is not there is not deleted: after that write Redis would let the others pass, however full its memory is.
-  if redis.call('EXISTS', hash) == 1 then redis.call('DEL', hash) end
-  redis.call('HSET', hash, 'key', key, 'user', user, 'created', text(unix), 'authenticated', text(unix),
-    'started_at', text(now), 'serial', whole(serial))
-  if own ~= '' then redis.call('HSET', hash, 'own', own) end
-  if fixed ~= '' then redis.call('HSET', hash, 'fixed', fixed) end
-  if data ~= '' then redis.call('HSET', hash, 'data', data) end
-  redis.call('ZADD', prefix .. 'u:' .. user, whole(serial), key)
-  count_down(prefix, {id = key, key = key, user = user, limit = math.huge, started_at = now, own = tonumber(own)},
-    tonumber(timeout), tonumber(lifetime), tonumber(warning))
-  return {'added', evicted}
+  remember(prefix, operation, tonumber(lease), evicted)
+  if surplus > 0 then return overflow == 'reject' and {'full', there} or {'again', evicted} end
 end
 
-function operations.get(prefix, key)
-  local s = find(prefix, key)
-  return s and record(s) or false
-end
+local limit = lifetime ~= '' and now + tonumber(lifetime) or math.huge
+local deadline = math.min(now + tonumber(own ~= '' and own or timeout), limit)
+-- What is written first has to be what Redis refuses when its memory is full: after that it would let the rest pass.
+local created = microseconds(unix)
+redis.call('HSET', hash, 'k', key, 'n', name, 'c', created, 'd', microseconds(deadline))
+local function set(field, value) if value ~= '' then redis.call('HSET', hash, field, value) end end
+if user ~= name then set('user', user) end
+if ARGV[1] ~= '' then set('started_at', microseconds(now)) end
+if limit < math.huge then set('limit', microseconds(limit)) end
+set('own', own)
+set('fixed', fixed)
+set('warning', warning)
+set('data', data)
+redis.call('ZADD', users, 0, user_entry(user, created, digest))
+redis.call('ZADD', prefix .. 'due', text(alarm_of(deadline, tonumber(warning))), digest)
+keep(prefix, {id = digest}, deadline - now)
+return {'added', evicted}
 
-function operations.restart(prefix, key, timeout, lifetime, warning)
-  local s = find(prefix, key)
-  if not s then return false end
-  count_down(prefix, s, tonumber(timeout), tonumber(lifetime), tonumber(warning))
-  return s.deadline > now and record(s) or false
-end
+--- get: replica find record
+refuse_replica()
+local s = find(prefix, ARGV[2])
+return s and record(prefix, s) or false
 
-function operations.renew_key(prefix, key, new, overlap)
-  local s = find(prefix, key)
-  if not s or s.key == new then
-    s = find(prefix, new) -- asked again, since the answer was lost
-    return s and s.key == new and {s.id, s.former[#s.former][1]} or false
+--- restart: replica find record alarm keep
+local DAY = 86400
+local s = find(prefix, ARGV[2])
+if not s then
+  refuse_replica()
+  return false
+end
+local timeout, lifetime, warning = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local hash, before = prefix .. 's:' .. s.id, s.deadline
+local alarm_before = alarm_of(before, tonumber(s.warning), s.warned)
+local limit = seconds(s.limit) or math.huge
+if lifetime and not s.fixed then
+  local lifetime_end = (seconds(s.started_at) or seconds(s.created)) + lifetime
+  if lifetime_end < limit then
+    limit = lifetime_end
+    redis.call('HSET', hash, 'limit', microseconds(limit))
   end
-  local old, good_until = s.key, now + tonumber(overlap)
-  for _, former in ipairs(s.former) do former[2] = text(math.min(tonumber(former[2]), good_until)) end
-  s.former[#s.former + 1] = {old, text(good_until)}
-  redis.call('HSET', prefix .. 's:' .. s.id, 'key', new, 'former', cjson.encode(s.former), 'authenticated', text(unix))
-  redis.call('SET', prefix .. 'k:' .. new, s.id)
-  extend_ttl(prefix .. 'k:' .. new, s.deadline - now)
-  if old ~= s.id then extend_ttl(prefix .. 'k:' .. old, tonumber(overlap)) end
-  if tonumber(overlap) == 0 then
-    for _, former in ipairs(s.former) do redis.call('DEL', prefix .. 'k:' .. former[1]) end
+end
+if ARGV[5] ~= (s.warning or '') then
+  if warning then redis.call('HSET', hash, 'warning', ARGV[5]) else redis.call('HDEL', hash, 'warning') end
+end
+s.deadline = math.min(now + (tonumber(s.own) or timeout), limit)
+redis.call('HSET', hash, 'd', microseconds(s.deadline))
+local alarm = alarm_of(s.deadline, warning, s.warned)
+if alarm < alarm_before then redis.call('ZADD', prefix .. 'due', text(alarm), s.id) end
+if math.floor(s.deadline / DAY) ~= math.floor(before / DAY) then keep(prefix, s, s.deadline - now) end
+return s.deadline > now and record(prefix, s) or false
+
+--- renew_key: replica find notify ttl
+local MOST_FORMER = 8
+local digest, new_digest, new, overlap = unpack(ARGV, 2)
+local s = find(prefix, digest)
+local former = s and former_of(s) or {}
+if not s or s.present == new_digest then
+  s = find(prefix, new_digest) -- asked again, since the answer was lost
+  refuse_replica()
+  former = s and former_of(s) or {}
+  return s and #former > 0 and {group_of(prefix) .. ':' .. s.id, former[#former].key} or false
+end
+local old, good_until, kept = s.present or s.id, now + tonumber(overlap), {}
+former[#former + 1] = {digest = old, good_until = good_until, key = s.key}
+for index, one in ipairs(former) do
+  one.good_until = math.min(one.good_until, good_until)
+  local is_good = one.good_until > now and #former - index < MOST_FORMER
+  if not is_good then redis.call('DEL', prefix .. 'k:' .. one.digest) end
+  if is_good or index == #former then -- the last one is what a call that is repeated returns
+    kept[#kept + 1] = one.digest .. ' ' .. microseconds(one.good_until) .. ' ' .. one.key
   end
-  notify('renewed', s.id, new)
-  return {s.id, old}
 end
+redis.call('HSET', prefix .. 's:' .. s.id, 'k', new, 'present', new_digest, 'former', table.concat(kept, ','),
+  'authenticated', microseconds(unix))
+if old ~= s.id then extend_ttl(prefix .. 'k:' .. old, tonumber(overlap)) end
+redis.call('SET', prefix .. 'k:' .. new_digest, s.id, 'PX', milliseconds(s.deadline - now + GRACE))
+notify(prefix, 'renewed', s.id)
+return {group_of(prefix) .. ':' .. s.id, s.key}
 
-function operations.send_logout(prefix, key)
-  local s = find(prefix, key)
-  if s then notify('logout', s.id, s.key) end
-  return s and 1 or 0
+--- send_logout: replica find notify
+refuse_replica()
+local s = find(prefix, ARGV[2])
+if s then notify(prefix, 'logout', s.id) end
+return s and 1 or 0
+
+--- keys: replica read
+-- The present keys of sessions; with '1', also of those that have ended and are still remembered.
+refuse_replica()
+local keys = {}
+for index = 3, #ARGV do
+  local s = (ARGV[2] == '1' and read or live)(prefix, ARGV[index])
+  keys[index - 2] = s and s.key or ''
 end
+return keys
 
-function operations.present_keys(prefix, ...)
-  local keys = {}
-  for index, id in ipairs({...}) do
-    local s = live(prefix, id)
-    keys[index] = s and s.key or ''
-  end
-  return keys
+--- set_data: replica find ttl
+-- With an operation: only if the data is what it was, else the session is returned once more.
+local digest, data, operation, before = unpack(ARGV, 2)
+local s = find(prefix, digest)
+if not s then
+  refuse_replica()
+  return 0
 end
-
-function operations.set_data(prefix, key, data)
-  local s = find(prefix, key)
-  if not s then return 0 end
-  if data == '' then redis.call('HDEL', prefix .. 's:' .. s.id, 'data')
-  else redis.call('HSET', prefix .. 's:' .. s.id, 'data', data) end
-  return 1
+if operation then
+  local marker = prefix .. 'o:' .. operation
+  if redis.call('EXISTS', marker) == 1 then return 1 end -- asked again, since the answer was lost
+  if (s.data or '') ~= before then return {s.data or ''} end
+  redis.call('SET', marker, '', 'PX', milliseconds(REMEMBERED))
 end
+if data == '' then redis.call('HDEL', prefix .. 's:' .. s.id, 'data')
+else redis.call('HSET', prefix .. 's:' .. s.id, 'data', data) end
+return 1
 
-function operations.remove(prefix, key, lease)
-  local s = find(prefix, key)
-  return s and end_session(prefix, s, 'deleted', tonumber(lease), 'deleted') or false
-end
-
-function operations.of_user(prefix, user)
-  local records = {}
-  for index, s in ipairs(live_of(prefix, user)) do records[index] = record(s) end
-  return records
-end
-
-function operations.remove_user(prefix, user, except, lease)
-  local kept, ended = except ~= '' and find(prefix, except), {}
-  for _, s in ipairs(live_of(prefix, user)) do
-    if not (kept and kept.id == s.id) then
-      ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease), 'ended')
-    end
-  end
+--- remove: replica find end_session marker
+local operation, digest, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local s = find(prefix, digest)
+if not s then
+  refuse_replica()
+  local ended = taken_before(prefix, operation)
   return ended
 end
+local ended = {end_session(prefix, s, 'deleted', lease, 'deleted')}
+remember(prefix, operation, lease, ended)
+return ended
 
--- What has been announced is done with.
-function operations.acknowledge(prefix, ...)
-  for _, id in ipairs({...}) do forget(prefix, id) end
+--- of_user: replica read record batch users
+-- A page of the sessions of a user, after an entry; and its last entry, '' at the end.
+refuse_replica()
+local user, after, page_size = unpack(ARGV, 2)
+local records, from, to = {}, user_range(user)
+room = tonumber(page_size)
+if after ~= '' then from = '(' .. after end
+for _, entry in ipairs(redis.call('ZRANGEBYLEX', prefix .. 'users', from, to, 'LIMIT', 0, page_size)) do
+  local s = live(prefix, id_of(entry))
+  count(s)
+  if s then records[#records + 1] = record(prefix, s) end
+  if is_full() then return {records, entry} end
 end
+return {records, ''}
 
--- A process that is still announcing prolongs its lease; with one of no seconds it gives the end to another.
-function operations.extend(prefix, lease, ...)
-  for _, id in ipairs({...}) do
-    redis.call('ZADD', prefix .. 'ended', 'XX', text(now + lease), id)
-    extend_ttl(prefix .. 's:' .. id, lease)
+--- remove_user: replica find end_session marker batch
+-- A page of that: the sessions created up to a time, '' for now, but one. Returns that time, '' at the end.
+refuse_replica()
+local operation, user, except, before, lease, batch_size = unpack(ARGV, 2)
+local ended, kept, users = taken_before(prefix, operation), except ~= '' and find(prefix, except), prefix .. 'users'
+if before == '' then before = microseconds(unix) end
+local from, to = user_range(user, before)
+room = tonumber(batch_size)
+for _, entry in ipairs(redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, room + 1)) do
+  if is_full() then break end
+  local id = id_of(entry)
+  if not (kept and kept.id == id) then
+    local s = live(prefix, id)
+    count(s)
+    if s then ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease), 'ended')
+    else redis.call('ZREM', users, entry) end
   end
 end
+remember(prefix, operation, tonumber(lease), ended)
+return {ended, is_full() and before or ''}
 
-local multi_group = {}
+--- acknowledge: one_group forget
+-- What has been announced is done with.
+for index = 2, #ARGV do forget(prefix, ARGV[index]) end
 
-function multi_group.list(page_size, ...)
-  local found = {}
-  local cursors = scan(tonumber(page_size), {...}, function(_, s)
-    found[#found + 1] = {s.id, whole(s.serial), s.user, s.key}
-  end)
-  return {cursors, found}
+--- extend: one_group time ttl
+-- A process that is still announcing prolongs its lease; with one of no seconds it gives the end to another.
+local lease = tonumber(ARGV[2])
+for index = 3, #ARGV do
+  redis.call('ZADD', prefix .. 'ended', 'XX', text(now + lease), ARGV[index])
+  extend_ttl(prefix .. 's:' .. ARGV[index], lease)
 end
 
-function multi_group.count()
-  local count = 0
-  for _, due in ipairs(KEYS) do count = count + redis.call('ZCOUNT', due, '(' .. text(now), '+inf') end
-  return count
+--- recover: replica marker
+-- What an operation whose answer was lost took out, if it has the lease for that still, and what it has to warn of.
+refuse_replica()
+local ended, expiring = taken_before(prefix, ARGV[2])
+local leased = {}
+for _, one in ipairs(ended) do
+  local group, id = string.match(one[1], '(%d+):(.*)')
+  local leased_until = redis.call('ZSCORE', string.gsub(prefix, '{%d+}:$', '{' .. group .. '}:') .. 'ended', id)
+  if leased_until and tonumber(leased_until) > now then leased[#leased + 1] = one end
 end
+redis.call('DEL', prefix .. 'o:' .. ARGV[2])
+return {leased, expiring}
 
-function multi_group.clear(lease, batch_size, ...)
-  local ended = {}
-  local cursors = scan(tonumber(batch_size), {...}, function(prefix, s)
-    ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease), 'ended')
-  end)
-  return {cursors, ended}
+--- list: replica scan
+refuse_replica()
+local found = {}
+local cursors = scan(tonumber(ARGV[2]), {unpack(ARGV, 3)}, function(_, s)
+  found[#found + 1] = {s.id, s.created, s.name, s.key}
+end)
+return {cursors, found}
+
+--- count: replica read
+-- Live sessions: those whose alarm is to come are, and of the others a page is read; returns each group's next place, ''
+-- at its end.
+refuse_replica()
+local count, next_places = 0, {}
+for index, due in ipairs(KEYS) do
+  local place, prefix = ARGV[index + 2], prefix_of(due)
+  if place == '0' then count = count + redis.call('ZCOUNT', due, '(' .. text(now), '+inf') end
+  local ids = place == '' and {} or redis.call('ZRANGEBYSCORE', due, '-inf', text(now), 'LIMIT', place, ARGV[2])
+  for _, id in ipairs(ids) do count = count + (live(prefix, id) and 1 or 0) end
+  next_places[index] = #ids < tonumber(ARGV[2]) and '' or text(place + #ids)
 end
+return {next_places, count}
 
+--- clear: replica scan end_session marker
+local operation, lease = ARGV[2], tonumber(ARGV[3])
+refuse_replica()
+local ended = taken_before(prefix, operation)
+local cursors = scan(tonumber(ARGV[4]), {unpack(ARGV, 5)}, function(prefix, s)
+  ended[#ended + 1] = end_session(prefix, s, 'deleted', lease, 'ended')
+end)
+remember(prefix, operation, lease, ended)
+return {cursors, ended}
+
+--- claim: replica end_session marker alarm batch
 -- Lets sessions expire, and claims what has ended and is not announced in time, at most `batch_size` of them. Without a
 -- listener for ends (a lease of no seconds) or for warnings, the process leaves these to others.
-function multi_group.claim(batch_size, lease, warnings)
-  local room, ended, expiring, next_at = tonumber(batch_size), {}, {}, math.huge
-  lease = tonumber(lease)
-  for _, due in ipairs(KEYS) do
-    local prefix = prefix_of(due)
-    local function due_ids(set, from)
-      local ids = room > 0 and redis.call('ZRANGEBYSCORE', prefix .. set, '-inf', from, 'LIMIT', 0, room) or {}
-      room = room - #ids
-      return ids
-    end
-    local is_kept = redis.call('EXISTS', prefix .. 'listens') == 1
-    if lease > 0 then
-      if not is_kept then redis.call('SET', prefix .. 'listens', '') end
-      extend_ttl(prefix .. 'listens', 0)
-      is_kept = true
-    end
-    for _, id in ipairs((lease > 0 or not is_kept) and due_ids('ended', text(now)) or {}) do
-      local s = read(prefix, id)
-      if lease > 0 and s and s.reason then
-        redis.call('ZADD', prefix .. 'ended', text(now + lease), id)
-        ended[#ended + 1] = record(s)
-      elseif s and s.reason then forget(prefix, id)
-      else redis.call('ZREM', prefix .. 'ended', id) end
-    end
-    for _, id in ipairs(due_ids('due', text(now))) do
-      local s = read(prefix, id)
-      if not s or s.reason then redis.call('ZREM', due, id)
-      elseif s.deadline > now then redis.call('ZADD', due, text(s.deadline), id)
-      else
-        local found = end_session(prefix, s, 'expired', lease, 'ended')
-        if lease > 0 then ended[#ended + 1] = found end
-      end
-    end
-    for _, id in ipairs(due_ids('warn', text(now))) do
-      redis.call('ZREM', prefix .. 'warn', id)
-      local s = live(prefix, id)
-      if s then
-        notify('expiring', id, s.key, s.deadline - now)
-        redis.call('ZADD', prefix .. 'expiring', text(s.deadline), id)
-        extend_ttl(prefix .. 'expiring', 0)
-      end
-    end
-    -- Whoever has found that a warning is due, a process with a listener announces it.
-    for _, id in ipairs(warnings == '1' and due_ids('expiring', '+inf') or {}) do
-      local deadline = tonumber(redis.call('ZSCORE', prefix .. 'expiring', id))
-      redis.call('ZREM', prefix .. 'expiring', id)
-      local s = live(prefix, id)
-      if s and s.deadline == deadline then expiring[#expiring + 1] = record(s) end
-    end
-    for _, set in ipairs({'due', 'warn', lease > 0 and 'ended' or nil}) do
-      local first = redis.call('ZRANGE', prefix .. set, 0, 0, 'WITHSCORES')
-      if first[2] then next_at = math.min(next_at, tonumber(first[2])) end
-    end
+refuse_replica()
+local operation, lease, warnings = ARGV[2], tonumber(ARGV[4]), ARGV[5]
+local ended, expiring = taken_before(prefix, operation)
+local next_at = math.huge
+room = tonumber(ARGV[3])
+
+-- Calls `visit` for what is due in a sorted set, while there is room.
+local function visit_due(prefix, set, from, visit)
+  if is_full() then return end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. set, '-inf', from, 'LIMIT', 0, room)) do
+    if is_full() then return end
+    local s = read(prefix, id)
+    count(s)
+    visit(id, s)
   end
-  return {ended, expiring, text(next_at - now)}
 end
 
-if multi_group[ARGV[1]] then return multi_group[ARGV[1]](unpack(ARGV, 3)) end
-return operations[ARGV[1]](prefix_of(KEYS[1]), unpack(ARGV, 3))
+for _, due in ipairs(KEYS) do
+  local prefix = prefix_of(due)
+  local is_kept = redis.call('PTTL', prefix .. 'listens')
+  if lease > 0 and is_kept < GRACE / 2 * 1000 then
+    redis.call('SET', prefix .. 'listens', '', 'PX', milliseconds(GRACE))
+  end
+  if lease > 0 or is_kept < 0 then
+    visit_due(prefix, 'ended', text(now), function(id, s)
+      if not (s and s.reason) then redis.call('ZREM', prefix .. 'ended', id)
+      elseif lease > 0 then
+        redis.call('ZADD', prefix .. 'ended', text(now + lease), id)
+        ended[#ended + 1] = record(prefix, s)
+      else forget(prefix, id) end
+    end)
+  end
+  visit_due(prefix, 'due', text(now), function(id, s)
+    if not s or s.reason then redis.call('ZREM', due, id)
+    elseif s.deadline <= now then
+      local found = end_session(prefix, s, 'expired', lease, 'ended')
+      if lease > 0 then ended[#ended + 1] = found end
+    else
+      local warning = tonumber(s.warning)
+      if warning and s.warned ~= microseconds(s.deadline) and s.deadline - warning <= now then
+        s.warned = microseconds(s.deadline)
+        redis.call('HSET', prefix .. 's:' .. id, 'warned', s.warned)
+        redis.call('ZADD', prefix .. 'expiring', text(s.deadline), id)
+        extend_ttl(prefix .. 'expiring', 0)
+        notify(prefix, 'expiring', id, s.deadline - now)
+      end
+      redis.call('ZADD', due, text(alarm_of(s.deadline, warning, s.warned)), id)
+    end
+  end)
+  -- Whichever process has found that a warning is due, one with a listener announces it.
+  if warnings == '1' then
+    visit_due(prefix, 'expiring', '+inf', function(id, s)
+      local deadline = tonumber(redis.call('ZSCORE', prefix .. 'expiring', id))
+      redis.call('ZREM', prefix .. 'expiring', id)
+      if s and not s.reason and s.deadline == deadline and deadline > now then
+        expiring[#expiring + 1] = record(prefix, s)
+      end
+    end)
+  end
+  for _, set in ipairs({'due', lease > 0 and 'ended' or nil}) do
+    local first = redis.call('ZRANGE', prefix .. set, 0, 0, 'WITHSCORES')
+    if first[2] then next_at = math.min(next_at, tonumber(first[2])) end
+  end
+end
+if is_full() then next_at = now end
+remember(prefix, operation, lease, ended, expiring)
+return {ended, expiring, text(next_at - now)}

@@ -1,0 +1,133 @@
+"""NoticeReader: what every process of a shared store is told of, so that it can notify its own clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from ..clock import Worker
+from ..errors import StoreUnavailable
+from ..log import log
+from .base import Notice
+
+if TYPE_CHECKING:
+    from .expiry import SharedStore
+
+# How soon it subscribes again when that failed, in seconds.
+RETRY_INTERVAL: Final = 0.5
+# How often a process looks at the sessions of its own clients, in seconds: a notice may be lost.
+CHECK_INTERVAL: Final = 4.0
+
+
+class NoticeReader:
+    """Passes the notices of a shared store on, on a thread of its own, while there is anything to pass them to.
+
+    A notice comes with the id of its session. The key is added here, where it is needed: for the clients of this
+    process, and for listeners of `notifyClientToLogout`. Every few seconds the reader also looks at the sessions that
+    have clients here, and sends the notices that were lost.
+
+    Args:
+        store: The store; it serves, and has callbacks.
+        thread: Whether a thread reads; else `run_due` does.
+    """
+
+    def __init__(self, store: SharedStore, *, thread: bool) -> None:
+        self._store = store
+        self._timeout = 1.0 if thread else 0.05
+        self._worker = Worker("users-session-manager reader", self._pass_on, self._pause, thread=thread)
+        self.reset()
+
+    def reset(self) -> None:
+        """Have no subscription: at the beginning, and in a forked child."""
+        self._read_at = self._check_at = 0.0
+        self._notices: Iterator[Sequence[Notice]] | None = None
+        self._has_warned = False  # whether the log says that notices cannot be read
+
+    def interest_changed(self) -> None:
+        """Start or stop reading."""
+        if not self._is_wanted():
+            self.stop()
+        if self._is_wanted():  # perhaps because of another thread in between
+            self._worker.start()
+
+    def stop(self) -> None:
+        """End the subscription: the server would keep what is not read, and its connection would stay."""
+        if self._notices is not None:
+            self._store._interrupt()
+        self._worker.stop()  # without a subscription it may be about to make one
+        self._notices = None
+
+    def run_due(self) -> None:
+        """Pass on what has come, on the calling thread: for a store without threads."""
+        while self._is_wanted() and self._pass_on():
+            pass
+
+    def _is_wanted(self) -> bool:
+        return self._store._is_serving and self._store._callbacks.interest().notices
+
+    def _pause(self) -> float:
+        return self._read_at - self._store._now() if self._is_wanted() else inf
+
+    def _pass_on(self) -> bool:
+        """Wait for notices and pass them on; return whether there were any. Check what is watched from time to time."""
+        notices: Sequence[Notice] = ()
+        failure, now = None, self._store._now
+        is_new = self._notices is None
+        try:
+            if self._notices is None:
+                self._notices = self._store._read(self._timeout)
+                self._check_at = min(self._check_at, now())
+            notices = next(self._notices)
+            self._has_warned = False
+        except StoreUnavailable as unavailable:
+            self._notices, failure = None, unavailable if is_new else None  # one that was lost can be made again
+            self._read_at = now() + RETRY_INTERVAL
+        except BaseException:
+            self._notices, self._read_at = None, now() + RETRY_INTERVAL
+            raise
+        with suppress(StoreUnavailable):  # it is in the log, once
+            for notice in self._with_keys(notices):
+                self._store._callbacks.on_notice(notice)
+        if self._check_at <= now():
+            self._check_at = now() + CHECK_INTERVAL
+            with suppress(StoreUnavailable):
+                self._check()
+                if failure is not None and not self._has_warned:
+                    self._warn(failure)
+        return bool(notices)
+
+    def _with_keys(self, notices: Sequence[Notice]) -> list[Notice]:
+        """Return those notices that something in this process waits for, each with the key of its session."""
+        if not notices:
+            return []
+        callbacks = self._store._callbacks
+        keys: dict[Any, str | None] = dict(callbacks.watched())
+        renewed = {each.session_id for each in notices if each.kind == "renewed" and each.session_id in keys}
+        logouts = {each.session_id for each in notices if each.kind in ("ended", "logout")} - keys.keys()
+        asked = [*renewed, *(logouts if callbacks.interest().logouts else ())]
+        keys |= zip(asked, self._store._keys_of(asked, with_ended=True), strict=True)
+        return [each._replace(key=keys[each.session_id]) for each in notices if keys.get(each.session_id) is not None]
+
+    def _warn(self, failure: StoreUnavailable) -> None:
+        """Log once that the store answers, and yet lets this process not subscribe."""
+        len(self._store.sessions)  # raises if it does not answer: without clients nothing has been asked yet
+        self._has_warned = True
+        log.warning(
+            "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
+            "needs in docs/deployment.md",
+            failure,
+        )
+
+    def _check(self) -> None:
+        """Pass on what no notice has said of the sessions that have clients in this process."""
+        watched = self._store._callbacks.watched()
+        keys = self._store.present_keys([*watched])
+        if self._store._closed:  # a closed store has no keys, and yet the sessions have not ended
+            return
+        for session_id, key in zip(watched, keys, strict=True):
+            if key is None:
+                self._store._callbacks.on_notice(Notice("deleted", session_id, watched[session_id]))
+            elif key != watched[session_id]:
+                self._store._callbacks.on_notice(Notice("renewed", session_id, key))

@@ -1,0 +1,508 @@
+"""Sessions in Redis of one process: its threads and listeners, and what other programs write beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from redis_checks import WAIT, calls, eventually, keys_under, without_ttl
+
+from users_session_manager import SessionManager, SessionRejected
+from users_session_manager.stores.base import Callbacks
+
+redis = pytest.importorskip("redis")
+
+from users_session_manager.stores.redis import RedisStore  # noqa: E402  # the extra may be missing
+
+
+def test_announcer_started_later(redis_url, prefix, monkeypatch):
+    """An announcer that could not be started is started later."""
+    start, refused = threading.Thread.start, []
+
+    def no_thread(thread):
+        if thread.name == "users-session-manager announcer" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    monkeypatch.setattr(threading, "excepthook", lambda failure: None)
+    manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+    ended = []
+    manager.on("sessionDeleted", ended.append)
+    keys = [manager.loadNewSession("Luca", timeout=2) for _ in range(2)]
+    eventually(lambda: set(ended) == set(keys))
+    assert refused
+
+
+@pytest.mark.parametrize("name", ["poller", "reader"])
+def test_no_thread(redis_url, prefix, monkeypatch, name):
+    """A call for which no thread could be started fails, and the next one starts the thread."""
+    start, refused = threading.Thread.start, []
+
+    def no_thread(thread):
+        if thread.name == f"users-session-manager {name}" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+    manager.initSocketReference(object())
+    ended, logouts = [], []
+    manager.on("sessionDeleted", ended.append)
+    manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        manager.loadNewSession("Luca", timeout=2)
+    key = manager.loadNewSession("Luca", timeout=2)
+    eventually(lambda: (ended, logouts) == ([key], [key]))
+
+
+def test_listener_removed(redis_url, prefix):
+    """Ends that a process has claimed are another one's once its only listener has been removed."""
+    seconds = 1000.0
+    first = RedisStore.from_url(redis_url, prefix=prefix, thread=False, now=lambda: seconds)
+    ended, elsewhere = [], []
+    manager = SessionManager(store=first)
+    manager.once("sessionEnded", lambda session, reason: ended.append(session.username))
+    for number in range(20):
+        manager.loadNewSession(f"{number}", timeout=2)
+    second = RedisStore.from_url(redis_url, prefix=prefix, thread=False, now=lambda: seconds)
+    second.open(Callbacks(on_ended=lambda session, reason: elsewhere.append(session.username)))
+    second.serve()
+    seconds += 3
+    first.run_due()
+    second.run_due()
+    second.close()
+    assert len(ended) == 1
+    assert sorted([*ended, *elsewhere], key=int) == [f"{number}" for number in range(20)]
+
+
+def test_stop_while_busy(own_server, caplog):
+    """Stopping while other threads ask fails none of their calls, and leaves no connection."""
+    server, done = own_server(), threading.Event()
+    manager = SessionManager(store=server.url)
+
+    def busy():
+        while not done.is_set():
+            manager.deleteSession(manager.loadNewSession("Luca"))
+
+    with ThreadPoolExecutor(4) as pool:
+        threads = [pool.submit(busy) for _ in range(4)]
+        for _ in range(200):
+            manager.stop()
+            manager.serve()
+        done.set()
+    for thread in threads:
+        thread.result()
+    manager.stop()
+    assert [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")] == []
+    with redis.Redis.from_url(server.url) as administrator:
+        eventually(lambda: len(administrator.client_list()) == 1)
+
+
+def test_serve_during_stop(redis_url, prefix, monkeypatch):
+    """A process that begins to serve again while it is stopped lets sessions expire, and passes notices on."""
+    store = RedisStore.from_url(redis_url, prefix=prefix)
+    manager, ended, logouts = SessionManager(store=store), [], []
+    manager.on("sessionDeleted", ended.append)
+    manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+    manager.initSocketReference(object())
+    key = manager.loadNewSession("Luca", timeout=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._clock, "stop", store.serve)  # as another thread may call it at that moment
+        manager.stop()
+    eventually(lambda: (ended, logouts) == ([key], [key]))
+
+
+class TestWhatOthersWrote:
+    """What another program writes under our names is a rejection or no session, and all else goes on."""
+
+    @pytest.fixture
+    def ended(self) -> list[str]:
+        """The users whose sessions have ended."""
+        return []
+
+    @pytest.fixture
+    def open_manager(self, client, prefix, ended) -> Iterator[SessionManager]:
+        manager = SessionManager(store=RedisStore(client, prefix=prefix))
+        manager.on("sessionEnded", lambda session, reason: ended.append(session.username))
+        yield manager
+        manager.close()  # before the client is
+
+    @staticmethod
+    def names(client: Any, prefix: str, key: str) -> tuple[str, str]:
+        """Return the name of a session's hash, and what all names of its group begin with."""
+        (name,) = keys_under(client, prefix, f"s:{key}")
+        group = name.decode().removesuffix(f"s:{key}")
+        return name.decode(), group
+
+    @staticmethod
+    def assert_rejected(manager: SessionManager, *keys: str) -> None:
+        for key in keys:
+            for call in (
+                *(manager.checkSessionStatus, manager.restartSessionTimer, manager.getSessionDetails),
+                *(manager.resumeSession, manager.renewSessionKey, manager.getSessionTimeLeft),
+            ):
+                with pytest.raises(SessionRejected):
+                    call(key)
+            assert manager.getUsernameFromSessionKey(key) is False
+            assert manager.findSession(key) is None
+
+    def assert_all_goes_on(self, manager: SessionManager, ended: list[str]) -> None:
+        """Listing and counting, a login, and the end of a session of each group."""
+        manager.getLoggedUsers()
+        len(manager.sessions)
+        names = {f"user {number}" for number in range(64)}
+        for name in names:
+            manager.loadNewSession(name, timeout=2)
+        eventually(lambda: names <= set(ended))
+
+    def test_other_type(self, client, prefix, open_manager, ended):
+        """A value of another type is no session."""
+        for write in (
+            lambda name: client.set(name, "Luca"),
+            lambda name: client.rpush(name, "Luca"),
+            lambda name: client.sadd(name, "Luca"),
+            lambda name: client.zadd(name, {"Luca": 1}),
+        ):
+            key = open_manager.loadNewSession("Luca")
+            name, _ = self.names(client, prefix, key)
+            client.delete(name)
+            write(name)
+            self.assert_rejected(open_manager, key)
+            with pytest.raises(SessionRejected):
+                open_manager.deleteSession(key)
+            assert open_manager.getUserSessions("Luca") == []
+        self.assert_all_goes_on(open_manager, ended)
+
+    def test_field(self, client, prefix, open_manager, ended):
+        """A session without a field that it must have, or with garbage there, is rejected."""
+        values = [None, "", "garbage", "nan", "inf", "-inf", b"\xff\xfe", "9" * 400, "[" * 9000]
+        for field in ("key", "user", "created", "authenticated", "deadline", "started_at", "serial"):
+            for number, value in enumerate(values):
+                key = open_manager.loadNewSession(f"{number}", timeout=60)
+                name, group = self.names(client, prefix, key)
+                if value is None:
+                    client.hdel(name, field)
+                else:
+                    client.hset(name, field, value)
+                if field == "user" and isinstance(value, str):
+                    assert open_manager.getSession(key).username == value  # a name is a name, whatever it is
+                elif field == "user" and value is not None:
+                    with pytest.raises(SessionRejected):
+                        open_manager.resumeSession(key)
+                else:
+                    self.assert_rejected(open_manager, key)
+                for found in (open_manager.getLoggedUsers(), [*open_manager.sessions]):
+                    assert all(isinstance(one, str) for one in found)
+                open_manager.getUserSessions(f"{number}")
+                client.zadd(f"{group}due", {key: 1})
+        self.assert_all_goes_on(open_manager, ended)
+
+    def test_optional_field(self, client, prefix, open_manager, ended):
+        """Garbage in a field that a session need not have stops nothing."""
+        values = ["", "garbage", "nan", "inf", "-inf", "9" * 400, "a b\nc 7", b"\xff", "deleted"]
+        for field, kind in itertools.product(("own", "limit", "warned", "reason"), ("due", "ended")):
+            for number, value in enumerate(values):
+                key = open_manager.loadNewSession(f"{number}", timeout=60)
+                name, group = self.names(client, prefix, key)
+                client.hset(name, field, value)
+                for call in (
+                    *(open_manager.getSession, open_manager.restartSessionTimer),
+                    open_manager.checkSessionStatus,
+                ):
+                    with contextlib.suppress(SessionRejected):
+                        call(key)
+                open_manager.getUserSessions(f"{number}")
+                client.zadd(f"{group}{kind}", {key: 1})
+        self.assert_all_goes_on(open_manager, ended)
+
+    def test_former_keys(self, client, prefix, open_manager, ended):
+        """Garbage in the former keys of a session lets no former key in."""
+        values = ["", "garbage", "null", "7", '"text"', "[1]", "[[]]", '[["a"]]', '[["a","b"]]', "[[1,2],null]"]
+        values += ["[" * 5000, '{"a":[1]}', "[null]", '[["a",{}]]', '[[null,"1"]]', "\xff", '[["a","nan"]]']
+        for number, former in enumerate(values):
+            first = open_manager.loadNewSession(f"{number}", timeout=60)
+            key = open_manager.renewSessionKey(first, overlap=60)
+            name, _ = self.names(client, prefix, first)
+            client.hset(name, "former", former)
+            self.assert_rejected(open_manager, first)
+            for call in (open_manager.checkSessionStatus, open_manager.renewSessionKey):
+                with contextlib.suppress(SessionRejected):
+                    call(key)
+        self.assert_all_goes_on(open_manager, ended)
+
+    def test_data(self, client, prefix, open_manager, ended, caplog):
+        """A session whose data is no JSON is rejected, and the log says why."""
+        for number, data in enumerate(["{", b"\xff", "[" * 100_000, "9" * 5000]):
+            user = f"no JSON {number}"
+            key = open_manager.loadNewSession(user, timeout=2, data={"id": 7})
+            name, _ = self.names(client, prefix, key)
+            caplog.clear()
+            client.hset(name, "data", data)
+            with pytest.raises(SessionRejected):
+                open_manager.getSessionData(key)
+            with pytest.raises(SessionRejected):
+                open_manager.checkSessionStatus(key)
+            assert open_manager.getUserSessions(user) == []
+            assert "another program has changed" in caplog.text
+        eventually(lambda: {f"no JSON {number}" for number in range(4)} <= set(ended))
+        self.assert_all_goes_on(open_manager, ended)
+
+    @pytest.mark.parametrize("kind", ["due", "warn", "ended", "u:Luca"])
+    def test_sets(self, client, prefix, open_manager, ended, kind):
+        """Garbage in the sets of ids ends no session early, late or twice."""
+        open_manager.setExpiryWarning(1)
+        start = time.monotonic()
+        key = open_manager.loadNewSession("Luca", timeout=2)
+        _, group = self.names(client, prefix, key)
+        other = open_manager.loadNewSession("Marco")
+        garbage = ["", "garbage", b"\xff\x00", "x" * 100_000, key.replace(key[-1], "x"), other, *map(str, range(150))]
+        client.zadd(f"{group}{kind}", {one: random.choice([float("-inf"), 0, 1]) for one in garbage})
+        client.zadd(f"{group}{kind}", {"later": float("inf"), key: 0})
+        alive = open_manager.findSession(key) is not None
+        found = alive, [row["key"] for row in open_manager.getUserSessions("Luca")], open_manager.getLoggedUsers()
+        if time.monotonic() < start + 2:  # else it may have expired in between
+            assert found == (True, [key], ["Luca", "Marco"])
+        eventually(lambda: "Luca" in ended)
+        self.assert_all_goes_on(open_manager, ended)
+        assert ended.count("Luca") == 1
+        assert open_manager.deleteUserSessions("Luca") == 0
+        assert open_manager.checkSessionStatus(other)
+
+    def test_forged_key(self, client, prefix, open_manager):
+        """A key that another program has made up is rejected."""
+        key = open_manager.loadNewSession("Luca")
+        _, group = self.names(client, prefix, key)
+        forged = key[:-32] + "0123456789ABCDEF" * 2
+        for value in (key, forged, "", b"\xff"):
+            client.set(f"{group}k:{forged}", value)
+            self.assert_rejected(open_manager, forged)
+        client.delete(f"{group}k:{forged}")
+        client.rpush(f"{group}k:{forged}", key)
+        self.assert_rejected(open_manager, forged)
+        assert open_manager.checkSessionStatus(key)
+
+
+class TestClients:
+    @pytest.mark.parametrize(
+        "options",
+        [{"decode_responses": True}, {"protocol": 3}, {"protocol": 2}, {"protocol": 3, "decode_responses": True}],
+        ids=str,
+    )
+    def test_options(self, redis_url, prefix, options):
+        """A client may have any of these options."""
+        with redis.Redis.from_url(redis_url, **options) as client:
+            seconds, ended = 1000.0, []
+            store = RedisStore(client, prefix=prefix, now=lambda: seconds, thread=False)
+            manager = SessionManager(store=store)
+            manager.on("sessionEnded", lambda session, reason: ended.append((session.username, session.data, reason)))
+            key = manager.loadNewSession("Zoë", data={"ids": [1, 2.5, None, "ü"]})
+            expires = manager.loadNewSession("Marco", timeout=2)
+            new = manager.renewSessionKey(key, overlap=30)
+            session = manager.getSession(key)
+            assert (session.key, session.formerKeys, session.username) == (new, (key,), "Zoë")
+            assert session.data == {"ids": [1, 2.5, None, "ü"]}
+            assert manager.getLoggedUsers() == ["Zoë", "Marco"]
+            assert list(manager.sessions) == [new, expires]
+            assert manager.setSessionData(new, 7)
+            assert [one["data"] for one in manager.getUserSessions("Zoë")] == [7]
+            assert manager.deleteSession(new)
+            seconds += 2
+            store.run_due()
+            assert ended == [("Zoë", 7, "deleted"), ("Marco", None, "expired")]
+            manager.close()
+            assert client.ping()
+
+    def test_not_closed(self, redis_url, prefix):
+        """A client that was passed in is not closed."""
+
+        class Watched(redis.Redis):
+            closed = False
+
+            def close(self):
+                self.closed = True
+                super().close()
+
+        client = Watched.from_url(redis_url)
+        manager = SessionManager(store=RedisStore(client, prefix=prefix))
+        manager.loadNewSession("Luca")
+        manager.close()
+        assert not client.closed
+        client.close()
+
+    def test_bad_client(self, client):
+        """What is no client, prefix or lease is refused and named."""
+        from redis import asyncio
+
+        with pytest.raises(TypeError, match=r"got a redis\.asyncio\.client\.Redis"):
+            RedisStore(asyncio.Redis())
+        with pytest.raises(TypeError, match=r"got a builtins\.str"):
+            RedisStore("redis://127.0.0.1")
+        with pytest.raises(ValueError, match=r"without braces, got 'my\{app\}:'"):
+            RedisStore(client, prefix="my{app}:")
+        with pytest.raises(TypeError, match="prefix must be a str, got bytes"):
+            RedisStore(client, prefix=b"my:")
+        with pytest.raises(TypeError, match=r"lease.*got str"):
+            RedisStore(client, lease="30")
+        for lease in (0.5, 0, -1, float("nan")):
+            with pytest.raises(ValueError, match=rf"lease.*got {lease}"):
+                RedisStore(client, lease=lease)
+
+
+class TestExpiryInRedis:
+    def test_former_key(self, prefix, client):
+        """A former key is known for as long as its overlap, however short the session's timeout was."""
+        store, overlap = RedisStore(client, prefix=prefix, thread=False), 10 * 86400
+        second = store.renew_key(store.add("Luca", 10)[0], 0)[1]
+        store.renew_key(second, overlap)
+        (name,) = keys_under(client, prefix, f"k:{second}")
+        assert client.ttl(name) >= overlap
+        store.close()
+
+    def test_nothing_left(self, redis_url, prefix, client):
+        """Each key in Redis expires by itself, and nothing is left of what has ended."""
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        ended = []
+        manager.on("sessionDeleted", ended.append)
+        manager.setMaxSessionsPerUser(3)
+        manager.setExpiryWarning(1)
+        chance, keys = random.Random(5), []
+        for _ in range(300):
+            step = chance.randrange(6)
+            if step < 2 or not keys:
+                keys.append(manager.loadNewSession(f"user {chance.randrange(40)}", timeout=chance.uniform(2, 3)))
+                continue
+            key = chance.choice(keys)
+            with contextlib.suppress(SessionRejected):
+                if step == 2:
+                    keys.append(manager.renewSessionKey(key, overlap=chance.choice((0, 5))))
+                elif step == 3:
+                    manager.deleteSession(key)
+                elif step == 4:
+                    manager.restartSessionTimer(key)
+                else:
+                    manager.setSessionData(key, [1])
+        assert keys_under(client, prefix, "s:")
+        assert without_ttl(client, prefix) == []
+        eventually(lambda: keys_under(client, prefix, "s:") == [])
+        assert without_ttl(client, prefix) == []
+        assert {key.rpartition(b":")[2] for key in keys_under(client, prefix)} == {b"listens"}
+        assert len(manager.sessions) == 0
+
+    def test_acknowledged(self, own_server):
+        """An end that is acknowledged causes no further calls."""
+        server, seconds = own_server(), 1000.0
+        store = RedisStore.from_url(server.url, now=lambda: seconds, thread=False, lease=1)
+        manager = SessionManager(store=store)
+        with redis.Redis.from_url(server.url) as client:
+
+            def calls_in_a_second() -> int:
+                nonlocal seconds
+                before = calls(client)
+                seconds += 1
+                store.run_due()
+                return calls(client) - before
+
+            manager.on("sessionDeleted", lambda key: None)
+            manager.serve()
+            calls_in_a_second()
+            idle = calls_in_a_second()
+            manager.deleteSession(manager.loadNewSession("Luca"))
+            manager.loadNewSession("Marco", timeout=2)
+            assert max(calls_in_a_second() for _ in range(4)) > idle
+            assert calls_in_a_second() == idle > 0
+
+
+class TestAsyncListeners:
+    def manager_on_loop(self, url, prefix, body):
+        """Run `body(manager)` on a loop, then stop the manager from a thread, as a server does."""
+
+        async def application():
+            manager = SessionManager(store=RedisStore.from_url(url, prefix=prefix, lease=2))
+            manager.bindLoop()
+            try:
+                await body(manager)
+            finally:
+                await asyncio.to_thread(manager.stop)
+
+        asyncio.run(application())
+
+    @pytest.mark.parametrize("end", ["expires", "deleted"])
+    def test_acknowledged_once_done(self, redis_url, prefix, client, end):
+        """An end is acknowledged once its async listener has run, and not while it waits."""
+        begun, done = [], []
+
+        async def listener(session, reason):
+            begun.append(session.key)
+            await asyncio.sleep(3 if end == "expires" else 0.2)  # longer than the lease, which is kept
+            done.append(session.key)
+
+        async def body(manager):
+            manager.on("sessionEnded", listener)
+            key = manager.loadNewSession("Luca", timeout=2)
+            if end == "deleted":
+                manager.deleteSession(key)
+            while not begun:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert keys_under(client, prefix, "s:"), "it is not acknowledged yet"
+            while keys_under(client, prefix, "s:"):
+                await asyncio.sleep(0.01)
+            assert begun == done == [key]
+
+        self.manager_on_loop(redis_url, prefix, body)
+
+    def test_handed_on_at_stop(self, redis_url, prefix):
+        """An end whose async listener is cut off by a stop is announced by another process, and not lost."""
+        begun, again = threading.Event(), threading.Event()
+
+        async def listener(session, reason):
+            begun.set()
+            await asyncio.sleep(3600)
+
+        async def body(manager):
+            manager.on("sessionEnded", listener)
+            manager.deleteSession(manager.loadNewSession("Luca"))
+            await asyncio.to_thread(begun.wait, WAIT)
+
+        self.manager_on_loop(redis_url, prefix, body)
+        SessionManager().close()
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        manager.on("sessionEnded", lambda session, reason: again.set() if reason == "deleted" else None)
+        manager.serve()
+        assert again.wait(WAIT)
+
+    def test_no_loop(self, redis_url, prefix, client, caplog):
+        """A script whose async listeners have no loop leaves its ends to others, and the log says so once."""
+        heard, announced = [], threading.Event()
+
+        async def listener(session, reason):
+            heard.append(session.key)
+
+        with contextlib.closing(SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))) as manager:
+            manager.on("sessionEnded", lambda session, reason: None)
+            manager.serve()
+            eventually(lambda: client.exists(f"{prefix}{{0}}:listens"))
+        with contextlib.closing(SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))) as manager:
+            manager.on("sessionEnded", listener)
+            for _ in range(3):
+                manager.deleteSession(manager.loadNewSession("Luca"))
+        assert heard == []
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
+        assert "knows no event loop" in line
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        ends = []
+        manager.on("sessionEnded", lambda session, reason: ends.append(reason) or (len(ends) == 3 and announced.set()))
+        manager.serve()
+        assert announced.wait(WAIT)
+        assert ends == ["deleted"] * 3
