@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import random
-import socket
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from subprocess import PIPE, Popen, run
 from typing import Any
 
 from bench_page import Row, as_picture, as_table, write_page
+from bench_redis import FULL, QUICK, measure_redis, redis_server
 
 HERE = Path(__file__).parent
 NPM_PACKAGE = "users-session-manager@1.0.9"
@@ -90,22 +90,6 @@ def measure_requests(rounds: int, requests: int) -> Iterator[Row]:
     yield Row("Flask request on Redis, CPU time of Redis", "µs", **found["server"], beside="Flask-Session")
 
 
-@contextlib.contextmanager
-def redis_server() -> Iterator[str]:
-    """Start a redis-server on a free port, and on another core than its clients, as if it had its own machine."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", ""]
-    with Popen(command, stdout=PIPE, text=True) as server:
-        try:
-            if not any("Ready to accept connections" in line for line in server.stdout):
-                raise SystemExit("broken: redis-server did not start")
-            os.sched_setaffinity(server.pid, [max(os.sched_getaffinity(0))])
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            server.terminate()
-
-
 def npm_command(cache: Path) -> list[str]:
     """Return the command for the npm package, which npm fetches unless it is there; its scripts do not run."""
     folder = cache.resolve() / "node_modules" / "users-session-manager"
@@ -127,7 +111,8 @@ def main() -> None:
     port = measure_sessions([*SESSIONS, "port"], "a thread each", PORT_LIMITS, rounds, threads, threads // 10)
     late, imports = measure_alone(rounds, sessions)
     flask, fastapi, on_redis, in_redis = measure_requests(rounds, requests)
-    parts = {"first": as_table([*npm, late, flask, on_redis]), "more": as_table([*port, fastapi, in_redis, imports])}
+    more = [*port, fastapi, in_redis, *measure_redis(*(QUICK if options.quick else FULL)), imports]
+    parts = {"first": as_table([*npm, late, flask, on_redis]), "more": as_table(more)}
     print("\n\n".join(parts.values()))
     if options.docs:
         node = run(["node", "--version"], check=True, capture_output=True, text=True).stdout.strip()

@@ -4,7 +4,7 @@
 
 Times are those of the server (`INFO commandstats`): neither the network nor Python is in them. All of what the
 operation causes is counted, also what the threads of the library ask for meanwhile. The run starts a redis-server of
-its own, and fails on a wrong answer and never on a time.
+its own, 7.0 or newer, and fails on a wrong answer and never on a time.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from subprocess import PIPE, Popen
@@ -26,12 +26,15 @@ from redis import Redis
 from users_session_manager import SessionManager
 
 GET = "return redis.call('GET', KEYS[1])"
-BESIDE = "a script of one GET"
 SCRIPTS = {"EVAL", "EVALSHA", "FCALL"}
 # What connections and this file ask for, which is not a part of any operation.
 OTHERS = {"AUTH", "CLIENT", "CONFIG", "HELLO", "INFO", "MONITOR", "PING", "SCRIPT", "SELECT"}
+# Rounds, calls in each, sessions that are weighed, and most sessions among which a request is timed.
+QUICK, FULL = (2, 100, 2_000, 1_000), (5, 2_000, 100_000, 1_000_000)
 LONG = 24 * 60 * 60
 FILLERS = 2
+# How many operations, and then GETs, are called one after another: each kind as warm as the other.
+BLOCK = 200
 # After this many seconds a single logout is acknowledged.
 PAUSE = 0.15
 
@@ -58,25 +61,31 @@ class ServerTime:
     def __init__(self, url: str) -> None:
         self.client = Redis.from_url(url, decode_responses=True)
         self.client.set("one", "user 1")
-        self.get = self.client.register_script(GET)
-        self.get(["one"])
+        self.get = self.client.script_load(GET)
 
-    def of(self, operations: Iterable[Callable[[], object]], end: Callable[[], object] = lambda: None) -> float:
-        """Return the microseconds of one of these operations, with what they cause until `end` has returned."""
-        *before, last = operations
+    def of(
+        self, operations: Sequence[Callable[[], object]], end: Callable[[], object] = str, block: int = BLOCK
+    ) -> tuple[float, float]:
+        """Return the microseconds of one of these operations, with what they cause until `end` has returned.
+
+        Beside it, those of a script of one GET, of which as many are called in between.
+        """
         # Redis counts a command alike whether a client or a script asks for it: a few operations show which are whose.
-        few, rest = before[: len(before) // 10 + 1], [*before[len(before) // 10 + 1 :], last]
+        few, rest = operations[: len(operations) // 10 + 1], operations[len(operations) // 10 + 1 :]
         plain = self.plain_commands(few)
         self.client.config_resetstat()
-        for operation in rest:
+        for number, operation in enumerate(rest, 1):
             operation()
+            if number % block == 0 or number == len(rest):
+                for _ in range(block):
+                    assert self.client.evalsha_ro(self.get, 1, "one") == "user 1"
         end()
-        stats = self.client.info("commandstats")
-        calls = {name.removeprefix("cmdstat_").upper(): each for name, each in stats.items()}
+        calls = {name[8:].upper(): each for name, each in self.client.info("commandstats").items()}
         scripts = sum(calls[name]["usec"] for name in SCRIPTS & set(calls)) / len(rest)
-        return scripts + sum(calls[name]["usec_per_call"] * plain[name] / len(few) for name in set(plain) & set(calls))
+        others = sum(calls[name]["usec_per_call"] * plain[name] / len(few) for name in set(plain) & set(calls))
+        return scripts + others, calls["EVALSHA_RO"]["usec_per_call"]
 
-    def plain_commands(self, operations: Iterable[Callable[[], object]]) -> Counter[str]:
+    def plain_commands(self, operations: Sequence[Callable[[], object]]) -> Counter[str]:
         """Do these operations; return how often clients asked for each command that is no script."""
         found: Counter[str] = Counter()
         with self.client.monitor() as monitor:
@@ -87,9 +96,6 @@ class ServerTime:
                 if line["client_type"] != "lua":
                     found[line["command"].partition(" ")[0].upper()] += 1
         return Counter({name: times for name, times in found.items() if name not in SCRIPTS | OTHERS})
-
-    def of_get(self, calls: int) -> float:
-        return self.of([lambda: self.get(["one"])] * calls)
 
     def keep_busy(self) -> None:
         """Wait for the acknowledgement of a single logout; a Redis that had slept meanwhile would be slower."""
@@ -126,33 +132,36 @@ def fill_from_processes(url: str, numbers: range, kept: int) -> list[str]:
 
 def measure_request(server: ServerTime, manager: SessionManager, keys: list[str], rounds: int, calls: int) -> Row:
     """Time guarded requests of the sessions of these keys, at random."""
-    sessions, get, ours = len(manager.sessions), [], []
+    times = []
     for _ in range(rounds):
-        get.append(server.of_get(calls))
         chosen = random.choices(keys, k=calls)
-        ours.append(server.of([lambda key=key: manager.resumeSession(key) for key in chosen]))
-    return Row(f"guarded request among {sessions:,} sessions", "µs", ours, get, BESIDE, max_ratio=6)
+        times.append(server.of([lambda key=key: manager.resumeSession(key) for key in chosen]))
+    return row(f"guarded request among {len(manager.sessions):,} sessions", times, 6)
 
 
 def measure_logins(server: ServerTime, manager: SessionManager, rounds: int, calls: int) -> Iterator[Row]:
     """Time logins, and logouts until nothing is left to acknowledge: many one after another, and each by itself."""
     users, ended = [f"another user {number}" for number in range(calls)], threading.Semaphore(0)
     manager.on("sessionDeleted", lambda key: ended.release())
-    get, logins, logouts, alone, keys = [], [], [], [], []
+    logins, logouts, alone, keys = [], [], [], []
     for _ in range(rounds):
-        get.append(server.of_get(calls))
         logins.append(server.of([lambda user=user: keys.append(manager.loadNewSession(user)) for user in users]))
         many, few = keys[: -calls // 50], keys[-calls // 50 :]
         # A stop acknowledges what has been announced and is not acknowledged yet.
         logouts.append(server.of([lambda key=key: manager.deleteSession(key) for key in many], manager.stop))
         operations = [lambda key=key: (manager.deleteSession(key), server.keep_busy()) for key in few]
-        alone.append(server.of(operations, manager.stop))
+        alone.append(server.of(operations, manager.stop, block=1))
         if not all(ended.acquire(blocking=False) for _ in keys) or manager.findSession(keys[0]):
             raise SystemExit("broken: not every logout was announced")
         keys.clear()
-    yield Row("login", "µs", logins, get, BESIDE, max_ratio=15)
-    yield Row("logout with its acknowledgement", "µs", logouts, get, BESIDE, max_ratio=15)
-    yield Row("the same, each by itself", "µs", alone, get, BESIDE, max_ratio=15)
+    yield row("login", logins, 15)
+    yield row("logout with its acknowledgement", logouts, 15)
+    yield row("logout with its acknowledgement, each by itself", alone, 15)
+
+
+def row(title: str, times: list[tuple[float, float]], max_ratio: float) -> Row:
+    ours, get = map(list, zip(*times, strict=True))
+    return Row(title, "µs", ours, get, "a script of one GET", max_ratio=max_ratio)
 
 
 def measure_redis(rounds: int, calls: int, weighed: int, most: int) -> Iterator[Row]:
@@ -176,8 +185,7 @@ def measure_redis(rounds: int, calls: int, weighed: int, most: int) -> Iterator[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="take some seconds, to see that everything works")
-    sizes = (2, 100, 2_000, 1_000) if parser.parse_args().quick else (5, 2_000, 100_000, 1_000_000)
-    print(as_table([*measure_redis(*sizes)]))
+    print(as_table([*measure_redis(*(QUICK if parser.parse_args().quick else FULL))]))
 
 
 if __name__ == "__main__":

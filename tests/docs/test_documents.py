@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -173,6 +174,7 @@ def test_the_log_says_what_deployment_quotes(
     server = RedisServer(tmp_path)
     with Redis.from_url(server.url) as redis:
         redis.config_set("maxmemory-policy", "allkeys-lru")
+        redis.zadd("users-session-manager:{7}:due", {"Otter-candid-46-k3xq_" + 32 * "0": time.time()})
     store = RedisStore.from_url(server.url, thread=False)
     manager = SessionManager(store=store)
     manager.serve()

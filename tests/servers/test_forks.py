@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from interpreter import run
+from redis_checks import kept_sessions
 from server_process import MAX_WAIT, ServerProcess
 from test_http_servers import APPS, GUNICORN, need
 
@@ -93,7 +94,7 @@ class Notes:
         if self.of("created").keys() != self.ended.keys():
             return False
         with redis.Redis.from_url(self.url) as client:
-            return not [*client.scan_iter(match=f"{self.prefix}{{*}}:s:*", count=1000)]
+            return kept_sessions(client, self.prefix) == []
 
     def wait(self, meanwhile: Any = lambda: None) -> None:
         deadline = time.monotonic() + MAX_WAIT

@@ -11,6 +11,7 @@ It ends when its standard input does. Scenarios:
 import json
 import os
 import random
+import secrets
 import sys
 import threading
 import time
@@ -45,18 +46,17 @@ class Worker:
 
     def _ended(self, session, reason):
         time.sleep(self.work)
-        keys = [*session.formerKeys, session.key]
-        self.note("ended", id=keys[0], keys=keys, reason=reason, by=session.data["by"])
+        self.note("ended", id=session.data["id"], reason=reason, by=session.data["by"])
         time.sleep(self.work)
 
     def _failed(self, exception, event, listener):
         self.note("failed", text=repr(exception))
 
     def log_in(self, user, timeout):
-        start = time.time()
-        key = self.manager.loadNewSession(user, timeout=timeout, data={"by": self.name})
-        self.note("created", key=key, deadline=start + timeout)
-        return key
+        start, session = time.time(), secrets.token_hex(8)
+        key = self.manager.loadNewSession(user, timeout=timeout, data={"by": self.name, "id": session})
+        self.note("created", id=session, deadline=start + timeout)
+        return key, session
 
     # Torture
 
@@ -74,37 +74,36 @@ class Worker:
         try:
             while self.shared.incr("logins") <= total:
                 timeout = LONG if chance.random() < 0.02 else chance.uniform(2, 4)
-                key = self.log_in(f"user {chance.randrange(300)}", timeout)
-                self.shared.sadd("keys", json.dumps([key, timeout]))
+                own = json.dumps([*self.log_in(f"user {chance.randrange(300)}", timeout), timeout])
+                self.shared.sadd("keys", own)
                 for _ in range(chance.randrange(5)):
                     # One of any process: several use the same session.
                     known = self.shared.srandmember("keys") if chance.random() < 0.5 else None
-                    known = known or json.dumps([key, timeout])  # the set may be empty
-                    chance.choice(steps)(known, chance)
+                    chance.choice(steps)(known or own, chance)  # the set may be empty
                 time.sleep(chance.uniform(0, 2 * pause))
         except BaseException as failure:
             self.note("failed", text=repr(failure))
             raise
 
     def _restart(self, known, chance):
-        key, timeout = json.loads(known)
+        key, session, timeout = json.loads(known)
         start = time.time()
         if self.manager.restartSessionTimer(key):
-            self.note("restarted", key=key, deadline=start + timeout)
+            self.note("restarted", id=session, deadline=start + timeout)
         else:
             self.shared.srem("keys", known)
 
     def _delete(self, known, chance):
-        key, _ = json.loads(known)
-        self.note("deleting", key=key)
+        key, session, _ = json.loads(known)
+        self.note("deleting", id=session)
         self.manager.deleteSession(key)
         self.shared.srem("keys", known)
 
     def _renew(self, known, chance):
-        key, timeout = json.loads(known)
+        key, session, timeout = json.loads(known)
         with suppress(SessionRejected):
             new = self.manager.renewSessionKey(key, overlap=chance.choice((0, 1)))
-            self.shared.sadd("keys", json.dumps([new, timeout]))
+            self.shared.sadd("keys", json.dumps([new, session, timeout]))
 
     def _check(self, known, chance):
         self.manager.checkSessionStatus(json.loads(known)[0])

@@ -14,7 +14,7 @@ import pytest
 from redis_checks import ROUNDING, WAIT, eventually
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
-from users_session_manager.stores import expiry
+from users_session_manager.stores import notices as reader
 
 redis = pytest.importorskip("redis")
 
@@ -232,7 +232,7 @@ class TestNotices:
         manager.serve()
         with redis.Redis.from_url(server.url) as administrator:
             for _ in range(3):
-                eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+                eventually(lambda: administrator.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1)
                 heard.clear()
                 manager.loadNewSession("Luca")
                 manager.deleteUserSessions("Luca")
@@ -246,9 +246,9 @@ class TestNotices:
         manager.initSocketReference(object())
         manager.serve()
         with redis.Redis.from_url(server.url) as administrator:
-            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1)
         server.stop()
-        time.sleep(1.5 * expiry.CHECK_INTERVAL)
+        time.sleep(1.5 * reader.CHECK_INTERVAL)
         manager.close()
         (line,) = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
         assert "Redis is unreachable" in line
@@ -260,7 +260,7 @@ class TestNotices:
         key = manager.loadNewSession("Luca")
         ended = Watcher(manager, key).ended
         with redis.Redis.from_url(server.url) as administrator:
-            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1)
             administrator.delete(*administrator.scan_iter(match="*:s:*"))  # an end of which there is no notice
 
             def cut():
@@ -289,7 +289,7 @@ class TestNotices:
         manager.initSocketReference(object())
         key = manager.loadNewSession("Luca")
         with redis.Redis.from_url(redis_url) as administrator:
-            eventually(lambda: administrator.pubsub_numsub(f"{prefix}notices")[0][1] == 1 and failed)
+            eventually(lambda: administrator.pubsub_numsub(f"{prefix}2:notices")[0][1] == 1 and failed)
         eventually(lambda: manager.sendLogoutMessage(key) and logouts)
         assert reported == [AttributeError]
 
@@ -299,7 +299,7 @@ class TestNotices:
 
         class Watcher:
             def watched(self):
-                return {}
+                return watched
 
             def noticed(self, notice):
                 if notice.kind == "deleted":
@@ -308,7 +308,7 @@ class TestNotices:
         def readers():
             return [thread for thread in threading.enumerate() if thread.name == "users-session-manager reader"]
 
-        manager, watcher = SessionManager(store=server.url), Watcher()
+        manager, watcher, watched = SessionManager(store=server.url), Watcher(), {}
         server.stop()
         manager.serve()
         manager.addWatcher(watcher)
@@ -318,15 +318,16 @@ class TestNotices:
         eventually(lambda: not readers())
         server.start()
         key = manager.loadNewSession("Luca")
+        watched[manager.getSession(key)._id] = key
         manager.addWatcher(watcher)
         with redis.Redis.from_url(server.url) as administrator:
-            eventually(lambda: administrator.pubsub_numsub("users-session-manager:notices")[0][1] == 1)
+            eventually(lambda: administrator.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1)
         manager.deleteSession(key)
         assert ended.wait(WAIT)
 
     def test_close(self, redis_url, prefix, monkeypatch):
         """A process that closes its manager logs no client out: the session goes on."""
-        monkeypatch.setattr(expiry, "CHECK_INTERVAL", 0.0)  # the reader checks each time it is woken
+        monkeypatch.setattr(reader, "CHECK_INTERVAL", 0.0)  # the reader checks each time it is woken
         notices, is_checked = [], threading.Event()
 
         class Watcher:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from interpreter import run
-from redis_checks import ROUNDING, WAIT, calls, eventually, keys_under, without_ttl
+from redis_checks import ROUNDING, WAIT, calls, eventually, kept_sessions, without_ttl
 
 from users_session_manager import SessionManager
 
@@ -122,10 +122,10 @@ class TestKilledProcesses:
 
             def only_those_with_a_long_timeout():
                 live = [session for session in map(store.get, store.sessions) if session is not None]
-                settled = len(keys_under(client, processes.prefix, "s:")) == len(live)
+                settled = len(kept_sessions(client, processes.prefix)) == len(live)
                 return settled and all((store.time_left(session.key) or 0) > 100 for session in live) and live
 
-            alive = {(*session.formerKeys, session.key)[0] for session in eventually(only_those_with_a_long_timeout)}
+            alive = {session.data["id"] for session in eventually(only_those_with_a_long_timeout)}
         processes.end()
         client.delete("logins", "keys")
         assert processes.facts("failed") == []
@@ -134,12 +134,10 @@ class TestKilledProcesses:
 
 
 def check_ends(processes: Processes, alive: set[str]) -> None:
-    created = {fact["key"]: fact for fact in processes.facts("created")}
+    created = {fact["id"]: fact for fact in processes.facts("created")}
     ends = defaultdict(list)
-    first_key = {}
     for end in processes.facts("ended"):
         ends[end["id"]].append(end)
-        first_key.update(dict.fromkeys(end["keys"], end["id"]))
 
     assert created.keys() - ends.keys() - alive == set(), "lost"
     assert ends.keys() & alive == set(), "announced, and alive"
@@ -154,9 +152,8 @@ def check_ends(processes: Processes, alive: set[str]) -> None:
 
     deadlines = defaultdict(float)
     for fact in [*created.values(), *processes.facts("restarted")]:
-        session = first_key.get(fact["key"])
-        deadlines[session] = max(deadlines[session], fact["deadline"])
-    deleting = {first_key.get(fact["key"]) for fact in processes.facts("deleting")}
+        deadlines[fact["id"]] = max(deadlines[fact["id"]], fact["deadline"])
+    deleting = {fact["id"] for fact in processes.facts("deleting")}
     reasons = Counter()
     for session, announced in ends.items():
         for end in announced:
@@ -184,10 +181,10 @@ class TestOnTime:
         first = time.time() + lead
         names = [processes.start("many", count // 4, first, first + seconds) for _ in range(4)]
         eventually(lambda: len(processes.facts("all logged in")) == len(names), timeout=lead + 5 * WAIT)
-        eventually(lambda: keys_under(client, processes.prefix, "s:") == [], timeout=lead + seconds + 2 * WAIT)
+        eventually(lambda: kept_sessions(client, processes.prefix) == [], timeout=lead + seconds + 2 * WAIT)
         processes.end()
 
-        created = {fact["key"]: fact["deadline"] for fact in processes.facts("created")}
+        created = {fact["id"]: fact["deadline"] for fact in processes.facts("created")}
         ended = [(fact["id"], fact["at"]) for fact in processes.facts("ended")]
         assert len(created) == len(ended) == count
         assert created.keys() == {key for key, _ in ended}
@@ -235,7 +232,7 @@ OPENED = """
 
     def wait_for_ends():  # until each session has ended, and its end is acknowledged
         with Redis.from_url(sys.argv[1]) as client:
-            while list(client.scan_iter(match=f"{sys.argv[2]}*:s:*", count=1000)):
+            while [key for key in client.scan_iter(f"{sys.argv[2]}*") if key.endswith((b":due", b":ended"))]:
                 time.sleep(0.05)
 """
 
@@ -303,7 +300,7 @@ class TestFork:
             manager.initSocketReference(object())
             manager.serve()
             store.run_due()
-            lock, held, done = store._script.client.get().connection_pool._lock, threading.Event(), threading.Event()
+            lock, held, done = store._scripts.client.get().connection_pool._lock, threading.Event(), threading.Event()
 
             def hold():
                 with lock:
@@ -420,7 +417,7 @@ class TestEndOfAProcess:
     last = threading.Event()
     manager.on("sessionEnded", slow)
     for number in range(20):
-        manager.loadNewSession(f"{{number}}", data={{"by": "me"}}, timeout=2)
+        manager.loadNewSession(f"{{number}}", data={{"by": "me", "id": number}}, timeout=2)
     last.wait()
     {end}
     """,
@@ -433,7 +430,7 @@ class TestEndOfAProcess:
         assert 1 <= len(here) < 20
         processes.prefix = prefix
         processes.start("listen")
-        eventually(lambda: keys_under(client, prefix, "s:") == [])
+        eventually(lambda: kept_sessions(client, prefix) == [])
         processes.end()
         assert len(here) + len(processes.facts("ended")) == 20
 
@@ -443,21 +440,21 @@ class TestEndOfAProcess:
             OPENED + "    manager.deleteSession(manager.loadNewSession('Luca'))", redis_url, prefix, covered=False
         )
         assert (done.returncode, done.stderr, done.stdout) == (0, "", "Luca deleted True\n")
-        assert keys_under(client, prefix) == [] or not keys_under(client, prefix, "s:")
+        assert kept_sessions(client, prefix) == []
 
     def test_close_in_logout(self, redis_url, prefix, client):
         """Closing in the middle of a logout loses no acknowledgement."""
         manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
         manager.on("sessionDeleted", lambda key: manager.close())
         manager.deleteSession(manager.loadNewSession("Luca"))
-        assert keys_under(client, prefix, "s:") == []
+        assert kept_sessions(client, prefix) == []
 
     def test_close_in_listener(self, redis_url, prefix, client):
         """Closing in a listener of an expiry acknowledges that."""
         manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
         manager.on("sessionDeleted", lambda key: manager.close())
         manager.loadNewSession("Luca", timeout=2)
-        eventually(lambda: keys_under(client, prefix, "s:") == [])
+        eventually(lambda: kept_sessions(client, prefix) == [])
 
     def test_connections_after_close(self, own_server):
         """Closing in a listener leaves no connection, though the end is acknowledged afterwards."""
@@ -467,7 +464,7 @@ class TestEndOfAProcess:
         manager.loadNewSession("Luca", timeout=2)
         assert closed.wait(WAIT)
         with redis.Redis.from_url(server.url) as administrator:
-            eventually(lambda: keys_under(administrator, "users-session-manager:", "s:") == [])
+            eventually(lambda: kept_sessions(administrator, "users-session-manager:") == [])
             eventually(lambda: len(administrator.client_list()) == 1)
 
     @pytest.mark.parametrize("how", ["SIGTERM", "SIGSTOP"])

@@ -21,8 +21,14 @@ def eventually(condition: Callable[[], Any], timeout: float = WAIT) -> Any:
     return answer
 
 
-def keys_under(client: Any, prefix: str, kind: str = "") -> list[bytes]:
-    return list(client.scan_iter(match=f"{prefix}{{*}}:{kind}*", count=1000))
+def keys_under(client: Any, prefix: str) -> list[bytes]:
+    return list(client.scan_iter(match=f"{prefix}2:{{*}}:*", count=1000))
+
+
+def kept_sessions(client: Any, prefix: str) -> list[bytes]:
+    """Return the ids of the sessions that are live, or whose end is not acknowledged."""
+    sets = [key for key in keys_under(client, prefix) if key.endswith((b":due", b":ended"))]
+    return [session for each in sets for session in client.zrange(each, 0, -1)]
 
 
 def without_ttl(client: Any, prefix: str) -> list[bytes]:

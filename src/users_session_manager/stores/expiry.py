@@ -21,8 +21,7 @@ from ..events import when_done
 from ..policy import Policy, require_seconds
 from ..session import Reason, Session, not_negative
 from ..timers import SessionTimer
-from .base import Notice, Store
-from .notices import NoticeReader
+from .notices import NoticeReader, NotifyingStore
 
 # How often a process polls for expired sessions, in seconds. MIN_SESSION_TIMEOUT is twice that: so no session expires
 # before the poll that follows its start, and what that poll finds it waits for to the instant.
@@ -80,7 +79,7 @@ class Claim(NamedTuple):
     next_in: float
 
 
-class SharedStore(Store):
+class SharedStore(NotifyingStore):
     """A store that processes share: one of them claims an end under a lease, announces it, and acknowledges that.
 
     A process claims only while it serves, and only if it has listeners for ends; of what it takes out itself without
@@ -91,15 +90,13 @@ class SharedStore(Store):
     starts with the first timer that is asked for. A forked child has its own threads, serves once it is asked to, and
     has none of what its parent has claimed.
 
-    A store of this kind has methods beside those of `Store`: `_claim`, `_recover`, `_acknowledge`, `_extend`,
-    `_keys_of` and `_read`, which may raise `StoreUnavailable` and be repeated, `_interrupt`, `_disconnect` and
-    `_is_unreachable`. Where it takes sessions out and gets no answer, it calls `_recover_soon`.
+    A store of this kind has methods beside those of `NotifyingStore`: `_claim`, `_recover`, `_acknowledge` and
+    `_extend`, which may raise `StoreUnavailable` and be repeated, `_disconnect` and `_is_unreachable`. Where it takes
+    sessions out and gets no answer, it calls `_recover_soon`.
 
     Threads: any thread may call any method. `LOCK` guards what is claimed, to be announced and to be acknowledged; it
     is not held while the store is asked or while a listener runs.
     """
-
-    sends_notices = True
 
     def __init__(self, lease: float, now: Callable[[], float] | None, *, thread: bool) -> None:
         require_seconds("the lease", lease)
@@ -251,21 +248,6 @@ class SharedStore(Store):
     @abstractmethod
     def _extend(self, ids: Sequence[Any], lease: float) -> None:
         """Prolong the lease of claimed ends; with 0 seconds, give them to another process."""
-
-    @abstractmethod
-    def _keys_of(self, ids: Sequence[Any], *, with_ended: bool) -> list[str | None]:
-        """Return the present key of each of these sessions; `with_ended`, also that of one that has just ended."""
-
-    @abstractmethod
-    def _read(self, timeout: float) -> Iterator[Sequence[Notice]]:
-        """Subscribe to notices; yield none once subscribed, then those that have come after `timeout` at most.
-
-        They have no key: one who reads the notices of a store shall not be able to log in.
-        """
-
-    @abstractmethod
-    def _interrupt(self) -> None:
-        """Let `_read` yield soon, if it waits."""
 
     @abstractmethod
     def _disconnect(self) -> None:

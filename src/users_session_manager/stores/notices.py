@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..clock import Worker
 from ..errors import StoreUnavailable
 from ..log import log
-from .base import Notice
-
-if TYPE_CHECKING:
-    from .expiry import SharedStore
+from .base import Notice, Store
 
 # How soon it subscribes again when that failed, in seconds.
 RETRY_INTERVAL: Final = 0.5
 # How often a process looks at the sessions of its own clients, in seconds: a notice may be lost.
 CHECK_INTERVAL: Final = 4.0
+
+
+class NotifyingStore(Store):
+    """A store that sends notices of its sessions to all processes; `_read` and `_keys_of` may be repeated."""
+
+    sends_notices = True
+
+    _now: Callable[[], float]
+    _is_serving: bool
+    _closed: bool
+
+    @abstractmethod
+    def _keys_of(self, ids: Sequence[Any], *, with_ended: bool) -> list[str | None]:
+        """Return the present key of each of these sessions; `with_ended`, also that of one that has just ended."""
+
+    @abstractmethod
+    def _read(self, timeout: float) -> Iterator[Sequence[Notice]]:
+        """Subscribe to notices; yield none once subscribed, then those that have come after `timeout` at most.
+
+        They have no key: one who reads the notices of a store shall not be able to log in.
+        """
+
+    @abstractmethod
+    def _interrupt(self) -> None:
+        """Let `_read` yield soon, if it waits."""
 
 
 class NoticeReader:
@@ -33,7 +56,7 @@ class NoticeReader:
         thread: Whether a thread reads; else `run_due` does.
     """
 
-    def __init__(self, store: SharedStore, *, thread: bool) -> None:
+    def __init__(self, store: NotifyingStore, *, thread: bool) -> None:
         self._store = store
         self._timeout = 1.0 if thread else 0.05
         self._worker = Worker("users-session-manager reader", self._pass_on, self._pause, thread=thread)

@@ -35,11 +35,12 @@ def note(what, **details):
 
 
 def note_end(session, reason):
-    note("announced", id=[*session.formerKeys, session.key][0], reason=reason)
+    note("announced", id=session.data or session.key, reason=reason)
 
 
 def login(user, timeout):
     key = manager.loadNewSession(user, timeout=timeout)
+    manager.setSessionData(key, key)  # what it is known by, also after renewals
     note("created", id=key, deadline=time.time() + timeout)
     return key
 

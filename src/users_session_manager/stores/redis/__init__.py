@@ -20,7 +20,17 @@ from ...policy import OwnLimits, Policy, require_seconds
 from ...session import Session
 from ..base import NO_LIMITS, NOT_OWN, Notice
 from ..expiry import Claim, SharedSession, SharedStore
-from .records import Record, SizeLimits, as_any_text, digest_of, encode_number, encode_text, ended_session, live_session
+from .records import (
+    SizeLimits,
+    as_any_text,
+    data_of,
+    digest_of,
+    encode_number,
+    encode_text,
+    ended_session,
+    id_of,
+    live_session,
+)
 from .script import Scripts
 
 try:
@@ -32,9 +42,9 @@ except ImportError as missing:
     raise MissingDependency("redis", "redis") from missing
 
 # How many sessions one call lists.
-LIST_PAGE_SIZE: Final = 250
+LIST_PAGE_SIZE: Final = 100
 # How many sessions one call takes out: it keeps Redis from other clients for no more than a few milliseconds.
-BATCH_SIZE: Final = 100
+BATCH_SIZE: Final = 50
 # How many seconds `update_data` waits at most, where many change the same data, before it tries again.
 MAX_BACKOFF: Final = 0.05
 
@@ -166,26 +176,26 @@ class RedisStore(SharedStore):
         if self._closed:
             raise SessionError("this SessionManager is closed")
         self.serve()
-        group = _group_of_user(user)
-        key, lease = new_key(group), self._own_lease()
+        group, lease = _group_of_user(user), self._own_lease()
+        key = new_key(group)
         limits = [
             *map(encode_number, (timeout, own.timeout, own.lifetime or policy.lifetime)),
             *("own" if own.lifetime else "", encode_number(policy.max_sessions), policy.overflow),
             encode_number(policy.warning),
         ]
-
-        def pages() -> Iterator[Sequence[Record]]:
-            outcome = b"again"
-            while outcome == b"again":
-                args = (digest_of(key), key, name, user, *limits, encoded, lease, BATCH_SIZE)
-                outcome, answer = self._take("add", [group], *args)
-                if outcome == b"full":
-                    raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
-                yield answer
-
-        evicted = self._taken_out(pages(), lease)
+        args = (digest_of(key), key, name, user, *limits, encoded, lease, BATCH_SIZE)
+        evicted = self._taken_out(self._add(username, policy, group, *args), lease)
         self._poll_in_time(own.timeout or timeout, policy)
         return key, evicted
+
+    def _add(self, username: str, policy: Policy, group: int, *args: Any) -> Iterator[Sequence[bytes]]:
+        """Add a session; yield what had to make room for it, page by page."""
+        outcome = b"again"
+        while outcome == b"again":
+            outcome, answer = self._take("add", [group], *args)
+            if outcome == b"full":
+                raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
+            yield answer
 
     def get(self, key: object) -> SharedSession | None:
         return self._live(self._ask("get", key))
@@ -220,15 +230,14 @@ class RedisStore(SharedStore):
         record = self._ask("get", key)
         if self._live(record) is None:
             return False, None
-        fields = record[3]
-        stored = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"data", b"")
+        stored = data_of(record)
         for attempt in itertools.count():
             data = change(json.loads(stored) if stored else None)
             answer = self._ask("set_data", key, self._limits.encode_data(data), _operation_id(), stored)
             if not isinstance(answer, list):
                 return (True, data) if answer else (False, None)
             (stored,) = answer  # another process has changed it in between
-            time.sleep(random() * min(0.001 * 2**attempt, MAX_BACKOFF))  # noqa: S311  # no secret
+            time.sleep(random() * min(0.001 * 2 ** min(attempt, 10), MAX_BACKOFF))  # noqa: S311  # no secret
         raise AssertionError("unreachable")
 
     def remove(self, key: object) -> Session | None:
@@ -254,7 +263,7 @@ class RedisStore(SharedStore):
         group = _group_of_user(user)
         kept = digest_of(str(except_key)) if group_of(except_key) == group else b""
 
-        def pages() -> Iterator[Sequence[Record]]:
+        def pages() -> Iterator[Sequence[bytes]]:
             before, is_over = b"", self._closed
             while not is_over:
                 args = (user, kept, before, lease, BATCH_SIZE)
@@ -267,7 +276,7 @@ class RedisStore(SharedStore):
     def clear(self) -> list[Session]:
         lease = self._own_lease()
 
-        def pages() -> Iterator[Sequence[Record]]:
+        def pages() -> Iterator[Sequence[bytes]]:
             for groups in [] if self._closed else self._scripts.batches:
                 for (records,) in self._scripts.pages(
                     groups, lambda groups, *cursors: self._take("clear", groups, lease, BATCH_SIZE, *cursors)
@@ -279,14 +288,14 @@ class RedisStore(SharedStore):
     def usernames(self) -> list[str]:
         return [username for _, username, _ in self._list()]
 
-    def present_keys(self, session_ids: Sequence[bytes]) -> list[str | None]:
+    def present_keys(self, session_ids: Sequence[str]) -> list[str | None]:
         return self._keys_of(session_ids, with_ended=False)
 
     def send_logout(self, key: object) -> None:
         if not self._ask("send_logout", key):
             self._callbacks.on_notice(Notice("logout", None, key))
 
-    def _live(self, record: Record | None) -> SharedSession | None:
+    def _live(self, record: bytes | None) -> SharedSession | None:
         return live_session(self._start_timer, record)
 
     def _ask(self, operation: str, key: object, *args: Any) -> Any:
@@ -305,7 +314,7 @@ class RedisStore(SharedStore):
             self._recover_soon((groups, operation_id))
             raise
 
-    def _taken_out(self, pages: Iterable[Sequence[Record]], lease: float) -> list[SharedSession]:
+    def _taken_out(self, pages: Iterable[Sequence[bytes]], lease: float) -> list[SharedSession]:
         """Return the sessions that pages of an operation have taken out; if one fails, the others are announced."""
         ended: list[SharedSession] = []
         try:
@@ -317,7 +326,7 @@ class RedisStore(SharedStore):
             raise
         return self._claimed(ended) if lease else ended
 
-    def _ended_of(self, records: Iterable[Record]) -> list[SharedSession]:
+    def _ended_of(self, records: Iterable[bytes]) -> list[SharedSession]:
         sessions = []
         for record in records:
             session = ended_session(self._start_timer, record)
@@ -325,7 +334,7 @@ class RedisStore(SharedStore):
                 sessions.append(session)
             else:
                 with LOCK:
-                    self._to_acknowledge.append(record[0])  # no RedisStore has written it
+                    self._to_acknowledge.append(id_of(record))  # no RedisStore has written it
         return sessions
 
     def _list(self) -> list[tuple[int, str, str]]:
@@ -368,17 +377,17 @@ class RedisStore(SharedStore):
         ended, expiring = self._scripts.call("recover", groups, operation_id)
         return Claim(self._ended_of(ended), self._expiring_of(expiring), 0)
 
-    def _expiring_of(self, records: Iterable[Record]) -> list[SharedSession]:
+    def _expiring_of(self, records: Iterable[bytes]) -> list[SharedSession]:
         return [session for session in map(self._live, records) if session is not None]
 
-    def _acknowledge(self, ids: Sequence[bytes]) -> None:
+    def _acknowledge(self, ids: Sequence[str]) -> None:
         self._call_by_group("acknowledge", ids)
 
-    def _extend(self, ids: Sequence[bytes], lease: float) -> None:
+    def _extend(self, ids: Sequence[str], lease: float) -> None:
         self._call_by_group("extend", ids, lease)
 
-    def _keys_of(self, ids: Sequence[bytes], *, with_ended: bool) -> list[str | None]:
-        found: dict[bytes, str | None] = {}
+    def _keys_of(self, ids: Sequence[str], *, with_ended: bool) -> list[str | None]:
+        found: dict[str, str | None] = {}
         for some, keys in [] if self._closed else self._call_by_group("keys", ids, int(with_ended)):
             found |= {each: key.decode() if key else None for each, key in zip(some, keys, strict=True)}
         return [found.get(each) for each in ids]
@@ -396,16 +405,16 @@ class RedisStore(SharedStore):
         self._scripts.after_fork_in_child()  # first: else the subscription would end here, with locks of redis-py
         super()._after_fork_in_child()
 
-    def _call_by_group(self, operation: str, ids: Sequence[bytes], *args: Any) -> list[tuple[list[bytes], Any]]:
+    def _call_by_group(self, operation: str, ids: Sequence[str], *args: Any) -> list[tuple[list[str], Any]]:
         """Call an operation for sessions, batch by batch; return the ids of each batch, and the answer."""
-        by_group: dict[int, list[bytes]] = {}
+        by_group: dict[int, list[str]] = {}
         for each in ids:
-            by_group.setdefault(int(each.partition(b":")[0]), []).append(each)
+            by_group.setdefault(int(each.partition(":")[0]), []).append(each)
         answers = []
         for group, members in by_group.items():
             for first in range(0, len(members), BATCH_SIZE):
                 batch = members[first : first + BATCH_SIZE]
-                digests = [each.partition(b":")[2] for each in batch]
+                digests = [each.partition(":")[2] for each in batch]
                 answers.append((batch, self._scripts.call(operation, [group], *args, *digests)))
         return answers
 

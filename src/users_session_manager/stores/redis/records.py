@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
-from typing import Any, Final, NamedTuple, TypeAlias, cast, get_args, get_type_hints
+from typing import Any, Final, NamedTuple, cast, get_args, get_type_hints
 
 from ...log import log
 from ...session import Reason
@@ -15,7 +15,7 @@ from ...timers import SessionTimer
 from ..base import Notice
 from ..expiry import SharedSession, Snapshot
 
-_REASONS: Final[dict[bytes, Reason]] = {reason.encode(): reason for reason in get_args(Reason)}
+_REASONS: Final[dict[Any, Reason]] = {reason: reason for reason in get_args(Reason)}
 
 _NOTICE_KINDS: Final = get_args(get_type_hints(Notice)["kind"])
 
@@ -65,47 +65,57 @@ def digest_of(key: str) -> bytes:
     return urlsafe_b64encode(sha256(key.encode()).digest()).rstrip(b"=")
 
 
-# What the script returns of a session: its id, the present Unix time, the seconds left, and its fields in turn with
-# their values, all of it `bytes`; see the head of the script.
-Record: TypeAlias = "tuple[bytes, bytes, bytes, Sequence[bytes]]"
-
-
 def _session(
-    record: Record, start_timer: Callable[[float], SessionTimer], *, decode: Callable[[bytes], str], with_data: bool
+    record: bytes,
+    start_timer: Callable[[float], SessionTimer],
+    *,
+    errors: str = "surrogatepass",
+    with_data: bool = True,
 ) -> SharedSession:
-    session_id, now, left, values = record
-    fields = dict(zip(values[::2], values[1::2], strict=True))
-    key, name, created = fields[b"k"].decode("ascii"), decode(fields[b"n"]), int(fields[b"c"])
-    if digest_of(key) != fields.get(b"present", session_id.partition(b":")[2]):
+    fields = json.loads(record.decode("utf-8", errors))
+    key, name, created, session_id = fields["key"], fields["name"], int(fields["created"]), fields["id"]
+    if digest_of(key) != fields.get("present", session_id.partition(":")[2]).encode():
         raise ValueError("this is not the key of the session")
-    authenticated = int(fields.get(b"authenticated", created)) / 1e6
-    reason = _REASONS.get(fields.get(b"reason", b""), "expired")
-    snapshot = Snapshot(session_id, float(now) - authenticated, float(left), reason)
-    data = json.loads(fields[b"data"]) if with_data and b"data" in fields else None
-    timeout = float(fields[b"own"]) if b"own" in fields else None
-    former = tuple(one.split(" ")[2] for one in fields[b"former"].decode().split(",")) if b"former" in fields else ()
-    user_id = decode(fields[b"user"]) if b"user" in fields else name
+    authenticated = int(fields.get("authenticated", created)) / 1e6
+    reason = _REASONS.get(fields.get("reason"), "expired")
+    snapshot = Snapshot(session_id, float(fields["now"]) - authenticated, float(fields["left"]), reason)
+    data = json.loads(fields["data"]) if with_data and "data" in fields else None
+    timeout = float(fields["own"]) if "own" in fields else None
+    former = tuple(one.split(" ")[2] for one in fields["former"].split(",")) if "former" in fields else ()
+    user_id = fields.get("user", name)
     return SharedSession(start_timer, snapshot, name, key, created / 1e6, authenticated, data, timeout, former, user_id)
 
 
-def live_session(start_timer: Callable[[float], SessionTimer], record: Record | None) -> SharedSession | None:
-    """Return the session of a record; `None` without one, and for one that no RedisStore has written."""
+def live_session(start_timer: Callable[[float], SessionTimer], record: bytes | None) -> SharedSession | None:
+    """Return the session of a record, a JSON object; `None` without one, and for one that no RedisStore has written."""
     if record is None:
         return None
     try:
-        return _session(record, start_timer, decode=_as_text, with_data=True)
+        return _session(record, start_timer)
     except (ValueError, KeyError, IndexError, RecursionError):
-        log.warning("Rejected a session that another program has changed in Redis: id %s", ascii(record[0]))
+        log.warning("Rejected a session that another program has changed in Redis: id %s", id_of(record))
         return None
 
 
-def ended_session(start_timer: Callable[[float], SessionTimer], record: Record) -> SharedSession | None:
+def ended_session(start_timer: Callable[[float], SessionTimer], record: bytes) -> SharedSession | None:
     """Return the session of a record whose end is to be announced, whatever its data is."""
     session = live_session(start_timer, record)
     if session is None:
         with suppress(ValueError, KeyError, IndexError):
-            return _session(record, start_timer, decode=as_any_text, with_data=False)
+            return _session(record, start_timer, errors="replace", with_data=False)
     return session
+
+
+def id_of(record: bytes) -> str:
+    """Return the id of the session of a record."""
+    session_id: str = json.loads(record.decode("utf-8", "replace"))["id"]
+    return session_id
+
+
+def data_of(record: bytes) -> bytes:
+    """Return the data of a record as it is stored."""
+    data: str = json.loads(record.decode("utf-8", "surrogatepass")).get("data", "")
+    return data.encode("utf-8", "surrogatepass")
 
 
 def notice(message: bytes) -> Notice | None:
@@ -115,7 +125,7 @@ def notice(message: bytes) -> Notice | None:
         return None
     session_id, left = values
     try:
-        return Notice(cast(Any, kind), session_id.encode(), None, float(left) if left else None)
+        return Notice(cast(Any, kind), session_id, None, float(left) if left else None)
     except ValueError:
         return None
 

@@ -77,7 +77,7 @@ local function read(prefix, id)
   local fields, s = ask('HGETALL', prefix .. 's:' .. id), {}
   if not fields then return nil end
   for index = 1, #fields, 2 do s[NAMES[fields[index]] or fields[index]] = fields[index + 1] end
-  s.id, s.fields, s.deadline = id, fields, seconds(s.deadline)
+  s.id, s.prefix, s.deadline = id, prefix, seconds(s.deadline)
   return s.key and s.name and tonumber(s.created) and s.deadline and s.deadline < math.huge and s or nil
 end
 
@@ -111,12 +111,23 @@ local function find(prefix, digest)
   end
 end
 
---- record: time prefix
-local function group_of(prefix) return string.match(prefix, '{(%d+)}:$') end
+--- global_id
+-- The id of a session in all groups.
+local function global_id(prefix, id) return string.match(prefix, '{(%d+)}:$') .. ':' .. id end
 
--- What is returned of a session: its id, the present Unix time, the seconds left, and its fields.
-local function record(prefix, s)
-  return {group_of(prefix) .. ':' .. s.id, text(unix), text(s.deadline - now), s.fields}
+--- record: time global_id
+-- What is returned of a session: a JSON object of its fields, the present Unix time and the seconds left. It is the last
+-- that is done with the session.
+local function record(s)
+  s.now, s.left, s.id = text(unix), text(s.deadline - now), global_id(s.prefix, s.id)
+  s.prefix, s.deadline = nil, nil
+  return cjson.encode(s)
+end
+
+local function records_of(sessions)
+  local records = {}
+  for index, s in ipairs(sessions) do records[index] = record(s) end
+  return records
 end
 
 --- alarm: time
@@ -146,10 +157,10 @@ local function keep(prefix, s, left)
   if s.present then extend_ttl(prefix .. 'k:' .. s.present, left) end
 end
 
---- notify: record
+--- notify: time global_id
 -- The user may lack the permission to publish: an end is one all the same.
 local function notify(prefix, kind, id, left)
-  local notice = kind .. ' ' .. group_of(prefix) .. ':' .. id .. ' ' .. (left and text(left) or '')
+  local notice = kind .. ' ' .. global_id(prefix, id) .. ' ' .. (left and text(left) or '')
   redis.pcall('PUBLISH', string.match(prefix, '^(.*){') .. 'notices', notice)
 end
 
@@ -162,9 +173,10 @@ end
 --- end_session: former users notify forget
 -- Takes a session out. Its end is announced by the caller, which has a lease for that; with one of no seconds it is left
 -- to another process, if there is one with a listener.
-local function end_session(prefix, s, reason, lease, kind)
+local function end_session(s, reason, lease, kind)
+  local prefix = s.prefix
+  redis.call('ZREM', prefix .. 'due', s.id) -- first: with a full memory, Redis would refuse the next one
   redis.call('HSET', prefix .. 's:' .. s.id, 'reason', reason)
-  redis.call('ZREM', prefix .. 'due', s.id)
   redis.call('ZREM', prefix .. 'users', user_entry(s.user or s.name, s.created, s.id))
   if s.warned then redis.call('ZREM', prefix .. 'expiring', s.id) end
   if s.present then redis.call('DEL', prefix .. 'k:' .. s.present) end
@@ -174,26 +186,26 @@ local function end_session(prefix, s, reason, lease, kind)
     extend_ttl(prefix .. 'ended', lease)
   else forget(prefix, s.id) end
   notify(prefix, kind, s.id)
-  s.fields[#s.fields + 1], s.fields[#s.fields + 2] = 'reason', reason
-  return record(prefix, s)
+  s.reason = reason
+  return s
 end
 
---- marker: record read ttl
--- The sessions that an operation has taken out before, if it is asked again, as records; and those it has to warn of.
+--- marker: global_id read ttl
+-- The sessions that an operation has taken out before, if it is asked again, and those of which it has to warn.
 local function taken_before(prefix, operation)
   local ended, expiring = {}, {}
   for mark, group, id in string.gmatch(redis.call('GET', prefix .. 'o:' .. operation) or '', '(!?)(%d+):(%S+)') do
     local of_group = string.gsub(prefix, '{%d+}:$', '{' .. group .. '}:')
-    local s, records = read(of_group, id), mark == '!' and expiring or ended
-    if s then records[#records + 1] = record(of_group, s) end
+    local sessions = mark == '!' and expiring or ended
+    sessions[#sessions + 1] = read(of_group, id)
   end
   return ended, expiring
 end
 
 local function remember(prefix, operation, lease, ended, expiring)
   local ids = {}
-  for _, one in ipairs(ended) do ids[#ids + 1] = one[1] end
-  for _, one in ipairs(expiring or {}) do ids[#ids + 1] = '!' .. one[1] end
+  for _, s in ipairs(ended) do ids[#ids + 1] = global_id(s.prefix, s.id) end
+  for _, s in ipairs(expiring or {}) do ids[#ids + 1] = '!' .. global_id(s.prefix, s.id) end
   if #ids == 0 then return end
   redis.call('SET', prefix .. 'o:' .. operation, table.concat(ids, ' '), 'PX', milliseconds(REMEMBERED + lease))
 end
@@ -227,12 +239,12 @@ local function scan(page_size, cursors, visit)
   return next_cursors
 end
 
---- add: one_group end_session marker alarm keep batch
+--- add: one_group end_session marker record alarm keep batch
 local operation, digest, key, name, user, timeout, own, lifetime, fixed = unpack(ARGV, 2, 10)
 local most, overflow, warning, data, lease, batch_size = unpack(ARGV, 11)
 local hash, users, evicted = prefix .. 's:' .. digest, prefix .. 'users', {}
 if most ~= '' then evicted = taken_before(prefix, operation) end
-if redis.call('EXISTS', hash) == 1 then return {'added', evicted} end -- asked again, since the answer was lost
+if redis.call('EXISTS', hash) == 1 then return {'added', records_of(evicted)} end -- asked again, since the answer was lost
 
 if most ~= '' then
   local from, to = user_range(user)
@@ -250,12 +262,12 @@ if most ~= '' then
     elseif is_full() then break
     else
       count(s)
-      evicted[#evicted + 1] = end_session(prefix, s, 'evicted', tonumber(lease), 'ended')
+      evicted[#evicted + 1] = end_session(s, 'evicted', tonumber(lease), 'ended')
       surplus = surplus - 1
     end
   end
   remember(prefix, operation, tonumber(lease), evicted)
-  if surplus > 0 then return overflow == 'reject' and {'full', there} or {'again', evicted} end
+  if surplus > 0 then return overflow == 'reject' and {'full', there} or {'again', records_of(evicted)} end
 end
 
 local limit = lifetime ~= '' and now + tonumber(lifetime) or math.huge
@@ -274,12 +286,12 @@ set('data', data)
 redis.call('ZADD', users, 0, user_entry(user, created, digest))
 redis.call('ZADD', prefix .. 'due', text(alarm_of(deadline, tonumber(warning))), digest)
 keep(prefix, {id = digest}, deadline - now)
-return {'added', evicted}
+return {'added', records_of(evicted)}
 
 --- get: replica find record
 refuse_replica()
 local s = find(prefix, ARGV[2])
-return s and record(prefix, s) or false
+return s and record(s) or false
 
 --- restart: replica find record alarm keep
 local DAY = 86400
@@ -307,7 +319,7 @@ redis.call('HSET', hash, 'd', microseconds(s.deadline))
 local alarm = alarm_of(s.deadline, warning, s.warned)
 if alarm < alarm_before then redis.call('ZADD', prefix .. 'due', text(alarm), s.id) end
 if math.floor(s.deadline / DAY) ~= math.floor(before / DAY) then keep(prefix, s, s.deadline - now) end
-return s.deadline > now and record(prefix, s) or false
+return s.deadline > now and record(s) or false
 
 --- renew_key: replica find notify ttl
 local MOST_FORMER = 8
@@ -318,7 +330,7 @@ if not s or s.present == new_digest then
   s = find(prefix, new_digest) -- asked again, since the answer was lost
   refuse_replica()
   former = s and former_of(s) or {}
-  return s and #former > 0 and {group_of(prefix) .. ':' .. s.id, former[#former].key} or false
+  return s and #former > 0 and {global_id(prefix, s.id), former[#former].key} or false
 end
 local old, good_until, kept = s.present or s.id, now + tonumber(overlap), {}
 former[#former + 1] = {digest = old, good_until = good_until, key = s.key}
@@ -335,7 +347,7 @@ redis.call('HSET', prefix .. 's:' .. s.id, 'k', new, 'present', new_digest, 'for
 if old ~= s.id then extend_ttl(prefix .. 'k:' .. old, tonumber(overlap)) end
 redis.call('SET', prefix .. 'k:' .. new_digest, s.id, 'PX', milliseconds(s.deadline - now + GRACE))
 notify(prefix, 'renewed', s.id)
-return {group_of(prefix) .. ':' .. s.id, s.key}
+return {global_id(prefix, s.id), s.key}
 
 --- send_logout: replica find notify
 refuse_replica()
@@ -371,17 +383,16 @@ if data == '' then redis.call('HDEL', prefix .. 's:' .. s.id, 'data')
 else redis.call('HSET', prefix .. 's:' .. s.id, 'data', data) end
 return 1
 
---- remove: replica find end_session marker
+--- remove: replica find end_session marker record
 local operation, digest, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local s = find(prefix, digest)
 if not s then
   refuse_replica()
-  local ended = taken_before(prefix, operation)
-  return ended
+  return records_of((taken_before(prefix, operation)))
 end
-local ended = {end_session(prefix, s, 'deleted', lease, 'deleted')}
+local ended = {end_session(s, 'deleted', lease, 'deleted')}
 remember(prefix, operation, lease, ended)
-return ended
+return records_of(ended)
 
 --- of_user: replica read record batch users
 -- A page of the sessions of a user, after an entry; and its last entry, '' at the end.
@@ -393,12 +404,12 @@ if after ~= '' then from = '(' .. after end
 for _, entry in ipairs(redis.call('ZRANGEBYLEX', prefix .. 'users', from, to, 'LIMIT', 0, page_size)) do
   local s = live(prefix, id_of(entry))
   count(s)
-  if s then records[#records + 1] = record(prefix, s) end
+  if s then records[#records + 1] = record(s) end
   if is_full() then return {records, entry} end
 end
 return {records, ''}
 
---- remove_user: replica find end_session marker batch
+--- remove_user: replica find end_session marker record batch
 -- A page of that: the sessions created up to a time, '' for now, but one. Returns that time, '' at the end.
 refuse_replica()
 local operation, user, except, before, lease, batch_size = unpack(ARGV, 2)
@@ -412,12 +423,12 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, ro
   if not (kept and kept.id == id) then
     local s = live(prefix, id)
     count(s)
-    if s then ended[#ended + 1] = end_session(prefix, s, 'deleted', tonumber(lease), 'ended')
+    if s then ended[#ended + 1] = end_session(s, 'deleted', tonumber(lease), 'ended')
     else redis.call('ZREM', users, entry) end
   end
 end
 remember(prefix, operation, tonumber(lease), ended)
-return {ended, is_full() and before or ''}
+return {records_of(ended), is_full() and before or ''}
 
 --- acknowledge: one_group forget
 -- What has been announced is done with.
@@ -431,18 +442,17 @@ for index = 3, #ARGV do
   extend_ttl(prefix .. 's:' .. ARGV[index], lease)
 end
 
---- recover: replica marker
+--- recover: replica marker record
 -- What an operation whose answer was lost took out, if it has the lease for that still, and what it has to warn of.
 refuse_replica()
 local ended, expiring = taken_before(prefix, ARGV[2])
 local leased = {}
-for _, one in ipairs(ended) do
-  local group, id = string.match(one[1], '(%d+):(.*)')
-  local leased_until = redis.call('ZSCORE', string.gsub(prefix, '{%d+}:$', '{' .. group .. '}:') .. 'ended', id)
-  if leased_until and tonumber(leased_until) > now then leased[#leased + 1] = one end
+for _, s in ipairs(ended) do
+  local leased_until = redis.call('ZSCORE', s.prefix .. 'ended', s.id)
+  if leased_until and tonumber(leased_until) > now then leased[#leased + 1] = s end
 end
 redis.call('DEL', prefix .. 'o:' .. ARGV[2])
-return {leased, expiring}
+return {records_of(leased), records_of(expiring)}
 
 --- list: replica scan
 refuse_replica()
@@ -466,17 +476,17 @@ for index, due in ipairs(KEYS) do
 end
 return {next_places, count}
 
---- clear: replica scan end_session marker
+--- clear: replica scan end_session marker record
 local operation, lease = ARGV[2], tonumber(ARGV[3])
 refuse_replica()
 local ended = taken_before(prefix, operation)
 local cursors = scan(tonumber(ARGV[4]), {unpack(ARGV, 5)}, function(prefix, s)
-  ended[#ended + 1] = end_session(prefix, s, 'deleted', lease, 'ended')
+  ended[#ended + 1] = end_session(s, 'deleted', lease, 'ended')
 end)
 remember(prefix, operation, lease, ended)
-return {cursors, ended}
+return {cursors, records_of(ended)}
 
---- claim: replica end_session marker alarm batch
+--- claim: replica end_session marker record alarm batch
 -- Lets sessions expire, and claims what has ended and is not announced in time, at most `batch_size` of them. Without a
 -- listener for ends (a lease of no seconds) or for warnings, the process leaves these to others.
 refuse_replica()
@@ -507,14 +517,14 @@ for _, due in ipairs(KEYS) do
       if not (s and s.reason) then redis.call('ZREM', prefix .. 'ended', id)
       elseif lease > 0 then
         redis.call('ZADD', prefix .. 'ended', text(now + lease), id)
-        ended[#ended + 1] = record(prefix, s)
+        ended[#ended + 1] = s
       else forget(prefix, id) end
     end)
   end
   visit_due(prefix, 'due', text(now), function(id, s)
     if not s or s.reason then redis.call('ZREM', due, id)
     elseif s.deadline <= now then
-      local found = end_session(prefix, s, 'expired', lease, 'ended')
+      local found = end_session(s, 'expired', lease, 'ended')
       if lease > 0 then ended[#ended + 1] = found end
     else
       local warning = tonumber(s.warning)
@@ -534,7 +544,7 @@ for _, due in ipairs(KEYS) do
       local deadline = tonumber(redis.call('ZSCORE', prefix .. 'expiring', id))
       redis.call('ZREM', prefix .. 'expiring', id)
       if s and not s.reason and s.deadline == deadline and deadline > now then
-        expiring[#expiring + 1] = record(prefix, s)
+        expiring[#expiring + 1] = s
       end
     end)
   end
@@ -545,4 +555,4 @@ for _, due in ipairs(KEYS) do
 end
 if is_full() then next_at = now end
 remember(prefix, operation, lease, ended, expiring)
-return {ended, expiring, text(next_at - now)}
+return {records_of(ended), records_of(expiring), text(next_at - now)}
