@@ -212,7 +212,7 @@ class TestWhatOthersWrote:
 
     def test_optional_field(self, client, prefix, open_manager, ended):
         """Garbage in a field that a session need not have stops nothing."""
-        open_manager.setSessionLifetime(3600)
+        open_manager.setMaxSessionLifetime(3600)
         values = ["", "garbage", "nan", "inf", "-inf", "9" * 400, "a b\nc 7", b"\xff", "deleted", "-1"]
         fields = "user present authenticated started_at own limit fixed warning warned former reason".split()
         for field, value in itertools.product(fields, values):
