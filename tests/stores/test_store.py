@@ -499,6 +499,17 @@ class TestCap:
             assert case.ended_keys() == [gone]
             case.ended.clear()
 
+    @pytest.mark.parametrize("overflow", ["evict", "reject"])
+    def test_newer_expired(self, store, case, overflow):
+        """A newer session that has expired leaves room for the older ones, of which none is evicted."""
+        keys = [case.add("Luca") for _ in range(2)]
+        gone = case.add("Luca", 5)
+        case.turn(5)
+        keys.append(case.add("Luca", policy=Policy(max_sessions=3, overflow=overflow)))
+        assert [session.key for session, _ in store.of_user("Luca")] == keys
+        case.settle()
+        assert case.ended_keys() == [gone]
+
 
 class TestLifetime:
     def test_no_restart(self, store, case):

@@ -28,7 +28,8 @@ from .notices import NoticeReader, NotifyingStore
 POLL_INTERVAL: Final = 1.0
 # But no more often than this, so that many processes do not poll each time a session expires.
 MIN_PAUSE: Final = 0.1
-# How soon it polls again when the store is unreachable.
+# How soon it polls again after a failure: an answer may be lost once, and a store that is unreachable stays so.
+FIRST_RETRY: Final = 0.05
 RETRY_INTERVAL: Final = 0.5
 
 
@@ -117,6 +118,7 @@ class SharedStore(NotifyingStore):
         self._is_serving = False
         self._poll_at = inf  # when the poller works next, and when it claims next
         self._claim_at = inf
+        self._retry_in = FIRST_RETRY
         self._reader.reset()
         self._is_announcing = False
         self._unacknowledged: set[Any] = set()  # the ids of all that this process has taken out
@@ -314,10 +316,11 @@ class SharedStore(NotifyingStore):
         """Do all that is to be done in the store, and note when there is something again."""
         with LOCK:
             self._poll_at = inf
-        pause = RETRY_INTERVAL
+        self._retry_in = pause = min(2 * self._retry_in, RETRY_INTERVAL)
         try:
             with suppress(StoreUnavailable):  # it is in the log, once
                 pause = self._poll_once()
+                self._retry_in = FIRST_RETRY
         finally:
             self._plan_poll(pause, claim=False)
 

@@ -150,7 +150,7 @@ local function alarm_of(deadline, warning, warned)
   return deadline
 end
 
---- users: time
+--- users: read
 -- The sessions of a user, oldest first, are the entries between these two: no user id is the beginning of another.
 local function user_range(user, created)
   local one = #user .. ':' .. user
@@ -159,7 +159,11 @@ end
 
 local function user_entry(user, created, id) return #user .. ':' .. user .. ':' .. created .. ':' .. id end
 
-local function id_of(entry) return string.match(entry, '[^:]*$') end
+-- The live session of an entry; nil also for an entry that another program has written.
+local function session_of(prefix, entry)
+  local s = live(prefix, string.match(entry, '[^:]*$'))
+  return s and entry == user_entry(s.user or s.name, s.created, s.id) and s or nil
+end
 
 --- keep: ttl
 -- Lets all that Redis keeps of a live session stay until a day after its deadline at least.
@@ -261,26 +265,33 @@ if redis.call('EXISTS', hash) == 1 then return {'added', records_of(evicted)} en
 
 if most ~= '' then
   local from, to = user_range(user)
-  local surplus, there = redis.call('ZLEXCOUNT', users, from, to) + 1 - tonumber(most), 0
-  room = tonumber(batch_size)
-  while surplus > 0 do
-    local entry = redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, 1)[1]
-    if not entry then break end
-    local s = live(prefix, id_of(entry))
-    from = '(' .. entry
-    if not s then
-      redis.call('ZREM', users, entry)
-      surplus = surplus - 1
-    elseif overflow == 'reject' then there = there + 1
-    elseif is_full() then break
-    else
-      count(s)
-      evicted[#evicted + 1] = end_session(s, 'evicted', tonumber(lease), 'ended')
-      surplus = surplus - 1
+  local stay, there, is_more = tonumber(most) - 1, 0, false
+  if redis.call('ZLEXCOUNT', users, from, to) > stay then
+    -- The newest may stay; where one of them has just expired, an older one may.
+    while there < stay do
+      local entry = redis.call('ZREVRANGEBYLEX', users, to, from, 'LIMIT', 0, 1)[1]
+      if not entry then break end
+      to = '(' .. entry
+      if session_of(prefix, entry) then there = there + 1 else redis.call('ZREM', users, entry) end
+    end
+    room = tonumber(batch_size)
+    while not is_more do
+      local entry = redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, 1)[1]
+      if not entry then break end
+      local s = session_of(prefix, entry)
+      from = '(' .. entry
+      if not s then redis.call('ZREM', users, entry)
+      elseif overflow == 'reject' then there = there + 1
+      elseif is_full() then is_more = true
+      else
+        count(s)
+        evicted[#evicted + 1] = end_session(s, 'evicted', tonumber(lease), 'ended')
+      end
     end
   end
   remember(prefix, operation, tonumber(lease), evicted)
-  if surplus > 0 then return overflow == 'reject' and {'full', there} or {'again', records_of(evicted)} end
+  if is_more then return {'again', records_of(evicted)} end
+  if there > stay then return {'full', there} end
 end
 
 local limit = lifetime ~= '' and now + tonumber(lifetime) or math.huge
@@ -415,7 +426,7 @@ local records, from, to = {}, user_range(user)
 room = tonumber(page_size)
 if after ~= '' then from = '(' .. after end
 for _, entry in ipairs(redis.call('ZRANGEBYLEX', prefix .. 'users', from, to, 'LIMIT', 0, page_size)) do
-  local s = live(prefix, id_of(entry))
+  local s = session_of(prefix, entry)
   count(s)
   if s then records[#records + 1] = record(s) end
   if is_full() then return {records, entry} end
@@ -432,9 +443,8 @@ local from, to = user_range(user, before)
 room = tonumber(batch_size)
 for _, entry in ipairs(redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, room + 1)) do
   if is_full() then break end
-  local id = id_of(entry)
-  if not (kept and kept.id == id) then
-    local s = live(prefix, id)
+  local s = session_of(prefix, entry)
+  if not (s and kept and kept.id == s.id) then
     count(s)
     if s then ended[#ended + 1] = end_session(s, 'deleted', tonumber(lease), 'ended')
     else redis.call('ZREM', users, entry) end
@@ -464,7 +474,6 @@ for _, s in ipairs(ended) do
   local leased_until = redis.call('ZSCORE', s.prefix .. 'ended', s.id)
   if leased_until and tonumber(leased_until) > now then leased[#leased + 1] = s end
 end
-redis.call('DEL', prefix .. 'o:' .. ARGV[2])
 return {records_of(leased), records_of(expiring)}
 
 --- list: replica scan
