@@ -348,8 +348,9 @@ class TestWhatOthersWrote:
         other = open_manager.loadNewSession("Marco")
         garbage = ["", "garbage", b"\xff\x00", "x" * 100_000, session_id.replace(session_id[-1], "x")]
         garbage += [digest_of(other), key, "4:Luca:", "4:Luca:1", f"4:Luca:1:{session_id}", *map(str, range(150))]
-        client.zadd(f"{group}{kind}", {one: random.choice([float("-inf"), 0, 1]) for one in garbage})
-        client.zadd(f"{group}{kind}", {"later": float("inf"), session_id: 0})
+        scores = [0] if kind == "users" else [float("-inf"), 0, 1]  # that one is sorted by text
+        client.zadd(f"{group}{kind}", {one: random.choice(scores) for one in garbage})
+        client.zadd(f"{group}{kind}", {"later": max(scores) and float("inf"), session_id: 0})
         alive = open_manager.findSession(key) is not None
         found = alive, [row["key"] for row in open_manager.getUserSessions("Luca")], open_manager.getLoggedUsers()
         if time.monotonic() < start + 2:  # else it may have expired in between
