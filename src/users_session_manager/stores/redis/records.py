@@ -79,7 +79,8 @@ def _session(
         raise ValueError("this is not the key of the session")
     authenticated = _number(fields["authenticated"]) / 1e6 if "authenticated" in fields else created
     reason = _REASONS.get(fields.get("reason"), "expired")
-    snapshot = Snapshot(session_id, float(fields["now"]) - authenticated, float(fields["left"]), reason)
+    now = int(fields["now"]) + int(fields["now_us"]) / 1e6
+    snapshot = Snapshot(session_id, now - authenticated, fields["left"], reason)
     data = json.loads(fields["data"]) if with_data and "data" in fields else None
     timeout = _number(fields["own"]) if "own" in fields else None
     former = tuple(one.split(" ")[2] for one in fields["former"].split(",")) if "former" in fields else ()

@@ -35,7 +35,7 @@ local clock = redis.call('TIME')
 local unix = clock[1] + clock[2] / 1000000
 local now = ARGV[1] == '' and unix or tonumber(ARGV[1])
 
-local function text(number) return string.format('%.17g', number) end
+--- numbers
 local function microseconds(time) return string.format('%.0f', time * 1000000) end
 
 -- A number of a hash: nil for what another program has written that is none, or has no end.
@@ -44,10 +44,8 @@ local function finite(written)
   return number and number > -math.huge and number < math.huge and number or nil
 end
 
-local function seconds(written)
-  local number = finite(written)
-  return number and number / 1000000
-end
+--- text
+local function text(number) return string.format('%.17g', number) end
 
 --- prefix
 local function prefix_of(due) return string.sub(due, 1, -4) end
@@ -58,6 +56,94 @@ local prefix = prefix_of(KEYS[1])
 --- replica: one_group
 -- A node that was demoted would answer what only reads, from what it had then; it refuses whatever may write.
 local function refuse_replica() redis.call('DEL', prefix .. 'none') end
+
+--- read: numbers
+-- What Redis answers, nil if another program has written a value of another type there.
+local function ask(command, name)
+  local answer = redis.pcall(command, name)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer.err) end
+end
+
+-- The session of an id, its fields as texts but for the deadline; nil for what another program has written there.
+local NAMES = {k = 'key', n = 'name', c = 'created', d = 'deadline'}
+local function read(prefix, id)
+  local fields, s = ask('HGETALL', prefix .. 's:' .. id), {}
+  if not fields then return nil end
+  for index = 1, #fields, 2 do s[NAMES[fields[index]] or fields[index]] = fields[index + 1] end
+  s.id, s.prefix, s.deadline = id, prefix, finite(s.deadline)
+  if not (s.deadline and s.key and s.name and finite(s.created)) then return nil end
+  s.deadline = s.deadline / 1000000
+  return s
+end
+
+--- find: time read
+-- The live session of a key's digest.
+local function find(prefix, digest)
+  local s = read(prefix, digest)
+  if not s then
+    local id = ask('GET', prefix .. 'k:' .. digest)
+    s = id and read(prefix, id)
+  end
+  if not s or s.reason or s.deadline <= now then return nil end
+  if (s.present or s.id) == digest then return s end
+  local _, at = string.find(s.former or '', digest .. ' ', 1, true)
+  local good_until = at and finite(string.match(s.former, '^%d+', at + 1))
+  return good_until and good_until / 1000000 > now and s or nil
+end
+
+--- global_id
+-- The id of a session in all groups.
+local function global_id(prefix, id) return string.match(prefix, '{(%d+)}:$') .. ':' .. id end
+
+--- record: time global_id
+-- What is returned of a session: a JSON object of its fields, the present Unix time in two parts, and the seconds left.
+-- It is the last that is done with the session.
+local function record(s)
+  s.now, s.now_us, s.left, s.id = clock[1], clock[2], s.deadline - now, global_id(s.prefix, s.id)
+  s.prefix, s.deadline = nil, nil
+  return cjson.encode(s)
+end
+
+--- alarm: numbers
+-- When something is due for a session that no restart moves: its warning or its deadline.
+local function alarm_of(deadline, warning, warned)
+  if warning and warned ~= microseconds(deadline) then return deadline - warning end
+  return deadline
+end
+
+--- get: replica find record
+refuse_replica()
+local s = find(prefix, ARGV[2])
+return s and record(s) or false
+
+--- restart_now: replica find record alarm
+-- What comes after it in the script is needed once a day. Redis makes each function of a script anew for each call.
+local DAY = 86400
+local s = find(prefix, ARGV[2])
+if not s then
+  refuse_replica()
+  return false
+end
+local timeout, lifetime, warning = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local hash, before = prefix .. 's:' .. s.id, s.deadline
+local alarm_before = alarm_of(before, finite(s.warning), s.warned)
+local limit = (finite(s.limit) or math.huge) / 1000000
+if lifetime and not s.fixed then
+  local lifetime_end = (finite(s.started_at) or finite(s.created)) / 1000000 + lifetime
+  if lifetime_end < limit then
+    limit = lifetime_end
+    redis.call('HSET', hash, 'limit', microseconds(limit))
+  end
+end
+if ARGV[5] ~= (s.warning or '') then
+  if warning then redis.call('HSET', hash, 'warning', ARGV[5]) else redis.call('HDEL', hash, 'warning') end
+end
+s.deadline = math.min(now + (finite(s.own) or timeout), limit)
+redis.call('HSET', hash, 'd', microseconds(s.deadline))
+local alarm = alarm_of(s.deadline, warning, s.warned)
+if alarm < alarm_before then redis.call('ZADD', prefix .. 'due', string.format('%.17g', alarm), s.id) end
+if math.floor(s.deadline / DAY) == math.floor(before / DAY) then return s.deadline > now and record(s) or false end
 
 --- ttl
 -- Seconds that a key outlives its purpose, half of that at least: an application that is down for a day loses nothing.
@@ -74,83 +160,43 @@ local function extend_ttl(key, seconds)
   end
 end
 
---- read: time
--- What Redis answers, nil if another program has written a value of another type there.
-local function ask(...)
-  local answer = redis.pcall(...)
-  if type(answer) ~= 'table' or not answer.err then return answer end
-  if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer.err) end
+--- keep: ttl
+-- Lets all that Redis keeps of a live session stay until a day after its deadline at least.
+local function keep(prefix, s, left)
+  redis.call('PEXPIRE', prefix .. 's:' .. s.id, milliseconds(left + GRACE))
+  extend_ttl(prefix .. 'due', left)
+  extend_ttl(prefix .. 'users', left)
+  if s.present then extend_ttl(prefix .. 'k:' .. s.present, left) end
 end
 
--- The session of an id, its fields as texts but for the deadline; nil for what another program has written there.
-local KEY, WHOLE = '^%u%l+%-%l+%-%d%d%-%w+_%x+$', '^%d+$'
-local NAMES = {k = 'key', n = 'name', c = 'created', d = 'deadline'}
-local function read(prefix, id)
-  local fields, s = ask('HGETALL', prefix .. 's:' .. id), {}
-  if not fields then return nil end
-  for index = 1, #fields, 2 do s[NAMES[fields[index]] or fields[index]] = fields[index + 1] end
-  s.id, s.prefix, s.deadline = id, prefix, seconds(s.deadline)
-  local is_session = s.name and s.deadline and string.find(s.key or '', KEY) and string.find(s.created or '', WHOLE)
-  return is_session and finite(s.created) and s or nil
-end
+--- restart: restart_now keep
+keep(prefix, s, s.deadline - now)
+return s.deadline > now and record(s) or false
 
+--- live: time read
 local function live(prefix, id)
   local s = read(prefix, id)
   return s and not s.reason and s.deadline > now and s or nil
 end
 
---- former: read
+--- former: numbers
 -- Former keys, oldest first: of each its digest, until when it is good, and the key.
 local function former_of(s)
   local all = {}
   for digest, good_until, key in string.gmatch(s.former or '', '([^%s,]+) (%S+) ([^,]+)') do
-    all[#all + 1] = {digest = digest, good_until = seconds(good_until) or 0, key = key}
+    all[#all + 1] = {digest = digest, good_until = (finite(good_until) or 0) / 1000000, key = key}
   end
   return all
 end
 
---- find: former
--- The live session of a key's digest.
-local function find(prefix, digest)
-  local s = read(prefix, digest)
-  if not s then
-    local id = ask('GET', prefix .. 'k:' .. digest)
-    s = id and read(prefix, id)
-  end
-  if not s or s.reason or s.deadline <= now then return nil end
-  if (s.present or s.id) == digest then return s end
-  for _, former in ipairs(former_of(s)) do
-    if former.digest == digest then return former.good_until > now and s or nil end
-  end
-end
-
---- global_id
--- The id of a session in all groups.
-local function global_id(prefix, id) return string.match(prefix, '{(%d+)}:$') .. ':' .. id end
-
---- record: time global_id
--- What is returned of a session: a JSON object of its fields, the present Unix time and the seconds left. It is the last
--- that is done with the session.
-local function record(s)
-  s.now, s.left, s.id = text(unix), text(s.deadline - now), global_id(s.prefix, s.id)
-  s.prefix, s.deadline = nil, nil
-  return cjson.encode(s)
-end
-
+--- records: record
 local function records_of(sessions)
   local records = {}
   for index, s in ipairs(sessions) do records[index] = record(s) end
   return records
 end
 
---- alarm: time
--- When something is due for a session that no restart moves: its warning or its deadline.
-local function alarm_of(deadline, warning, warned)
-  if warning and warned ~= microseconds(deadline) then return deadline - warning end
-  return deadline
-end
-
---- users: read
+--- users: live
 -- The sessions of a user, oldest first, are the entries between these two: no user id is the beginning of another.
 local function user_range(user, created)
   local one = #user .. ':' .. user
@@ -165,16 +211,7 @@ local function session_of(prefix, entry)
   return s and entry == user_entry(s.user or s.name, s.created, s.id) and s or nil
 end
 
---- keep: ttl
--- Lets all that Redis keeps of a live session stay until a day after its deadline at least.
-local function keep(prefix, s, left)
-  redis.call('PEXPIRE', prefix .. 's:' .. s.id, milliseconds(left + GRACE))
-  extend_ttl(prefix .. 'due', left)
-  extend_ttl(prefix .. 'users', left)
-  if s.present then extend_ttl(prefix .. 'k:' .. s.present, left) end
-end
-
---- notify: time global_id
+--- notify: text global_id
 -- The user may lack the permission to publish: an end is one all the same.
 local function notify(prefix, kind, id, left)
   local notice = kind .. ' ' .. global_id(prefix, id) .. ' ' .. (left and text(left) or '')
@@ -187,7 +224,7 @@ local function forget(prefix, id)
   redis.call('PEXPIRE', prefix .. 's:' .. id, milliseconds(REMEMBERED))
 end
 
---- end_session: former users notify forget
+--- end_session: time former users notify forget
 -- Takes a session out. Its end is announced by the caller, which has a lease for that; with one of no seconds it is left
 -- to another process, if there is one with a listener.
 local function end_session(s, reason, lease, kind)
@@ -234,7 +271,7 @@ local room, bytes = 0, 0
 local function is_full() return room <= 0 or bytes > MAX_BYTES end
 local function count(s) room, bytes = room - 1, bytes + #(s and s.data or '') end
 
---- scan: read prefix batch
+--- scan: live prefix batch
 -- Calls `visit` with the sessions of these groups, about a page of them; returns each group's next cursor, '' at its end.
 -- A scan misses none that is there all the while, and may show one twice.
 local function scan(page_size, cursors, visit)
@@ -256,7 +293,7 @@ local function scan(page_size, cursors, visit)
   return next_cursors
 end
 
---- add: one_group end_session marker record alarm keep batch
+--- add: one_group end_session marker records alarm keep batch
 local operation, digest, key, name, user, timeout, own, lifetime, fixed = unpack(ARGV, 2, 10)
 local most, overflow, warning, data, lease, batch_size = unpack(ARGV, 11)
 local hash, users, evicted = prefix .. 's:' .. digest, prefix .. 'users', {}
@@ -312,40 +349,7 @@ redis.call('ZADD', prefix .. 'due', text(alarm_of(deadline, tonumber(warning))),
 keep(prefix, {id = digest}, deadline - now)
 return {'added', records_of(evicted)}
 
---- get: replica find record
-refuse_replica()
-local s = find(prefix, ARGV[2])
-return s and record(s) or false
-
---- restart: replica find record alarm keep
-local DAY = 86400
-local s = find(prefix, ARGV[2])
-if not s then
-  refuse_replica()
-  return false
-end
-local timeout, lifetime, warning = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local hash, before = prefix .. 's:' .. s.id, s.deadline
-local alarm_before = alarm_of(before, finite(s.warning), s.warned)
-local limit = seconds(s.limit) or math.huge
-if lifetime and not s.fixed then
-  local lifetime_end = (seconds(s.started_at) or seconds(s.created)) + lifetime
-  if lifetime_end < limit then
-    limit = lifetime_end
-    redis.call('HSET', hash, 'limit', microseconds(limit))
-  end
-end
-if ARGV[5] ~= (s.warning or '') then
-  if warning then redis.call('HSET', hash, 'warning', ARGV[5]) else redis.call('HDEL', hash, 'warning') end
-end
-s.deadline = math.min(now + (finite(s.own) or timeout), limit)
-redis.call('HSET', hash, 'd', microseconds(s.deadline))
-local alarm = alarm_of(s.deadline, warning, s.warned)
-if alarm < alarm_before then redis.call('ZADD', prefix .. 'due', text(alarm), s.id) end
-if math.floor(s.deadline / DAY) ~= math.floor(before / DAY) then keep(prefix, s, s.deadline - now) end
-return s.deadline > now and record(s) or false
-
---- renew_key: replica find notify ttl
+--- renew_key: replica find former notify ttl
 local MOST_FORMER = 8
 local digest, new_digest, new, overlap = unpack(ARGV, 2)
 local s = find(prefix, digest)
@@ -379,7 +383,7 @@ local s = find(prefix, ARGV[2])
 if s then notify(prefix, 'logout', s.id) end
 return s and 1 or 0
 
---- keys: replica read
+--- keys: replica live
 -- The present keys of sessions; with '1', also of those that have ended and are still remembered.
 refuse_replica()
 local keys = {}
@@ -407,7 +411,7 @@ if data == '' then redis.call('HDEL', prefix .. 's:' .. s.id, 'data')
 else redis.call('HSET', prefix .. 's:' .. s.id, 'data', data) end
 return 1
 
---- remove: replica find end_session marker record
+--- remove: replica find end_session marker records
 local operation, digest, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local s = find(prefix, digest)
 if not s then
@@ -418,7 +422,7 @@ local ended = {end_session(s, 'deleted', lease, 'deleted')}
 remember(prefix, operation, lease, ended)
 return records_of(ended)
 
---- of_user: replica read record batch users
+--- of_user: replica record batch users
 -- A page of the sessions of a user, after an entry; and its last entry, '' at the end.
 refuse_replica()
 local user, after, page_size = unpack(ARGV, 2)
@@ -433,7 +437,7 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', prefix .. 'users', from, to, 'L
 end
 return {records, ''}
 
---- remove_user: replica find end_session marker record batch
+--- remove_user: replica find end_session marker records batch
 -- A page of that: the sessions created up to a time, '' for now, but one. Returns that time, '' at the end.
 refuse_replica()
 local operation, user, except, before, lease, batch_size = unpack(ARGV, 2)
@@ -457,7 +461,7 @@ return {records_of(ended), is_full() and before or ''}
 -- What has been announced is done with.
 for index = 2, #ARGV do forget(prefix, ARGV[index]) end
 
---- extend: one_group time ttl
+--- extend: one_group time text ttl
 -- A process that is still announcing prolongs its lease; with one of no seconds it gives the end to another.
 local lease = tonumber(ARGV[2])
 for index = 3, #ARGV do
@@ -465,7 +469,7 @@ for index = 3, #ARGV do
   extend_ttl(prefix .. 's:' .. ARGV[index], lease)
 end
 
---- recover: replica marker record
+--- recover: replica time marker records
 -- What an operation whose answer was lost took out, if it has the lease for that still, and what it has to warn of.
 refuse_replica()
 local ended, expiring = taken_before(prefix, ARGV[2])
@@ -484,7 +488,7 @@ local cursors = scan(tonumber(ARGV[2]), {unpack(ARGV, 3)}, function(_, s)
 end)
 return {cursors, found}
 
---- count: replica read
+--- count: replica live text
 -- Live sessions: those whose alarm is to come are, and of the others a page is read; returns each group's next place, ''
 -- at its end.
 refuse_replica()
@@ -498,7 +502,7 @@ for index, due in ipairs(KEYS) do
 end
 return {next_places, count}
 
---- clear: replica scan end_session marker record
+--- clear: replica scan end_session marker records
 local operation, lease = ARGV[2], tonumber(ARGV[3])
 refuse_replica()
 local ended = taken_before(prefix, operation)
@@ -508,7 +512,7 @@ end)
 remember(prefix, operation, lease, ended)
 return {cursors, records_of(ended)}
 
---- claim: replica end_session marker record alarm batch
+--- claim: replica end_session marker records alarm batch
 -- Lets sessions expire, and claims what has ended and is not announced in time, at most `batch_size` of them. Without a
 -- listener for ends (a lease of no seconds) or for warnings, the process leaves these to others.
 refuse_replica()
