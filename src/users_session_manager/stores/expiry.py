@@ -274,7 +274,7 @@ class SharedStore(NotifyingStore):
             while self._lost and self._lost[0][1] < self._now() - self._lease:  # others have claimed that by now
                 self._lost.popleft()
             self._lost.append((operation, self._now()))
-        self._poll_within(self._retry_in, claim=False)
+        self._poll_within(self._retry_in, claim=False)  # not at once: it may be the poller's own, refused each time
 
     def _poll_within(self, seconds: float, *, claim: bool = True) -> None:
         """Poll in that many seconds, or earlier; start the poller if it does not run."""

@@ -353,6 +353,7 @@ return {'added', records_of(evicted)}
 local MOST_FORMER = 8
 local digest, new_digest, new, overlap = unpack(ARGV, 2)
 local s = find(prefix, digest)
+if s and not string.find(s.key, '^[%w%-]+_%x+$') then return false end -- another program has written it
 local former = s and former_of(s) or {}
 if not s or s.present == new_digest then
   s = find(prefix, new_digest) -- asked again, since the answer was lost
