@@ -262,7 +262,8 @@ class RedisStore(SharedStore):
     def remove_user(self, user_id: str, except_key: object = None) -> list[Session]:
         user, lease = encode_text(user_id), self._own_lease()
         group = _group_of_user(user)
-        kept = digest_of(str(except_key)) if group_of(except_key) == group else b""
+        spared = self.get(except_key)
+        kept = "" if spared is None else spared._id.partition(":")[2]
 
         def pages() -> Iterator[Sequence[bytes]]:
             before, is_over = b"", self._closed
@@ -306,11 +307,11 @@ class RedisStore(SharedStore):
             return None
         return self._scripts.call(operation, [group], digest_of(str(key)), *args)
 
-    def _take(self, operation: str, groups: Sequence[int], *args: Any) -> Any:
+    def _take(self, operation: str, groups: Sequence[int], what: Any, *args: Any) -> Any:
         """Call an operation that takes sessions out; if its answer is lost, the poller asks what they were."""
         operation_id = _operation_id()
         try:
-            return self._scripts.call(operation, groups, operation_id, *args)
+            return self._scripts.call(operation, groups, what, operation_id, *args)
         except StoreUnavailable:
             self._recover_soon((groups, operation_id))
             raise

@@ -73,18 +73,18 @@ def _session(
     errors: str = "surrogatepass",
     with_data: bool = True,
 ) -> SharedSession:
-    fields = json.loads(record.decode("utf-8", errors))
-    key, name, created, session_id = fields["key"], fields["name"], _number(fields["created"]) / 1e6, fields["id"]
-    if digest_of(key) != fields.get("present", session_id.partition(":")[2]).encode():
+    group, digest, now, now_us, left, *rest = record.decode("utf-8", errors).split("\n")
+    fields = dict(zip(rest[::2], rest[1::2], strict=True))
+    key, name, created = fields["k"], as_text(fields["n"]), _number(fields["c"]) / 1e6
+    if digest_of(key).decode() != fields.get("present", digest):
         raise ValueError("this is not the key of the session")
     authenticated = _number(fields["authenticated"]) / 1e6 if "authenticated" in fields else created
     reason = _REASONS.get(fields.get("reason"), "expired")
-    now = int(fields["now"]) + int(fields["now_us"]) / 1e6
-    snapshot = Snapshot(session_id, now - authenticated, fields["left"], reason)
+    snapshot = Snapshot(f"{group}:{digest}", int(now) + int(now_us) / 1e6 - authenticated, float(left), reason)
     data = json.loads(fields["data"]) if with_data and "data" in fields else None
     timeout = _number(fields["own"]) if "own" in fields else None
     former = tuple(one.split(" ")[2] for one in fields["former"].split(",")) if "former" in fields else ()
-    user_id = fields.get("user", name)
+    user_id = as_text(fields["user"]) if "user" in fields else name
     return SharedSession(start_timer, snapshot, name, key, created, authenticated, data, timeout, former, user_id)
 
 
@@ -96,7 +96,7 @@ def _number(written: str) -> float:
 
 
 def live_session(start_timer: Callable[[float], SessionTimer], record: bytes | None) -> SharedSession | None:
-    """Return the session of a record, a JSON object; `None` without one, and for one that no RedisStore has written."""
+    """Return the session of a record (see `record` in the script); `None` without one, or if another program wrote it."""
     if record is None:
         return None
     try:
@@ -117,14 +117,14 @@ def ended_session(start_timer: Callable[[float], SessionTimer], record: bytes) -
 
 def id_of(record: bytes) -> str:
     """Return the id of the session of a record."""
-    session_id: str = json.loads(record.decode("utf-8", "replace"))["id"]
-    return session_id
+    group, digest, _ = record.decode("utf-8", "replace").split("\n", 2)
+    return f"{group}:{digest}"
 
 
 def data_of(record: bytes) -> bytes:
     """Return the data of a record as it is stored."""
-    data: str = json.loads(record.decode("utf-8", "surrogatepass")).get("data", "")
-    return data.encode("utf-8", "surrogatepass")
+    fields = record.split(b"\n")[5:]
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(b"data", b"")
 
 
 def notice(message: bytes) -> Notice | None:
@@ -140,20 +140,25 @@ def notice(message: bytes) -> Notice | None:
 
 
 def encode_text(text: str) -> bytes:
-    """Return a text as Redis has it; any `str` can be one, halves of surrogate pairs included."""
-    return text.encode("utf-8", "surrogatepass")
+    """Return a text as Redis has it: as in JSON, so without a line feed.
+
+    Any `str` can be one, halves of surrogate pairs included.
+    """
+    return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
 
 
-def _as_text(encoded: bytes) -> str:
-    return encoded.decode("utf-8", "surrogatepass")
+def as_text(encoded: str) -> str:
+    """Return what `encode_text` has encoded."""
+    text: str = json.loads(f'"{encoded}"')
+    return text
 
 
-def as_any_text(user: bytes) -> str:
+def as_any_text(encoded: bytes) -> str:
     """Return a username, readable even if another program has written it."""
     try:
-        return _as_text(user)
-    except UnicodeDecodeError:
-        return user.decode("utf-8", "replace")
+        return as_text(encoded.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        return encoded.decode("utf-8", "replace")
 
 
 def encode_number(value: float | None) -> bytes:

@@ -28,7 +28,9 @@
 -- Times are Unix times, deadlines perhaps those of another clock; in hashes they are whole microseconds, for their memory.
 --
 -- ARGV: the time, or nothing for that of the server, and what the operation takes. What is absent is an empty text.
--- Numbers are returned as texts, since Redis would cut their fractions off.
+-- Numbers are returned as texts, since Redis would cut their fractions off. No text of a session contains a line feed.
+--
+-- Redis makes each function of a script anew for each call, so a script has few of them where it is called often.
 
 --- time
 local clock = redis.call('TIME')
@@ -36,13 +38,14 @@ local unix = clock[1] + clock[2] / 1000000
 local now = ARGV[1] == '' and unix or tonumber(ARGV[1])
 
 --- numbers
-local function microseconds(time) return string.format('%.0f', time * 1000000) end
-
 -- A number of a hash: nil for what another program has written that is none, or has no end.
 local function finite(written)
   local number = tonumber(written or '')
   return number and number > -math.huge and number < math.huge and number or nil
 end
+
+--- microseconds
+local function microseconds(time) return string.format('%.0f', time * 1000000) end
 
 --- text
 local function text(number) return string.format('%.17g', number) end
@@ -53,10 +56,6 @@ local function prefix_of(due) return string.sub(due, 1, -4) end
 --- one_group: prefix
 local prefix = prefix_of(KEYS[1])
 
---- replica: one_group
--- A node that was demoted would answer what only reads, from what it had then; it refuses whatever may write.
-local function refuse_replica() redis.call('DEL', prefix .. 'none') end
-
 --- read: numbers
 -- What Redis answers, nil if another program has written a value of another type there.
 local function ask(command, name)
@@ -65,85 +64,70 @@ local function ask(command, name)
   if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer.err) end
 end
 
--- The session of an id, its fields as texts but for the deadline; nil for what another program has written there.
-local NAMES = {k = 'key', n = 'name', c = 'created', d = 'deadline'}
+-- The session of an id, its fields as texts, and its deadline; nil for what another program has written there.
 local function read(prefix, id)
   local fields, s = ask('HGETALL', prefix .. 's:' .. id), {}
   if not fields then return nil end
-  for index = 1, #fields, 2 do s[NAMES[fields[index]] or fields[index]] = fields[index + 1] end
-  s.id, s.prefix, s.deadline = id, prefix, finite(s.deadline)
-  if not (s.deadline and s.key and s.name and finite(s.created)) then return nil end
+  for index = 1, #fields, 2 do s[fields[index]] = fields[index + 1] end
+  s.id, s.prefix, s.fields, s.deadline = id, prefix, fields, finite(s.d)
+  if not (s.deadline and s.k and s.n and finite(s.c)) then return nil end
   s.deadline = s.deadline / 1000000
   return s
 end
 
---- find: time read
--- The live session of a key's digest.
-local function find(prefix, digest)
-  local s = read(prefix, digest)
-  if not s then
-    local id = ask('GET', prefix .. 'k:' .. digest)
-    s = id and read(prefix, id)
-  end
-  if not s or s.reason or s.deadline <= now then return nil end
-  if (s.present or s.id) == digest then return s end
-  local _, at = string.find(s.former or '', digest .. ' ', 1, true)
+--- found: time one_group read
+-- The live session whose key has the digest ARGV[2]; nil without one, if this node is no replica.
+local s = read(prefix, ARGV[2])
+if not s then
+  local id = ask('GET', prefix .. 'k:' .. ARGV[2])
+  s = id and read(prefix, id)
+end
+if s and (s.reason or s.deadline <= now) then s = nil end
+if s and (s.present or s.id) ~= ARGV[2] then
+  local _, at = string.find(s.former or '', ARGV[2] .. ' ', 1, true)
   local good_until = at and finite(string.match(s.former, '^%d+', at + 1))
-  return good_until and good_until / 1000000 > now and s or nil
+  s = good_until and good_until / 1000000 > now and s or nil
 end
+if not s then redis.call('DEL', prefix .. 'none') end -- see `refuse_replica`
 
---- global_id
--- The id of a session in all groups.
-local function global_id(prefix, id) return string.match(prefix, '{(%d+)}:$') .. ':' .. id end
-
---- record: time global_id
--- What is returned of a session: a JSON object of its fields, the present Unix time in two parts, and the seconds left.
--- It is the last that is done with the session.
+--- record: time
+-- What is returned of a session, as lines: its group, its id, the present Unix time in two parts, the seconds left, and
+-- its fields.
 local function record(s)
-  s.now, s.now_us, s.left, s.id = clock[1], clock[2], s.deadline - now, global_id(s.prefix, s.id)
-  s.prefix, s.deadline = nil, nil
-  return cjson.encode(s)
+  local group, fields = string.match(s.prefix, '{(%d+)}:$'), table.concat(s.fields, '\n')
+  return table.concat({group, s.id, clock[1], clock[2], s.deadline - now, fields}, '\n')
 end
 
---- alarm: numbers
+--- restart_now: found record
+-- All that most restarts do; what others do comes after it.
+if not s then return false end
+local DAY = 86400
+local timeout, lifetime = tonumber(ARGV[3]), tonumber(ARGV[4])
+local hash, before = prefix .. 's:' .. s.id, s.deadline
+local limit = (finite(s.limit) or math.huge) / 1000000
+if lifetime and not s.fixed then
+  local lifetime_end = (finite(s.started_at) or finite(s.c)) / 1000000 + lifetime
+  if lifetime_end < limit then
+    limit = lifetime_end
+    redis.call('HSET', hash, 'limit', string.format('%.0f', limit * 1000000))
+  end
+end
+s.deadline = math.min(now + (finite(s.own) or timeout), limit)
+redis.call('HSET', hash, 'd', string.format('%.0f', s.deadline * 1000000))
+if s.deadline >= before and ARGV[5] == '' and not s.warning and math.floor(s.deadline / DAY) == math.floor(before / DAY) then
+  return record(s)
+end
+
+--- replica: one_group
+-- A node that was demoted would answer what only reads, from what it had then; it refuses whatever may write.
+local function refuse_replica() redis.call('DEL', prefix .. 'none') end
+
+--- alarm: microseconds numbers
 -- When something is due for a session that no restart moves: its warning or its deadline.
 local function alarm_of(deadline, warning, warned)
   if warning and warned ~= microseconds(deadline) then return deadline - warning end
   return deadline
 end
-
---- get: replica find record
-refuse_replica()
-local s = find(prefix, ARGV[2])
-return s and record(s) or false
-
---- restart_now: replica find record alarm
--- What comes after it in the script is needed once a day. Redis makes each function of a script anew for each call.
-local DAY = 86400
-local s = find(prefix, ARGV[2])
-if not s then
-  refuse_replica()
-  return false
-end
-local timeout, lifetime, warning = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local hash, before = prefix .. 's:' .. s.id, s.deadline
-local alarm_before = alarm_of(before, finite(s.warning), s.warned)
-local limit = (finite(s.limit) or math.huge) / 1000000
-if lifetime and not s.fixed then
-  local lifetime_end = (finite(s.started_at) or finite(s.created)) / 1000000 + lifetime
-  if lifetime_end < limit then
-    limit = lifetime_end
-    redis.call('HSET', hash, 'limit', microseconds(limit))
-  end
-end
-if ARGV[5] ~= (s.warning or '') then
-  if warning then redis.call('HSET', hash, 'warning', ARGV[5]) else redis.call('HDEL', hash, 'warning') end
-end
-s.deadline = math.min(now + (finite(s.own) or timeout), limit)
-redis.call('HSET', hash, 'd', microseconds(s.deadline))
-local alarm = alarm_of(s.deadline, warning, s.warned)
-if alarm < alarm_before then redis.call('ZADD', prefix .. 'due', string.format('%.17g', alarm), s.id) end
-if math.floor(s.deadline / DAY) == math.floor(before / DAY) then return s.deadline > now and record(s) or false end
 
 --- ttl
 -- Seconds that a key outlives its purpose, half of that at least: an application that is down for a day loses nothing.
@@ -169,9 +153,23 @@ local function keep(prefix, s, left)
   if s.present then extend_ttl(prefix .. 'k:' .. s.present, left) end
 end
 
---- restart: restart_now keep
-keep(prefix, s, s.deadline - now)
+--- restart: restart_now text alarm keep
+local warning, alarm_before = finite(ARGV[5]), alarm_of(before, finite(s.warning), s.warned)
+if ARGV[5] ~= (s.warning or '') then
+  if warning then redis.call('HSET', hash, 'warning', ARGV[5]) else redis.call('HDEL', hash, 'warning') end
+end
+local alarm = alarm_of(s.deadline, warning, s.warned)
+if alarm < alarm_before then redis.call('ZADD', prefix .. 'due', text(alarm), s.id) end
+if math.floor(s.deadline / DAY) ~= math.floor(before / DAY) then keep(prefix, s, s.deadline - now) end
 return s.deadline > now and record(s) or false
+
+--- get: found record
+redis.call('DEL', prefix .. 'none') -- see `refuse_replica`
+return s and record(s) or false
+
+--- global_id
+-- The id of a session in all groups.
+local function global_id(prefix, id) return string.match(prefix, '{(%d+)}:$') .. ':' .. id end
 
 --- live: time read
 local function live(prefix, id)
@@ -208,7 +206,7 @@ local function user_entry(user, created, id) return #user .. ':' .. user .. ':' 
 -- The live session of an entry; nil also for an entry that another program has written.
 local function session_of(prefix, entry)
   local s = live(prefix, string.match(entry, '[^:]*$'))
-  return s and entry == user_entry(s.user or s.name, s.created, s.id) and s or nil
+  return s and entry == user_entry(s.user or s.n, s.c, s.id) and s or nil
 end
 
 --- notify: text global_id
@@ -231,7 +229,7 @@ local function end_session(s, reason, lease, kind)
   local prefix = s.prefix
   redis.call('ZREM', prefix .. 'due', s.id) -- first: with a full memory, Redis would refuse the next one
   redis.call('HSET', prefix .. 's:' .. s.id, 'reason', reason)
-  redis.call('ZREM', prefix .. 'users', user_entry(s.user or s.name, s.created, s.id))
+  redis.call('ZREM', prefix .. 'users', user_entry(s.user or s.n, s.c, s.id))
   if s.warned then redis.call('ZREM', prefix .. 'expiring', s.id) end
   if s.present then redis.call('DEL', prefix .. 'k:' .. s.present) end
   for _, former in ipairs(former_of(s)) do redis.call('DEL', prefix .. 'k:' .. former.digest) end
@@ -240,7 +238,7 @@ local function end_session(s, reason, lease, kind)
     extend_ttl(prefix .. 'ended', lease)
   else forget(prefix, s.id) end
   notify(prefix, kind, s.id)
-  s.reason = reason
+  s.fields[#s.fields + 1], s.fields[#s.fields + 2] = 'reason', reason
   return s
 end
 
@@ -294,7 +292,7 @@ local function scan(page_size, cursors, visit)
 end
 
 --- add: one_group end_session marker records alarm keep batch
-local operation, digest, key, name, user, timeout, own, lifetime, fixed = unpack(ARGV, 2, 10)
+local digest, operation, key, name, user, timeout, own, lifetime, fixed = unpack(ARGV, 2, 10)
 local most, overflow, warning, data, lease, batch_size = unpack(ARGV, 11)
 local hash, users, evicted = prefix .. 's:' .. digest, prefix .. 'users', {}
 if most ~= '' then evicted = taken_before(prefix, operation) end
@@ -349,20 +347,19 @@ redis.call('ZADD', prefix .. 'due', text(alarm_of(deadline, tonumber(warning))),
 keep(prefix, {id = digest}, deadline - now)
 return {'added', records_of(evicted)}
 
---- renew_key: replica find former notify ttl
+--- renew_key: found live former notify ttl microseconds
 local MOST_FORMER = 8
-local digest, new_digest, new, overlap = unpack(ARGV, 2)
-local s = find(prefix, digest)
-if s and not string.find(s.key, '^[%w%-]+_%x+$') then return false end -- another program has written it
+local new_digest, new, overlap = ARGV[3], ARGV[4], tonumber(ARGV[5])
+if s and not string.find(s.k, '^[%w%-]+_%x+$') then return false end -- another program has written it
 local former = s and former_of(s) or {}
 if not s or s.present == new_digest then
-  s = find(prefix, new_digest) -- asked again, since the answer was lost
-  refuse_replica()
-  former = s and former_of(s) or {}
-  return s and #former > 0 and {global_id(prefix, s.id), former[#former].key} or false
+  local id = ask('GET', prefix .. 'k:' .. new_digest) -- asked again, since the answer was lost
+  s = id and live(prefix, id)
+  former = s and s.present == new_digest and former_of(s) or {}
+  return #former > 0 and {global_id(prefix, id), former[#former].key} or false
 end
-local old, good_until, kept = s.present or s.id, now + tonumber(overlap), {}
-former[#former + 1] = {digest = old, good_until = good_until, key = s.key}
+local old, good_until, kept = s.present or s.id, now + overlap, {}
+former[#former + 1] = {digest = old, good_until = good_until, key = s.k}
 for index, one in ipairs(former) do
   one.good_until = math.min(one.good_until, good_until)
   local is_good = one.good_until > now and #former - index < MOST_FORMER
@@ -373,14 +370,13 @@ for index, one in ipairs(former) do
 end
 redis.call('HSET', prefix .. 's:' .. s.id, 'k', new, 'present', new_digest, 'former', table.concat(kept, ','),
   'authenticated', microseconds(unix))
-if old ~= s.id then extend_ttl(prefix .. 'k:' .. old, tonumber(overlap)) end
+if old ~= s.id then extend_ttl(prefix .. 'k:' .. old, overlap) end
 redis.call('SET', prefix .. 'k:' .. new_digest, s.id, 'PX', milliseconds(s.deadline - now + GRACE))
 notify(prefix, 'renewed', s.id)
-return {global_id(prefix, s.id), s.key}
+return {global_id(prefix, s.id), s.k}
 
---- send_logout: replica find notify
-refuse_replica()
-local s = find(prefix, ARGV[2])
+--- send_logout: found notify
+redis.call('DEL', prefix .. 'none') -- see `refuse_replica`
 if s then notify(prefix, 'logout', s.id) end
 return s and 1 or 0
 
@@ -390,18 +386,14 @@ refuse_replica()
 local keys = {}
 for index = 3, #ARGV do
   local s = (ARGV[2] == '1' and read or live)(prefix, ARGV[index])
-  keys[index - 2] = s and s.key or ''
+  keys[index - 2] = s and s.k or ''
 end
 return keys
 
---- set_data: replica find ttl
--- With an operation: only if the data is what it was before, else returns 2.
-local digest, data, operation, before = unpack(ARGV, 2)
-local s = find(prefix, digest)
-if not s then
-  refuse_replica()
-  return 0
-end
+--- set_data: found ttl
+-- With an operation: only if the data is what it was.
+local data, operation, before = unpack(ARGV, 3)
+if not s then return 0 end
 if operation then
   local marker = prefix .. 'o:' .. operation
   if redis.call('EXISTS', marker) == 1 then return 1 end -- asked again, since the answer was lost
@@ -412,13 +404,9 @@ if data == '' then redis.call('HDEL', prefix .. 's:' .. s.id, 'data')
 else redis.call('HSET', prefix .. 's:' .. s.id, 'data', data) end
 return 1
 
---- remove: replica find end_session marker records
-local operation, digest, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local s = find(prefix, digest)
-if not s then
-  refuse_replica()
-  return records_of((taken_before(prefix, operation)))
-end
+--- remove: found end_session marker records
+local operation, lease = ARGV[3], tonumber(ARGV[4])
+if not s then return records_of((taken_before(prefix, operation))) end
 local ended = {end_session(s, 'deleted', lease, 'deleted')}
 remember(prefix, operation, lease, ended)
 return records_of(ended)
@@ -438,18 +426,18 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', prefix .. 'users', from, to, 'L
 end
 return {records, ''}
 
---- remove_user: replica find end_session marker records batch
--- A page of that: the sessions created up to a time, '' for now, but one. Returns that time, '' at the end.
+--- remove_user: replica end_session marker records batch microseconds
+-- A page of that: the sessions created up to a time, '' for now, but that of one id. Returns that time, '' at the end.
 refuse_replica()
-local operation, user, except, before, lease, batch_size = unpack(ARGV, 2)
-local ended, kept, users = taken_before(prefix, operation), except ~= '' and find(prefix, except), prefix .. 'users'
+local user, operation, except, before, lease, batch_size = unpack(ARGV, 2)
+local ended, users = taken_before(prefix, operation), prefix .. 'users'
 if before == '' then before = microseconds(unix) end
 local from, to = user_range(user, before)
 room = tonumber(batch_size)
 for _, entry in ipairs(redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, room + 1)) do
   if is_full() then break end
   local s = session_of(prefix, entry)
-  if not (s and kept and kept.id == s.id) then
+  if not (s and s.id == except) then
     count(s)
     if s then ended[#ended + 1] = end_session(s, 'deleted', tonumber(lease), 'ended')
     else redis.call('ZREM', users, entry) end
@@ -485,7 +473,7 @@ return {records_of(leased), records_of(expiring)}
 refuse_replica()
 local found = {}
 local cursors = scan(tonumber(ARGV[2]), {unpack(ARGV, 3)}, function(_, s)
-  found[#found + 1] = {s.id, s.created, s.name, s.key}
+  found[#found + 1] = {s.id, s.c, s.n, s.k}
 end)
 return {cursors, found}
 
@@ -504,7 +492,7 @@ end
 return {next_places, count}
 
 --- clear: replica scan end_session marker records
-local operation, lease = ARGV[2], tonumber(ARGV[3])
+local lease, operation = tonumber(ARGV[2]), ARGV[3]
 refuse_replica()
 local ended = taken_before(prefix, operation)
 local cursors = scan(tonumber(ARGV[4]), {unpack(ARGV, 5)}, function(prefix, s)
@@ -517,10 +505,10 @@ return {cursors, records_of(ended)}
 -- Lets sessions expire, and claims what has ended and is not announced in time, at most `batch_size` of them. Without a
 -- listener for ends (a lease of no seconds) or for warnings, the process leaves these to others.
 refuse_replica()
-local operation, lease, warnings = ARGV[2], tonumber(ARGV[4]), ARGV[5]
+local operation, lease, warnings = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local ended, expiring = taken_before(prefix, operation)
 local next_at = math.huge
-room = tonumber(ARGV[3])
+room = tonumber(ARGV[2])
 
 -- Calls `visit` for what is due in a sorted set, while there is room.
 local function visit_due(prefix, set, from, visit)
