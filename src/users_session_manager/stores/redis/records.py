@@ -96,7 +96,7 @@ def _number(written: str) -> float:
 
 
 def live_session(start_timer: Callable[[float], SessionTimer], record: bytes | None) -> SharedSession | None:
-    """Return the session of a record (see `record` in the script); `None` without one, or if another program wrote it."""
+    """Return the session of a record (see the script); `None` without one, or if another program has written it."""
     if record is None:
         return None
     try:
