@@ -46,8 +46,9 @@ class Example:
     def __init__(self, script: str, *options: str) -> None:
         client_script()  # else several examples could let npm install it at the same time
         command = [sys.executable, str(EXAMPLES / script), "--port", "0", *options]
-        # Tests of Django in this process name settings of their own there.
-        environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        # Tests of Django in this process name settings of their own there; other tests measure the coverage.
+        left_out = ("DJANGO_SETTINGS_MODULE", "COVERAGE_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
         self.output = ""
         self._seen = 0  # how much of it is from before the present test

@@ -406,7 +406,7 @@ def search(how: settings, new_store: Any = MemoryStore) -> int:
 @pytest.mark.parametrize("store_kind", ["memory", "redis"])
 def test_model(any_store, store_kind):
     """The manager does what the model does; with fewer examples where each step asks a server."""
-    examples = 40 if store_kind == "memory" else 25
+    examples = 25 if store_kind == "memory" else 15
     assert search(settings(QUICK, max_examples=examples), any_store) >= 20 * examples
 
 

@@ -13,7 +13,9 @@ from threads import run_together
 
 from users_session_manager import SessionManager
 
-PROCESSES, THREADS, CHANGES = 4, 8, 100
+PROCESSES, THREADS = 4, 8
+
+many_changes = pytest.mark.parametrize("changes", [20, pytest.param(100, marks=pytest.mark.long)])
 
 PROGRAM = textwrap.dedent("""
     import sys
@@ -43,12 +45,13 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
-def total(names: list[str]) -> dict[str, int]:
-    return {"all": len(names) * CHANGES, **dict.fromkeys(names, CHANGES)}
+def total(names: list[str], changes: int) -> dict[str, int]:
+    return {"all": len(names) * changes, **dict.fromkeys(names, changes)}
 
 
+@many_changes
 @pytest.mark.parametrize("store_kind", ["memory", "redis"])
-def test_threads(manager):
+def test_threads(manager, changes):
     """All changes of 32 threads are there, and each thread got back the data with its own."""
     key = manager.loadNewSession("luca", data={"all": 0})
 
@@ -59,14 +62,15 @@ def test_threads(manager):
             data["all"] += 1
             return {**data, name: data.get(name, 0) + 1}
 
-        for done in range(CHANGES):
+        for done in range(changes):
             assert manager.updateSessionData(key, change)[name] == done + 1
 
     run_together(work, PROCESSES * THREADS)
-    assert manager.getSessionData(key) == total([str(number) for number in range(PROCESSES * THREADS)])
+    assert manager.getSessionData(key) == total([str(number) for number in range(PROCESSES * THREADS)], changes)
 
 
-def test_processes(redis_url, request):
+@many_changes
+def test_processes(redis_url, request, changes):
     """All changes of 8 threads in each of four processes are there."""
     pytest.importorskip("redis")
     from users_session_manager.stores.redis import RedisStore
@@ -78,7 +82,7 @@ def test_processes(redis_url, request):
     command = [sys.executable, "-W", "error", "-c", PROGRAM, support, redis_url, prefix, key]
     workers = [
         subprocess.Popen(
-            [*command, str(number), str(THREADS), str(CHANGES)],
+            [*command, str(number), str(THREADS), str(changes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -97,7 +101,7 @@ def test_processes(redis_url, request):
             worker.communicate()
     assert ended == [("", 0)] * PROCESSES
     names = [f"{process}-{thread}" for process in range(PROCESSES) for thread in range(THREADS)]
-    assert manager.getSessionData(key) == total(names)
+    assert manager.getSessionData(key) == total(names, changes)
 
 
 # What JSON would change

@@ -173,7 +173,7 @@ class TestStore:
         def work(number):
             for turn in range(100):
                 assert store.update_data(keys[-1], count)[0]
-                if turn % 10 == 0 and number == 0:
+                if turn % 25 == 0 and number == 0:  # less often than a key has former ones
                     keys.append(store.renew_key(keys[-1], 3000)[1])
                 store.restart(keys[-1], 3000)
 

@@ -21,16 +21,15 @@ from ..events import when_done
 from ..policy import Policy, require_seconds
 from ..session import Reason, Session, not_negative
 from ..timers import SessionTimer
-from .notices import NoticeReader, NotifyingStore
+from .notices import RETRY_INTERVAL, NoticeReader, NotifyingStore
 
 # How often a process polls for expired sessions, in seconds. MIN_SESSION_TIMEOUT is twice that: so no session expires
 # before the poll that follows its start, and what that poll finds it waits for to the instant.
 POLL_INTERVAL: Final = 1.0
 # But no more often than this, so that many processes do not poll each time a session expires.
 MIN_PAUSE: Final = 0.1
-# How soon it polls again after a failure: an answer may be lost once, and a store that is unreachable stays so.
+# How soon it polls again after a failure; after further ones later, up to RETRY_INTERVAL.
 FIRST_RETRY: Final = 0.05
-RETRY_INTERVAL: Final = 0.5
 
 
 class Snapshot(NamedTuple):

@@ -1,4 +1,4 @@
-"""NoticeReader: what every process of a shared store is told of, so that it can notify its own clients."""
+"""NoticeReader: passes the notices of a shared store to the clients of this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import StoreUnavailable
 from ..log import log
 from .base import Notice, Store
 
-# How soon it subscribes again when that failed, in seconds.
+# How soon a process asks a store again that was unreachable, in seconds.
 RETRY_INTERVAL: Final = 0.5
 # How often a process looks at the sessions of its own clients, in seconds: a notice may be lost.
 CHECK_INTERVAL: Final = 4.0

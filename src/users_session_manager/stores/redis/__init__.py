@@ -17,7 +17,7 @@ from ...errors import MissingDependency, SessionError, StoreUnavailable, TooMany
 from ...keys import GROUPS, group_of, new_key
 from ...policy import OwnLimits, Policy, require_seconds
 from ...session import Session
-from ..base import NO_LIMITS, NOT_OWN, Notice
+from ..base import MAX_FORMER_KEYS, NO_LIMITS, NOT_OWN, Notice
 from ..expiry import Claim, SharedSession, SharedStore
 from .records import (
     SizeLimits,
@@ -84,7 +84,7 @@ class RedisStore(SharedStore):
         thread: Whether threads let them expire.
 
     Every operation is one round trip and atomic, under the clock of Redis, and may be repeated by the client; listing
-    more than a few hundred sessions and ending more than a hundred takes several, and for the sessions of all users in
+    more than a hundred sessions and ending more than fifty takes several, and for the sessions of all users in
     a cluster one for each of 16 groups; a login during that time may be included or not. `data` is
     stored as JSON: tuples come back as lists; what JSON cannot hold, or would change, is a `TypeError`. Whatever goes
     wrong on the way to Redis is `StoreUnavailable`, after the timeouts of the client.
@@ -97,7 +97,7 @@ class RedisStore(SharedStore):
     dies after its listeners ran and before Redis has received the acknowledgement, or if Redis is unreachable for
     longer than the lease just then. A warning is announced at most once.
 
-    Notices: Redis publishes each end on the channel `<prefix>notices`, to which a process subscribes that serves and
+    Notices: Redis publishes each end on the channel `<prefix>2:notices`, to which a process subscribes that serves and
     has clients or a socket reference.
 
     Threads: any thread may call any method. The poller's thread starts when the process begins to serve, the reader's
@@ -217,7 +217,7 @@ class RedisStore(SharedStore):
 
     def renew_key(self, key: object, overlap: float) -> tuple[str, str, Any] | None:
         new = new_key(group_of(key))
-        found = self._ask("renew_key", key, digest_of(new), new, encode_number(overlap))
+        found = self._ask("renew_key", key, digest_of(new), new, encode_number(overlap), MAX_FORMER_KEYS)
         return None if found is None else (found[1].decode(), new, found[0])
 
     def time_left(self, key: object) -> float | None:

@@ -62,7 +62,7 @@ def _require_str_keys(data: Any) -> None:
 
 
 def digest_of(key: str) -> bytes:
-    """Return the name by which Redis finds the session of a key: it does not tell the key."""
+    """Return the name by which Redis finds the session of a key: it does not show the key."""
     return urlsafe_b64encode(sha256(key.encode()).digest()).rstrip(b"=")
 
 

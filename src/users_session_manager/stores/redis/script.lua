@@ -348,8 +348,7 @@ keep(prefix, {id = digest}, deadline - now)
 return {'added', records_of(evicted)}
 
 --- renew_key: found live former notify ttl microseconds
-local MOST_FORMER = 8
-local new_digest, new, overlap = ARGV[3], ARGV[4], tonumber(ARGV[5])
+local new_digest, new, overlap, most_former = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 if s and not string.find(s.k, '^[%w%-]+_%x+$') then return false end -- another program has written it
 local former = s and former_of(s) or {}
 if not s or s.present == new_digest then
@@ -362,7 +361,7 @@ local old, good_until, kept = s.present or s.id, now + overlap, {}
 former[#former + 1] = {digest = old, good_until = good_until, key = s.k}
 for index, one in ipairs(former) do
   one.good_until = math.min(one.good_until, good_until)
-  local is_good = one.good_until > now and #former - index < MOST_FORMER
+  local is_good = one.good_until > now and #former - index < most_former
   if not is_good then redis.call('DEL', prefix .. 'k:' .. one.digest) end
   if is_good or index == #former then -- the last one is what a call that is repeated returns
     kept[#kept + 1] = one.digest .. ' ' .. microseconds(one.good_until) .. ' ' .. one.key

@@ -193,7 +193,7 @@ class Scripts:
                 subscription.close()
 
     def interrupt(self) -> None:
-        """Let a subscription of this process that waits for a notice yield `None`."""
+        """Let a subscription of this process that waits for a notice yield."""
         if self._subscription is not None and not self.is_unreachable:
             with suppress(*FAILURES), self.client.use() as client:  # else it yields after its timeout
                 client.publish(self.channel, b"")
