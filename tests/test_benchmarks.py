@@ -54,6 +54,9 @@ def run(*options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folder(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the page that a quick run wrote, and with what it printed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import subprocess
 import threading
@@ -15,6 +16,11 @@ from typing import Any
 from redis_server import RedisServer, redis_program
 
 WAIT = 60
+
+
+def bound(seconds: float) -> float:
+    """Return how long something may take: beside the other tests, as long as a test waits for anything."""
+    return WAIT if "PYTEST_XDIST_WORKER" in os.environ else seconds
 
 
 def eventually(condition: Callable[[], Any], timeout: float = WAIT) -> Any:
