@@ -129,12 +129,13 @@ local function alarm_of(deadline, warning, warned)
   return deadline
 end
 
---- ttl
+--- lifetimes
 -- Seconds that a key outlives its purpose, half of that at least: an application that is down for a day loses nothing.
 local GRACE = 2 * 86400
 -- Seconds that an ended session is remembered once its end was announced, so that what is asked again finds it.
 local REMEMBERED = 60
 
+--- ttl: lifetimes
 -- At most what Redis takes, whatever timeout another program has written.
 local function milliseconds(seconds) return string.format('%.0f', math.min(seconds, 1e12) * 1000) end
 
@@ -194,14 +195,15 @@ local function records_of(sessions)
   return records
 end
 
---- users: live
+--- user_entry
+local function user_entry(user, created, id) return #user .. ':' .. user .. ':' .. created .. ':' .. id end
+
+--- users: live user_entry
 -- The sessions of a user, oldest first, are the entries between these two: no user id is the beginning of another.
 local function user_range(user, created)
   local one = #user .. ':' .. user
   return '[' .. one .. ':', '(' .. one .. (created and ':' .. created or '') .. ';'
 end
-
-local function user_entry(user, created, id) return #user .. ':' .. user .. ':' .. created .. ':' .. id end
 
 -- The live session of an entry; nil also for an entry that another program has written.
 local function session_of(prefix, entry)
@@ -209,10 +211,10 @@ local function session_of(prefix, entry)
   return s and entry == user_entry(s.user or s.n, s.c, s.id) and s or nil
 end
 
---- notify: text global_id
+--- notify: global_id
 -- The user may lack the permission to publish: an end is one all the same.
 local function notify(prefix, kind, id, left)
-  local notice = kind .. ' ' .. global_id(prefix, id) .. ' ' .. (left and text(left) or '')
+  local notice = kind .. ' ' .. global_id(prefix, id) .. ' ' .. (left and string.format('%.17g', left) or '')
   redis.pcall('PUBLISH', string.match(prefix, '^(.*){') .. 'notices', notice)
 end
 
@@ -222,27 +224,38 @@ local function forget(prefix, id)
   redis.call('PEXPIRE', prefix .. 's:' .. id, milliseconds(REMEMBERED))
 end
 
---- end_session: time former users notify forget
+--- end_session: time lifetimes user_entry notify
 -- Takes a session out. Its end is announced by the caller, which has a lease for that; with one of no seconds it is left
 -- to another process, if there is one with a listener.
 local function end_session(s, reason, lease, kind)
-  local prefix = s.prefix
+  local prefix, ended, hash = s.prefix, s.prefix .. 'ended', s.prefix .. 's:' .. s.id
   redis.call('ZREM', prefix .. 'due', s.id) -- first: with a full memory, Redis would refuse the next one
-  redis.call('HSET', prefix .. 's:' .. s.id, 'reason', reason)
+  redis.call('HSET', hash, 'reason', reason)
   redis.call('ZREM', prefix .. 'users', user_entry(s.user or s.n, s.c, s.id))
   if s.warned then redis.call('ZREM', prefix .. 'expiring', s.id) end
   if s.present then redis.call('DEL', prefix .. 'k:' .. s.present) end
-  for _, former in ipairs(former_of(s)) do redis.call('DEL', prefix .. 'k:' .. former.digest) end
+  for digest in string.gmatch(s.former or '', '([^%s,]+) %S+ [^,]+') do redis.call('DEL', prefix .. 'k:' .. digest) end
   if lease > 0 or redis.call('EXISTS', prefix .. 'listens') == 1 then
-    redis.call('ZADD', prefix .. 'ended', text(now + lease), s.id)
-    extend_ttl(prefix .. 'ended', lease)
-  else forget(prefix, s.id) end
+    redis.call('ZADD', ended, string.format('%.17g', now + lease), s.id)
+    if redis.call('PTTL', ended) < (lease + GRACE / 2) * 1000 then
+      redis.call('PEXPIRE', ended, string.format('%.0f', (lease + GRACE) * 1000))
+    end
+  else redis.call('PEXPIRE', hash, REMEMBERED * 1000) end
   notify(prefix, kind, s.id)
   s.fields[#s.fields + 1], s.fields[#s.fields + 2] = 'reason', reason
   return s
 end
 
---- marker: global_id read ttl
+--- remember: global_id lifetimes
+local function remember(prefix, operation, lease, ended, expiring)
+  local ids = {}
+  for _, s in ipairs(ended) do ids[#ids + 1] = global_id(s.prefix, s.id) end
+  for _, s in ipairs(expiring or {}) do ids[#ids + 1] = '!' .. global_id(s.prefix, s.id) end
+  if #ids == 0 then return end
+  redis.call('SET', prefix .. 'o:' .. operation, table.concat(ids, ' '), 'PX', string.format('%.0f', (REMEMBERED + lease) * 1000))
+end
+
+--- taken_before: read
 -- The sessions that an operation has taken out before, if it is asked again, and those of which it has to warn.
 local function taken_before(prefix, operation)
   local ended, expiring = {}, {}
@@ -254,13 +267,7 @@ local function taken_before(prefix, operation)
   return ended, expiring
 end
 
-local function remember(prefix, operation, lease, ended, expiring)
-  local ids = {}
-  for _, s in ipairs(ended) do ids[#ids + 1] = global_id(s.prefix, s.id) end
-  for _, s in ipairs(expiring or {}) do ids[#ids + 1] = '!' .. global_id(s.prefix, s.id) end
-  if #ids == 0 then return end
-  redis.call('SET', prefix .. 'o:' .. operation, table.concat(ids, ' '), 'PX', milliseconds(REMEMBERED + lease))
-end
+--- marker: taken_before remember
 
 --- batch
 -- How many bytes of data one call returns at most, but for the last session: it is one that holds Redis for long.
@@ -291,7 +298,7 @@ local function scan(page_size, cursors, visit)
   return next_cursors
 end
 
---- add: one_group end_session marker records alarm keep batch
+--- add: one_group end_session marker records alarm keep batch text users
 local digest, operation, key, name, user, timeout, own, lifetime, fixed = unpack(ARGV, 2, 10)
 local most, overflow, warning, data, lease, batch_size = unpack(ARGV, 11)
 local hash, users, evicted = prefix .. 's:' .. digest, prefix .. 'users', {}
@@ -403,12 +410,15 @@ if data == '' then redis.call('HDEL', prefix .. 's:' .. s.id, 'data')
 else redis.call('HSET', prefix .. 's:' .. s.id, 'data', data) end
 return 1
 
---- remove: found end_session marker records
+--- remove_now: found end_session remember record
 local operation, lease = ARGV[3], tonumber(ARGV[4])
-if not s then return records_of((taken_before(prefix, operation))) end
-local ended = {end_session(s, 'deleted', lease, 'deleted')}
-remember(prefix, operation, lease, ended)
-return records_of(ended)
+if s then
+  remember(prefix, operation, lease, {end_session(s, 'deleted', lease, 'deleted')})
+  return {record(s)}
+end
+
+--- remove: remove_now taken_before records
+return records_of((taken_before(prefix, operation)))
 
 --- of_user: replica record batch users
 -- A page of the sessions of a user, after an entry; and its last entry, '' at the end.
@@ -425,7 +435,7 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', prefix .. 'users', from, to, 'L
 end
 return {records, ''}
 
---- remove_user: replica end_session marker records batch microseconds
+--- remove_user: replica end_session marker records batch microseconds users
 -- A page of that: the sessions created up to a time, '' for now, but that of one id. Returns that time, '' at the end.
 refuse_replica()
 local user, operation, except, before, lease, batch_size = unpack(ARGV, 2)
@@ -500,7 +510,7 @@ end)
 remember(prefix, operation, lease, ended)
 return {cursors, records_of(ended)}
 
---- claim: replica end_session marker records alarm batch
+--- claim: replica end_session marker records alarm batch text ttl forget
 -- Lets sessions expire, and claims what has ended and is not announced in time, at most `batch_size` of them. Without a
 -- listener for ends (a lease of no seconds) or for warnings, the process leaves these to others.
 refuse_replica()
