@@ -258,7 +258,7 @@ def connect(request: pytest.FixtureRequest, server: Any, attached: Any) -> Itera
     for client in clients:
         server.remove(client)
     # The tests that follow share the server; python-socketio loses sends while another client disconnects.
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90  # one that has vanished is noticed after a ping interval and a ping timeout
     while {client.sid for client in clients} & set(server.io.manager.rooms.get("/", {}).get(None, {}).copy()):
         assert time.monotonic() < deadline, "a client is still connected"
         time.sleep(0.001)
