@@ -141,6 +141,19 @@ def test_former_keys(server):
     assert manager.getSession(newest).formerKeys == (key,)
 
 
+def test_long_user_id(server, client):
+    """What a user's sessions cost does not grow with the square of the length of the user id."""
+    turned = Turned(server)
+
+    def took(user: str) -> int:
+        for _ in range(20):
+            turned.manager.loadNewSession(user)
+        return cost(client, lambda: turned.manager.deleteUserSessions(user))[1]
+
+    took("luca")  # the first one loads the scripts
+    assert took("x" * 1000) <= 5 * took("x" * 10)
+
+
 # With many sessions of one user
 
 

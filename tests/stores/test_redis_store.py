@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from redis_checks import WAIT, calls, eventually, kept_sessions, keys_under, without_ttl
 
-from users_session_manager import SessionManager, SessionRejected, TooManySessions
+from users_session_manager import SessionManager, SessionRejected, StoreUnavailable, TooManySessions
 from users_session_manager.keys import group_of, new_key
 from users_session_manager.stores.base import Callbacks
 
@@ -624,3 +624,98 @@ class TestAsyncListeners:
         manager.serve()
         assert announced.wait(WAIT)
         assert ends == ["deleted"] * 3
+
+
+class TestUnusualEnds:
+    """Ends that a test by hand had lost, doubled or spared."""
+
+    def test_lifetime_shortened_long_ago(self, redis_url, prefix):
+        """A session that is days past a lifetime that was set after its creation still ends with its events."""
+        seconds, ended = 1000.0, []
+        store = RedisStore.from_url(redis_url, prefix=prefix, now=lambda: seconds, thread=False)
+        manager = SessionManager(store=store)
+        manager.on("sessionEnded", lambda session, reason: ended.append(reason))
+        manager.on("error", lambda error, details: None)
+        key = manager.loadNewSession("Luca", timeout=30 * 86400)
+        seconds += 10 * 86400
+        manager.setMaxSessionLifetime(7 * 86400)
+        assert manager.restartSessionTimer(key) is False
+        store.run_due()
+        assert ended == ["expired"]
+
+    def test_created_by_a_faster_clock(self, redis_url, prefix, client):
+        """After a failover to a node whose clock is behind, a user is logged out everywhere all the same."""
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        key = manager.loadNewSession("Luca")
+        (name,) = client.scan_iter(match=f"{prefix}*:s:*")
+        (users,) = client.scan_iter(match=f"{prefix}*:users")
+        created, later = client.hget(name, "c").decode(), int(time.time() + 100) * 1_000_000
+        (entry,) = client.zrange(users, 0, -1)
+        client.hset(name, "c", later)
+        client.zadd(users, {entry.decode().replace(created, str(later)): 0})
+        client.zrem(users, entry)
+        assert manager.deleteUserSessions("Luca") == 1
+        assert manager.findSession(key) is None
+
+    @pytest.mark.parametrize("call", ["deleteUserSessions", "deleteAllSessions"])
+    def test_longer_than_the_lease(self, redis_url, prefix, call):
+        """A process that does not serve and announces for longer than its lease keeps it."""
+        ended, elsewhere = [], []
+        other = RedisStore.from_url(redis_url, prefix=prefix, lease=1)
+        other.open(Callbacks(on_ended=lambda session, reason: elsewhere.append(session.key)))
+        keys = [other.add("Luca", 600)[0] for _ in range(60)]
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix, lease=1))
+        manager.on("sessionEnded", lambda session, reason: ended.append(session.key) or time.sleep(0.06))
+        getattr(manager, call)(*(["Luca"] if call == "deleteUserSessions" else []))
+        assert sorted(ended) == sorted(keys)
+        eventually(lambda: kept_sessions(other._scripts.client.get(), prefix) == [])
+        other.close()
+        assert elsewhere == []
+
+    def test_foreign_notice(self, redis_url, prefix, client):
+        """What another program publishes is no notice, and keeps none from its clients."""
+        logouts: list[str] = []
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
+        manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))
+        manager.initSocketReference(object())
+        key = manager.loadNewSession("Luca")
+        channel = f"{prefix}2:notices"
+        eventually(lambda: client.pubsub_numsub(channel)[0][1] == 1)
+        for garbage in ("ended abc:x ", f"ended 99:{'x' * 43} ", "ended 3: ", "ended", b"\xff"):
+            client.publish(channel, garbage)
+        manager.deleteAllSessions()
+        eventually(lambda: logouts == [key])
+
+    def test_frozen_clock(self, redis_url, prefix):
+        """A key that is renewed without an overlap is rejected, though the clock has not moved."""
+        store = RedisStore.from_url(redis_url, prefix=prefix, now=lambda: 1000.0000004999, thread=False)
+        manager = SessionManager(store=store)
+        key = manager.loadNewSession("Luca")
+        manager.renewSessionKey(key)
+        assert manager.findSession(key) is None
+
+    def test_warned_no_more(self, redis_url, prefix):
+        """A warning whose claim had no answer is dropped if the session was restarted in between."""
+        seconds, warned = 1000.0, []
+        store = RedisStore.from_url(redis_url, prefix=prefix, now=lambda: seconds, thread=False)
+        manager = SessionManager(store=store)
+        manager.on("sessionExpiring", lambda key, left: warned.append((key, left)))
+        manager.setExpiryWarning(10)
+        keys = [manager.loadNewSession(name, timeout=60) for name in ("Luca", "Marco")]
+        call, lost = store._scripts.call, []
+
+        def lose(operation, *args):
+            answer = call(operation, *args)
+            if operation == "claim" and not lost:
+                lost.append(operation)
+                manager.restartSessionTimer(keys[0])
+                raise StoreUnavailable("no answer")
+            return answer
+
+        seconds += 55
+        store._scripts.call = lose
+        store.run_due()
+        seconds += 1
+        store.run_due()
+        assert lost
+        assert [key for key, _ in warned] == [keys[1]]

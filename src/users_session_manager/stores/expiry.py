@@ -265,6 +265,8 @@ class SharedStore(NotifyingStore):
         found = list(sessions)
         with LOCK:
             self._unacknowledged.update(session._snapshot.id for session in found)
+        if found:
+            self._poll_within(self._lease / 3, claim=False)  # to keep the lease until all have been announced
         return found
 
     def _recover_soon(self, operation: Any) -> None:
@@ -334,11 +336,14 @@ class SharedStore(NotifyingStore):
             self._extend_at, self._leased_until = before + self._lease / 3, before + self._lease
         if self._is_announcing:
             self._announcer.start()  # it may have failed to start
+            next_at = self._now() + POLL_INTERVAL
         elif self._is_serving:
             if self._claim_at <= self._now():
                 self._claim_due()
-            return max(0.0, self._claim_at - self._now())
-        return POLL_INTERVAL if self._is_serving or self._unacknowledged else inf
+            next_at = self._claim_at
+        else:
+            next_at = inf
+        return max(0.0, min(next_at, self._extend_at if self._unacknowledged else inf) - self._now())
 
     def _claim_due(self) -> None:
         """Claim what is due, and note when there is more."""

@@ -127,10 +127,11 @@ class NoticeReader:
             return []
         callbacks = self._store._callbacks
         keys: dict[Any, str | None] = dict(callbacks.watched())
-        renewed = {each.session_id for each in notices if each.kind == "renewed" and each.session_id in keys}
-        logouts = {each.session_id for each in notices if each.kind in ("ended", "logout")} - keys.keys()
-        asked = [*renewed, *(logouts if callbacks.interest().logouts else ())]
-        keys |= zip(asked, self._store._keys_of(asked, with_ended=True), strict=True)
+        asked = {each.session_id for each in notices if each.kind == "renewed" and each.session_id in keys}
+        if callbacks.interest().logouts:  # a client's key may be one that a renewal has just replaced
+            asked |= {each.session_id for each in notices if each.kind in ("ended", "logout")}
+        found = zip(asked, self._store._keys_of([*asked], with_ended=True), strict=True)
+        keys |= {session_id: key for session_id, key in found if key is not None}
         return [each._replace(key=keys[each.session_id]) for each in notices if keys.get(each.session_id) is not None]
 
     def _warn(self, failure: StoreUnavailable) -> None:

@@ -266,11 +266,9 @@ class RedisStore(SharedStore):
         kept = "" if spared is None else spared._id.partition(":")[2]
 
         def pages() -> Iterator[Sequence[bytes]]:
-            before, is_over = b"", self._closed
-            while not is_over:
-                args = (user, kept, before, lease, BATCH_SIZE)
-                records, before = self._take("remove_user", [group], *args)
-                is_over = not before
+            has_more = not self._closed
+            while has_more:
+                records, has_more = self._take("remove_user", [group], user, kept, lease, BATCH_SIZE)
                 yield records
 
         return [*self._taken_out(pages(), lease)]
@@ -321,12 +319,13 @@ class RedisStore(SharedStore):
         ended: list[SharedSession] = []
         try:
             for records in pages:
-                ended += self._ended_of(records)
+                found = self._ended_of(records)
+                ended += self._claimed(found) if lease else found
         except BaseException:
             if lease:
                 self._announce_soon(Claim(ended, [], 0))
             raise
-        return self._claimed(ended) if lease else ended
+        return ended
 
     def _ended_of(self, records: Iterable[bytes]) -> list[SharedSession]:
         sessions = []

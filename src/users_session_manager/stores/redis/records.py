@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,8 @@ from ..base import Notice
 from ..expiry import SharedSession, Snapshot
 
 _REASONS: Final[dict[Any, Reason]] = {reason: reason for reason in get_args(Reason)}
+
+_SESSION_ID: Final = re.compile(r"(\d|1[0-5]):[\w-]{43}")
 
 _NOTICE_KINDS: Final = get_args(get_type_hints(Notice)["kind"])
 
@@ -130,7 +133,7 @@ def data_of(record: bytes) -> bytes:
 def notice(message: bytes) -> Notice | None:
     """Return the notice of a message, without a key; `None` for one that no RedisStore has sent."""
     kind, *values = message.decode("ascii", "replace").split(" ")
-    if kind not in _NOTICE_KINDS or len(values) != 2 or ":" not in values[0]:
+    if kind not in _NOTICE_KINDS or len(values) != 2 or not _SESSION_ID.fullmatch(values[0]):
         return None
     session_id, left = values
     try:

@@ -161,7 +161,9 @@ if ARGV[5] ~= (s.warning or '') then
 end
 local alarm = alarm_of(s.deadline, warning, s.warned)
 if alarm < alarm_before then redis.call('ZADD', prefix .. 'due', text(alarm), s.id) end
-if math.floor(s.deadline / DAY) ~= math.floor(before / DAY) then keep(prefix, s, s.deadline - now) end
+if math.floor(s.deadline / DAY) ~= math.floor(before / DAY) then
+  keep(prefix, s, math.max(0, s.deadline - now)) -- a shorter lifetime may have ended it days ago
+end
 return s.deadline > now and record(s) or false
 
 --- get: found record
@@ -200,14 +202,14 @@ local function user_entry(user, created, id) return #user .. ':' .. user .. ':' 
 
 --- users: live user_entry
 -- The sessions of a user, oldest first, are the entries between these two: no user id is the beginning of another.
-local function user_range(user, created)
+local function user_range(user)
   local one = #user .. ':' .. user
-  return '[' .. one .. ':', '(' .. one .. (created and ':' .. created or '') .. ';'
+  return '[' .. one .. ':', '(' .. one .. ';'
 end
 
 -- The live session of an entry; nil also for an entry that another program has written.
 local function session_of(prefix, entry)
-  local s = live(prefix, string.match(entry, '[^:]*$'))
+  local s = live(prefix, string.sub(entry, -43)) -- the length of a digest
   return s and entry == user_entry(s.user or s.n, s.c, s.id) and s or nil
 end
 
@@ -255,14 +257,17 @@ local function remember(prefix, operation, lease, ended, expiring)
   redis.call('SET', prefix .. 'o:' .. operation, table.concat(ids, ' '), 'PX', string.format('%.0f', (REMEMBERED + lease) * 1000))
 end
 
---- taken_before: read
+--- taken_before: time read
 -- The sessions that an operation has taken out before, if it is asked again, and those of which it has to warn.
 local function taken_before(prefix, operation)
   local ended, expiring = {}, {}
   for mark, group, id in string.gmatch(redis.call('GET', prefix .. 'o:' .. operation) or '', '(!?)(%d+):(%S+)') do
     local of_group = string.gsub(prefix, '{%d+}:$', '{' .. group .. '}:')
-    local sessions = mark == '!' and expiring or ended
-    sessions[#sessions + 1] = read(of_group, id)
+    local s = read(of_group, id)
+    if mark == '' then ended[#ended + 1] = s
+    elseif s and not s.reason and s.deadline > now and s.warned == string.format('%.0f', s.deadline * 1000000) then
+      expiring[#expiring + 1] = s
+    end
   end
   return ended, expiring
 end
@@ -371,7 +376,7 @@ for index, one in ipairs(former) do
   local is_good = one.good_until > now and #former - index < most_former
   if not is_good then redis.call('DEL', prefix .. 'k:' .. one.digest) end
   if is_good or index == #former then -- the last one is what a call that is repeated returns
-    kept[#kept + 1] = one.digest .. ' ' .. microseconds(one.good_until) .. ' ' .. one.key
+    kept[#kept + 1] = one.digest .. ' ' .. (is_good and microseconds(one.good_until) or '0') .. ' ' .. one.key
   end
 end
 redis.call('HSET', prefix .. 's:' .. s.id, 'k', new, 'present', new_digest, 'former', table.concat(kept, ','),
@@ -435,13 +440,12 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', prefix .. 'users', from, to, 'L
 end
 return {records, ''}
 
---- remove_user: replica end_session marker records batch microseconds users
--- A page of that: the sessions created up to a time, '' for now, but that of one id. Returns that time, '' at the end.
+--- remove_user: replica end_session marker records batch users
+-- A page of that, but for the session of one id; and '1', or '' at the end.
 refuse_replica()
-local user, operation, except, before, lease, batch_size = unpack(ARGV, 2)
+local user, operation, except, lease, batch_size = unpack(ARGV, 2)
 local ended, users = taken_before(prefix, operation), prefix .. 'users'
-if before == '' then before = microseconds(unix) end
-local from, to = user_range(user, before)
+local from, to = user_range(user)
 room = tonumber(batch_size)
 for _, entry in ipairs(redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, room + 1)) do
   if is_full() then break end
@@ -453,7 +457,7 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', users, from, to, 'LIMIT', 0, ro
   end
 end
 remember(prefix, operation, tonumber(lease), ended)
-return {records_of(ended), is_full() and before or ''}
+return {records_of(ended), is_full() and '1' or ''}
 
 --- acknowledge: one_group forget
 -- What has been announced is done with.
