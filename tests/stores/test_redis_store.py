@@ -672,6 +672,35 @@ class TestUnusualEnds:
         other.close()
         assert elsewhere == []
 
+    def test_half_a_logout(self, redis_url, prefix):
+        """If a later page of it fails in a process that does not serve, another one announces what has ended."""
+        elsewhere = []
+        other = RedisStore.from_url(redis_url, prefix=prefix, lease=2)
+        other.open(Callbacks(on_ended=lambda session, reason: elsewhere.append(session.key)))
+        for _ in range(60):  # more than a page
+            other.add("Luca", 600)
+        store = RedisStore.from_url(redis_url, prefix=prefix, lease=2)
+        manager = SessionManager(store=store)
+        manager.on("sessionEnded", lambda session, reason: None)
+        call, removed = store._scripts.call, []
+
+        def fail(operation, *args):
+            if operation == "remove_user":
+                removed.append(operation)
+                if len(removed) == 2:
+                    raise StoreUnavailable("no answer")
+            return call(operation, *args)
+
+        store._scripts.call = fail
+        other.stop()  # nothing claims what is handed on while the lease could be taken again
+        with pytest.raises(StoreUnavailable):
+            manager.deleteUserSessions("Luca")
+        time.sleep(1.5)
+        other.serve()
+        eventually(lambda: len(elsewhere) == 50, timeout=WAIT)
+        assert store._unacknowledged == set()
+        other.close()
+
     def test_foreign_notice(self, redis_url, prefix, client):
         """What another program publishes is no notice, and keeps none from its clients."""
         logouts: list[str] = []

@@ -13,23 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from redis_checks import WAIT, eventually
 from redis_server import RedisServer, redis_program
-
-WAIT = 60
 
 
 def bound(seconds: float) -> float:
     """Return how long something may take: beside the other tests, as long as a test waits for anything."""
     return WAIT if "PYTEST_XDIST_WORKER" in os.environ else seconds
-
-
-def eventually(condition: Callable[[], Any], timeout: float = WAIT) -> Any:
-    """Return what `condition` returns once that is true."""
-    deadline = time.monotonic() + timeout
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "the condition has not become true"
-        time.sleep(0.01)
-    return answer
 
 
 class Stalls:

@@ -382,8 +382,11 @@ class SharedStore(NotifyingStore):
         if not claim.ended and not claim.expiring:
             return  # while something is announced, no more is claimed
         if not self._is_serving:  # it was stopped in between, or never served
+            ids = [session._snapshot.id for session in claim.ended]
+            with LOCK:
+                self._unacknowledged.difference_update(ids)  # else the poller would keep the lease
             with suppress(StoreUnavailable):  # then another process has to wait for the end of the lease
-                self._extend([session._snapshot.id for session in claim.ended], 0)
+                self._extend(ids, 0)
             return
         sessions = sorted(self._claimed(claim.ended), key=lambda session: session._snapshot.left)
         with LOCK:
