@@ -15,7 +15,7 @@ from .errors import SessionError, SessionRejected
 from .events import IsolatedEmitter, Pending
 from .keys import label
 from .log import log
-from .policy import OwnLimits, PolicySettings, require_seconds, require_timeout
+from .policy import OwnLimits, Policy, PolicySettings, require_seconds, require_timeout
 from .session import Reason, Session
 from .stores import open_store, store_class
 from .stores.base import Callbacks, Interest, Notice, Store
@@ -102,6 +102,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         super().__init__()
         self._io: Any = None
         self._watchers: list[Watcher] = []
+        self._is_open = True  # then it is the singleton
         self._has_warned = False  # whether the log says that async listeners have no loop
         self._made_at = _caller()
         self._requested_store = store
@@ -159,6 +160,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         timeout: float | None = None,
         lifetime: float | None = None,
         userId: str | int | UUID | None = None,
+        securityStamp: str | None = None,
     ) -> str:
         """Create a session after a successful login, start its timer, and emit `sessionCreated(key)`.
 
@@ -172,31 +174,50 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             userId: Whose session it is, if usernames can change: a non-empty `str`, an `int` or a `UUID`, kept as
                 `str`. `setMaxSessionsPerUser` and the methods of one user go by it. `None`, the default, for the
                 username.
+            securityStamp: A `str` that stands for the user's credentials and changes when they change, such as a digest
+                of the hash of the password. It is only kept, as `Session.securityStamp`: compare it with the present
+                one to refuse sessions from before a change. `None`, the default, for none.
 
         Returns:
             The session key.
 
         Raises:
-            TypeError, ValueError: For another `username` or `userId`, for a `timeout` or a `lifetime` that
-                `setSessionTimeOut` does not accept, and for `data` that the store cannot hold; then there is no
-                session.
+            TypeError, ValueError: For another `username`, `userId` or `securityStamp`, for a `timeout` or a `lifetime`
+                that `setSessionTimeOut` does not accept, and for what the store cannot hold; then there is no session.
             TooManySessions: See `setMaxSessionsPerUser`.
         """
+        return self._load_session(self._policy, username, data, timeout, lifetime, userId, securityStamp)
+
+    addSession = loadNewSession
+
+    def _load_uncapped_session(self, username: str, **options: Any) -> str:
+        """As `loadNewSession`, whatever `setMaxSessionsPerUser` says: for a login that was let in before."""
+        return self._load_session(self._policy._replace(max_sessions=None), username, **options)
+
+    def _load_session(
+        self,
+        policy: Policy,
+        username: str,
+        data: Any = None,
+        timeout: float | None = None,
+        lifetime: float | None = None,
+        userId: str | int | UUID | None = None,
+        securityStamp: str | None = None,
+    ) -> str:
         _require_text("username", username)
         user_id = None if userId is None else _user_id(userId)
+        _require_stamp(securityStamp)
         if timeout is not None:
             require_timeout("the timeout of a session", timeout)
         if lifetime is not None:
             require_timeout("the lifetime of a session", lifetime)
         own, idle = OwnLimits(timeout, lifetime), self.settings["SESSION_TIMEOUT"]
-        key, evicted = self._store.add(username, idle, self._policy, data, own, user_id)
+        key, evicted = self._store.add(username, idle, policy, data, own, user_id, securityStamp)
         if evicted:
             self._announce_all(evicted, "evicted", "ended")
         _debug("Session created", key)
         self.emit("sessionCreated", key)
         return key
-
-    addSession = loadNewSession
 
     def checkSessionStatus(self, key: object) -> bool:
         """Return whether the session is alive, to the instant; `False` after an `error` event. Prolongs nothing."""
@@ -207,8 +228,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
         A session with a timeout of its own restarts that. No restart prolongs the lifetime.
         """
-        session = self._store.restart(key, self.settings["SESSION_TIMEOUT"], self._policy)
-        return session is not None or self._reject(key)
+        return self._resume(key) is not None or self._reject(key)
 
     def resumeSession(self, key: object) -> Session:
         """Restart the session's timeout, as `restartSessionTimer` does, and return the `Session`.
@@ -218,7 +238,11 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         Raises:
             SessionRejected: There is no live session of that key.
         """
-        return self._require(self._store.restart(key, self.settings["SESSION_TIMEOUT"], self._policy), key)
+        return self._require(self._resume(key), key)
+
+    def _resume(self, key: object) -> Session | None:
+        """Restart the session's timeout and return it, or `None` without any event."""
+        return self._store.restart(key, self.settings["SESSION_TIMEOUT"], self._policy)
 
     def getSession(self, key: object) -> Session:
         """Return the `Session`. Prolongs nothing.
@@ -319,6 +343,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._announce_all(self._store.clear(), "deleted", "ended")
         return True
 
+    def _forget_all(self) -> None:
+        """End all sessions without an event or a notice; settings and listeners stay. For runs of tests."""
+        self._store.clear(silent=True)
+
     # The sessions of one user
 
     def getUserSessions(self, user: str | int | UUID) -> list[dict[str, Any]]:
@@ -362,7 +390,29 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._announce_all(ended, "deleted", "ended")
         return len(ended)
 
-    def renewSessionKey(self, key: object, overlap: float = 0) -> str:
+    def _end_stale_sessions(
+        self, user_id: str | int | UUID, is_current: Callable[[str], bool], except_key: object = None
+    ) -> int:
+        """End those sessions of a user whose security stamp is not current; return how many.
+
+        The events are those of `deleteUserSessions`. A session without a stamp stays, and so does that of `except_key`.
+        """
+        kept, count = self._store.get(except_key), 0
+        for session, _ in self._store.of_user(_user_id(user_id)):
+            stamp = session.securityStamp
+            if stamp is None or is_current(stamp) or (kept is not None and session._id == kept._id):
+                continue
+            ended = self._store.remove(session.key, "ended")
+            if ended is not None:
+                self._announce_all([ended], "deleted", "ended")
+                count += 1
+        return count
+
+    def _set_security_stamp(self, key: object, stamp: str) -> bool:
+        """Replace the security stamp of a session whose user has not authenticated again; return whether it is live."""
+        return self._store.set_stamp(key, stamp)
+
+    def renewSessionKey(self, key: object, overlap: float = 0, *, securityStamp: str | None = None) -> str:
         """Give the session a new key and emit `sessionRenewed(oldKey, newKey)`; `createdAt` and the deadlines stay.
 
         Call it after a re-authentication and a change of privileges (OWASP ASVS 5.0, 7.2.4). `authenticatedAt` is now.
@@ -372,16 +422,19 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             overlap: How many seconds the old key, and the keys before it, are still good, so that requests that are
                 under way survive; 0, the default, for none. Keep it short: until then they are as good as the new one.
                 At most 8 keys are in their overlap: for one more, that of the oldest ends early.
+            securityStamp: Replaces that of `loadNewSession`, in the same step; `None`, the default, keeps it.
 
         Returns:
             The new key.
 
         Raises:
-            TypeError, ValueError: `overlap` is no number of seconds; then nothing changes.
+            TypeError, ValueError: `overlap` is no number of seconds, or `securityStamp` nothing that the store can
+                hold; then nothing changes.
             SessionRejected: There is no live session of that key.
         """
         require_seconds("the overlap", overlap)
-        old, new, session_id = self._require(self._store.renew_key(key, overlap), key)
+        _require_stamp(securityStamp)
+        old, new, session_id = self._require(self._store.renew_key(key, overlap, securityStamp), key)
         _debug("Session key renewed", old)
         if not self._store.sends_notices:
             self._notify_renewal(session_id)  # first: a listener may emit to the new room
@@ -461,6 +514,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         with LOCK:
             if _instance is self:
                 _instance = None
+        self._is_open = False
         self._store.close()
 
     # What the store calls
@@ -584,6 +638,11 @@ def _user_id(user: object) -> str:
     if isinstance(user, int) and not isinstance(user, bool):
         return str(int(user))  # not what an `IntEnum` is shown as
     return _require_text("user id", user, "a non-empty str, an int or a UUID")
+
+
+def _require_stamp(stamp: object) -> None:
+    if stamp is not None and not isinstance(stamp, str):
+        raise TypeError(f"the security stamp must be a str or None, got {type(stamp).__name__}")
 
 
 def _require_text(what: str, text: object, kinds: str = "a non-empty str") -> str:

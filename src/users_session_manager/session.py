@@ -30,6 +30,8 @@ class Session:
     | `timeout` | an idle timeout of its own, in seconds; `None` for the manager's |
     | `formerKeys` | keys that `renewSessionKey` has replaced, oldest first, `tuple[str, ...]`: the last one, and \
     those before it whose overlap was not over at the last renewal, at most 8 together |
+    | `securityStamp` | what stands for the user's credentials at the login, `str`: as given to `loadNewSession` or \
+    `renewSessionKey`; `None` without one |
     | `timer` | a started `threading.Timer`, made when it is first asked for |
 
     A copy, by `copy` or by pickle, is a snapshot: it has these values and no store, and its `timer` is a
@@ -37,7 +39,10 @@ class Session:
     """
 
     # In the order of the arguments below.
-    __slots__ = ("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys", "userId")
+    __slots__ = (
+        *("username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys", "userId"),
+        "securityStamp",
+    )
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Session:
         timeout: float | None = None,
         formerKeys: tuple[str, ...] = (),
         userId: str | None = None,
+        securityStamp: str | None = None,
     ) -> None:
         self.username = username
         self.key = key
@@ -58,6 +64,7 @@ class Session:
         self.timeout = timeout
         self.formerKeys = formerKeys
         self.userId = username if userId is None else userId
+        self.securityStamp = securityStamp
 
     @property
     def authenticationAge(self) -> float:

@@ -35,6 +35,7 @@ from users_session_manager.stores.base import MAX_FORMER_KEYS  # noqa: E402
 USERS = ["Luca", "Fabio", "Gino"]
 # Most often none; a number is the same as its text, and a user id may be what another user is called.
 GIVEN_IDS = [None, None, None, 7, "7", "Gino", UUID(int=7)]
+STAMPS = ["", "old", "new"]
 USER_IDS = [*USERS, 7, "7", UUID(int=7), str(UUID(int=7))]
 EVENTS = "sessionCreated sessionDeleted activeUserDeleted sessionEnded sessionRenewed sessionExpiring".split()
 EVENTS += ["notifyClientToLogout", "sessionRejected"]
@@ -50,6 +51,7 @@ class Login:
     started_at: float
     own: float | None
     data: Any
+    stamp: str | None
     deadline: float = inf
     limit: float = inf
     own_lifetime: float | None = None
@@ -92,7 +94,7 @@ class Model:
         login.deadline = deadline
 
     def log_in(
-        self, username: str, user: Any, key: str, own: float | None, data: Any, lifetime: float | None = None
+        self, username: str, user: Any, key: str, own: float | None, data: Any, lifetime: Any, stamp: str | None
     ) -> bool:
         user_id = username if user is None else str(user)
         live = self.live(user_id)
@@ -100,19 +102,20 @@ class Model:
             if self.overflow == "reject":
                 return False
             self.end(live[: len(live) - self.cap + 1], "evicted", notified=True)
-        login = Login(username, user_id, key, self.now, own, data, own_lifetime=lifetime)
+        login = Login(username, user_id, key, self.now, own, data, stamp, own_lifetime=lifetime)
         self.count_down(login)
         self.logins.append(login)
         self.events.append(("sessionCreated", key))
         return True
 
-    def renew(self, login: Login, new: str, overlap: float) -> None:
+    def renew(self, login: Login, new: str, overlap: float, stamp: str | None) -> None:
         self.events.append(("sessionRenewed", login.key, new))
         until = self.now + overlap
         good_until = {key: min(good, until) for key, good in login.former.items()}
         former = [(key, good) for key, good in good_until.items() if self.now < good] + [(login.key, until)]
         login.former = dict(former[-MAX_FORMER_KEYS:])
         login.key = new
+        login.stamp = login.stamp if stamp is None else stamp
 
     def end(self, logins: list[Login], reason: str, *, notified: bool = False) -> None:
         for login in logins:
@@ -134,6 +137,7 @@ class Model:
 seconds = st.integers(2, 99)
 a_while = st.sampled_from([1, 2, 5, 10, 60])
 maybe_seconds = st.none() | seconds
+maybe_stamp = st.none() | st.sampled_from(STAMPS)
 # Most often one that is good, then one that was, then one that never will be.
 keys = st.runner().flatmap(
     lambda machine: st.sampled_from([*machine.model.good_keys() * 4, *machine.keys[-3:], *NO_KEYS])
@@ -178,10 +182,10 @@ class ManagerMachine(RuleBasedStateMachine):
 
         return listen
 
-    def asked(self, method: str, *args: Any) -> Any:
+    def asked(self, method: str, *args: Any, **options: Any) -> Any:
         """Return what a method answers that raises in any case; `None` if it does."""
         try:
-            return getattr(self.manager, method)(*args)
+            return getattr(self.manager, method)(*args, **options)
         except SessionRejected:
             return None
 
@@ -196,14 +200,17 @@ class ManagerMachine(RuleBasedStateMachine):
         own=maybe_seconds,
         data=st.none() | st.integers(),
         lifetime=maybe_seconds,
+        stamp=maybe_stamp,
     )
-    def log_in(self, username: str, user: Any, own: float | None, data: Any, lifetime: float | None) -> None:
+    def log_in(self, username: str, user: Any, own: Any, data: Any, lifetime: Any, stamp: str | None) -> None:
         try:
-            key = self.manager.loadNewSession(username, data=data, timeout=own, lifetime=lifetime, userId=user)
+            key = self.manager.loadNewSession(
+                username, data=data, timeout=own, lifetime=lifetime, userId=user, securityStamp=stamp
+            )
         except TooManySessions:
-            assert not self.model.log_in(username, user, "", own, data)
+            assert not self.model.log_in(username, user, "", own, data, lifetime, stamp)
             return
-        assert self.model.log_in(username, user, key, own, data, lifetime)
+        assert self.model.log_in(username, user, key, own, data, lifetime, stamp)
         self.keys.append(key)
 
     @rule(key=keys)
@@ -228,7 +235,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert details is not False
         assert (left, data, details["data"]) == (login.deadline - self.model.now, login.data, login.data)
         assert details["username"] == session.username == login.username
-        assert session.userId == login.user_id
+        assert (session.userId, session.securityStamp) == (login.user_id, login.stamp)
         assert (session.key, session.timeout, session.formerKeys) == (login.key, login.own, tuple(login.former))
 
     @rule(key=keys, resume=st.booleans())
@@ -286,17 +293,17 @@ class ManagerMachine(RuleBasedStateMachine):
         login = self.model.find(key)
         if login is not None:
             for _ in range(min(times, 30) if self.manager.blocking else times):  # each asks a server, if it blocks
-                self.renew(login.key, overlap)
+                self.renew(login.key, overlap, None)
 
-    @rule(key=keys, overlap=st.sampled_from([5, 0, 1, 1000]))
-    def renew(self, key: str, overlap: float) -> None:
+    @rule(key=keys, overlap=st.sampled_from([5, 0, 1, 1000]), stamp=maybe_stamp)
+    def renew(self, key: str, overlap: float, stamp: str | None) -> None:
         login = self.model.find(key)
-        new = self.asked("renewSessionKey", key, overlap)
+        new = self.asked("renewSessionKey", key, overlap, securityStamp=stamp)
         if login is None:
             assert new is None
             self.rejected(key)
             return
-        self.model.renew(login, new, overlap)
+        self.model.renew(login, new, overlap, stamp)
         self.keys.append(new)
 
     # Ends
@@ -315,6 +322,14 @@ class ManagerMachine(RuleBasedStateMachine):
         kept = self.model.find(key)
         ended = [login for login in self.model.live(str(user)) if login is not kept]
         assert self.manager.deleteUserSessions(user, key) == len(ended)
+        self.model.end(ended, "deleted", notified=True)
+
+    @rule(user=st.sampled_from(USER_IDS), key=keys, stamp=st.sampled_from(STAMPS))
+    def end_stale(self, user: Any, key: str, stamp: str) -> None:
+        kept = self.model.find(key)
+        ended = [login for login in self.model.live(str(user)) if login.stamp not in (None, stamp)]
+        ended = [login for login in ended if login is not kept]
+        assert self.manager._end_stale_sessions(user, stamp.__eq__, key) == len(ended)
         self.model.end(ended, "deleted", notified=True)
 
     @rule(really=st.sampled_from([False, False, False, True]))
@@ -411,8 +426,8 @@ def test_model(any_store, store_kind):
 
 
 class NoOverlap(MemoryStore):
-    def renew_key(self, key, overlap):
-        return super().renew_key(key, 0)
+    def renew_key(self, key, overlap, security_stamp=None):
+        return super().renew_key(key, 0, security_stamp)
 
 
 def test_difference():

@@ -465,6 +465,63 @@ class TestUserId:
         assert [(session.username, session.userId) for session in [*ended, *case.ended]] == [("Luca", user_id)] * 4
 
 
+class TestSecurityStamp:
+    """A store keeps the security stamp of a session, until a renewal or `set_stamp` changes it."""
+
+    def test_set(self, store, case):
+        """It is replaced at once, in nothing but a live session."""
+        keys = [case.add("Luca", security_stamp=stamp) for stamp in ("a", None, "b")]
+        store.remove(keys[2])
+        assert [store.set_stamp(key, "new") for key in (*keys, "x", None, [])] == [
+            True,
+            True,
+            False,
+            False,
+            False,
+            False,
+        ]
+        assert [store.get(key).securityStamp for key in keys[:2]] == ["new", "new"]
+        former, present, _ = store.renew_key(keys[0], 10)
+        assert store.set_stamp(former, "") is True
+        assert store.get(present).securityStamp == ""
+
+    @pytest.mark.parametrize("stamp", [None, "", "7", 'Zoë \ud800 "\\', "a b{c}:d,e%\x00\n", "x" * 1000])
+    def test_stays(self, store, case, stamp):
+        """It is that of the session in every answer, until its end."""
+        key = case.add("Luca", security_stamp=stamp)
+        key = store.renew_key(key, 0)[1]
+        store.set_data(key, {"a": 1})
+        store.update_data(key, lambda data: {"b": 2})
+        found = [store.get(key), store.restart(key, 10), store.sessions[key], store.of_user("Luca")[0][0]]
+        assert [session.securityStamp for session in found] == [stamp] * 4
+        ended = [store.remove(key)]
+        case.add("Luca", security_stamp=stamp)
+        ended += store.remove_user("Luca")
+        case.add("Luca", security_stamp=stamp)
+        ended += store.clear()
+        case.add("Luca", security_stamp=stamp)
+        ended += store.add("Luca", 10, Policy(max_sessions=1), security_stamp=stamp)[1]
+        case.turn(10)
+        case.settle()
+        assert [session.securityStamp for session in [*ended, *case.ended]] == [stamp] * 5
+
+    def test_renewal(self, store, case):
+        """A renewal replaces it, for the former key in its overlap as well; without one it stays."""
+        other, old = case.add("Luca", security_stamp="other"), case.add("Luca", security_stamp="old")
+        new = store.renew_key(old, 5, "new")[1]
+        assert [store.get(key).securityStamp for key in (old, new, other)] == ["new", "new", "other"]
+        new = store.renew_key(old, 5)[1]
+        assert store.get(new).securityStamp == "new"
+        new = store.renew_key(new, 5, "")[1]
+        assert store.get(new).securityStamp == ""
+        assert store.renew_key(new_key(), 5, "new") is None
+
+    def test_first_by_renewal(self, store, case):
+        """A session that was created without one gets it in a renewal."""
+        key = store.renew_key(case.add("Luca"), 0, "new")[1]
+        assert store.get(key).securityStamp == "new"
+
+
 class TestCap:
     def test_evict(self, store, case):
         """The oldest sessions are evicted."""

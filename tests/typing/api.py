@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from uuid import UUID
 
+from fastapi import Request, Response
 from typing_extensions import assert_type
 
 from users_session_manager import (
@@ -34,6 +35,8 @@ manager.loadNewSession(None)  # type: ignore[arg-type]
 manager.loadNewSession("Luca", userId=7)
 manager.loadNewSession("Luca", userId=UUID(int=7))
 manager.loadNewSession("Luca", userId=7.0)  # type: ignore[arg-type]
+manager.loadNewSession("Luca", securityStamp="a stamp")
+manager.loadNewSession("Luca", securityStamp=b"a stamp")  # type: ignore[arg-type]
 
 assert_type(manager.checkSessionStatus(key), bool)
 assert_type(manager.restartSessionTimer(key), bool)
@@ -48,9 +51,12 @@ assert_type(manager.deleteUserSessions(UUID(int=7), exceptKey=key), int)
 assert_type(manager.getSessionTimeLeft(key), float)
 assert_type(manager.getSession(key).username, str)
 assert_type(manager.getSession(key).userId, str)
+assert_type(manager.getSession(key).securityStamp, str | None)
 assert_type(manager.resumeSession(key), Session)
 assert_type(manager.findSession(key), Session | None)
 assert_type(manager.renewSessionKey(key), str)
+assert_type(manager.renewSessionKey(key, securityStamp="a stamp"), str)
+manager.renewSessionKey(key, 0, "a stamp")  # type: ignore[call-arg]
 assert_type(manager.bindLoop(), Literal[True])
 assert_type(manager.deleteSession(key), bool)
 assert_type(manager.deleteAllSessions(), Literal[True])
@@ -104,7 +110,17 @@ assert_type(guarded(1), str)
 assert_type(polled(1), str)
 guarded("1")  # type: ignore[arg-type]
 
-dependencies = fastapi.UserSessions(secure=False)
+dependencies = fastapi.UserSessions(secure=False, timeout=60, max_sessions_per_user=1, overflow="reject")
+fastapi.UserSessions(overflow="refuse")  # type: ignore[arg-type]
+assert_type(fastapi.UserSessions().manager, fastapi.SessionManager)
+
+
+def fastapi_login(request: Request, response: Response, session: fastapi.RequestSession) -> None:
+    assert_type(dependencies.sign_in(request, response, "Luca", userId=UUID(int=7), securityStamp="a"), str)
+    assert_type(dependencies.next_page(request), str)
+    assert_type(session.userId, str)
+
+
 request_session: RequestSession = flask.current_session
 assert_type(request_session.createdAt, float)
 
@@ -126,6 +142,7 @@ flask.session_required(max_age="300")  # type: ignore[call-overload]
 assert_type(request_session.authenticatedAt, float)
 assert_type(request_session.timeout, float | None)
 assert_type(request_session.userId, str)
+str(request_session.securityStamp)  # type: ignore[attr-defined]
 assert_type(request_session.update(lambda data: data), Any)
 request_session.update([])  # type: ignore[arg-type]
 

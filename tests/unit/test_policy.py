@@ -256,7 +256,7 @@ class TestUserSessions:
     def test_details(self, manager, clock):
         """A user's sessions are listed with their details, oldest first."""
         before = time.time()
-        first = manager.loadNewSession("Luca", data={"browser": "Firefox"})
+        first = manager.loadNewSession("Luca", data={"browser": "Firefox"}, securityStamp="not shown")
         clock.turn(1000)
         manager.loadNewSession("Fabio")
         second = manager.loadNewSession("Luca", timeout=50)
@@ -371,6 +371,45 @@ class TestUserSessions:
         few, many = cost(10), cost(1000)
         assert few > 50, "they were to be counted"
         assert many < few * 1.2
+
+
+class TestSecurityStamp:
+    def test_kept(self, manager):
+        """It is kept as it is, an empty one included; there is none unless it is given."""
+        for stamp in ("a stamp", "", None):
+            assert manager.getSession(manager.loadNewSession("Luca", securityStamp=stamp)).securityStamp == stamp
+        assert manager.getSession(manager.loadNewSession("Luca")).securityStamp is None
+
+    def test_renewal(self, manager):
+        """A renewal replaces it by one that is given, and keeps it without."""
+        session = manager.getSession(manager.loadNewSession("Luca"))
+        for given, kept in (("old", "old"), ("new", "new"), (None, "new"), ("", ""), (None, "")):
+            assert manager.getSession(manager.renewSessionKey(session.key, securityStamp=given)).securityStamp == kept
+        manager.renewSessionKey(session.key)
+        assert session.securityStamp == ""
+
+    def test_bad(self, manager, events):
+        """What is no text is an error, and nothing changes."""
+        key = manager.loadNewSession("Luca", securityStamp="a stamp")
+        events.clear()
+        for stamp in (b"x", 1, True, 1.5, [], object()):
+            shown = f"the security stamp must be a str or None, got {type(stamp).__name__}"
+            with pytest.raises(TypeError, match=shown):
+                manager.loadNewSession("Luca", securityStamp=stamp)
+            with pytest.raises(TypeError, match=shown):
+                manager.renewSessionKey(key, securityStamp=stamp)
+        assert events == []
+        assert manager.getSession(key).securityStamp == "a stamp"
+
+    def test_not_logged(self, manager, clock, caplog):
+        """No line of the log shows it."""
+        for end in (manager.deleteSession, lambda key: manager.deleteAllSessions(), lambda key: clock.turn(3000)):
+            key = manager.loadNewSession("Luca", securityStamp="the old stamp")
+            key = manager.renewSessionKey(key, securityStamp="the new stamp")
+            manager.createNewSessionTimer(key, "Luca")
+            end(key)
+        assert "Session created" in caplog.text
+        assert " stamp" not in caplog.text
 
 
 class TestRenewal:

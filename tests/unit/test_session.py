@@ -11,7 +11,7 @@ import pytest
 
 from users_session_manager import Session, SessionError
 
-NAMES = ["username", "key", "createdAt", "authenticatedAt", "data", "timeout", "formerKeys", "userId"]
+NAMES = "username key createdAt authenticatedAt data timeout formerKeys userId securityStamp".split()
 
 
 def values(session: Session) -> list[object]:
@@ -20,11 +20,11 @@ def values(session: Session) -> list[object]:
 
 def test_copy(manager):
     """A copy is a snapshot: it has the values and no timer, and later changes do not reach it."""
-    old = manager.loadNewSession("Luca", data={"a": [1]}, timeout=60, userId=7)
+    old = manager.loadNewSession("Luca", data={"a": [1]}, timeout=60, userId=7, securityStamp="a stamp")
     session = manager.getSession(manager.renewSessionKey(old, 5))
     copies = pickle.loads(pickle.dumps(session)), copy.copy(session), copy.deepcopy(session)
     before = values(session)
-    assert before[-4:] == [{"a": [1]}, 60, (old,), "7"]
+    assert before[-5:] == [{"a": [1]}, 60, (old,), "7", "a stamp"]
     manager.renewSessionKey(session.key)
     manager.setSessionData(session.key, None)
     for one in copies:
@@ -56,15 +56,16 @@ def test_age_not_negative():
 
 
 def test_defaults():
-    """A session has no data, no timeout of its own and no former keys unless given; its user id is the username."""
-    assert values(Session("Luca", "key", 1.0, 2.0)) == ["Luca", "key", 1.0, 2.0, None, None, (), "Luca"]
+    """Unless given, a session has no data, timeout of its own, former keys or stamp; its user id is the username."""
+    assert values(Session("Luca", "key", 1.0, 2.0)) == ["Luca", "key", 1.0, 2.0, None, None, (), "Luca", None]
 
 
 def test_repr(manager):
-    """The `repr` shows the label of the key and not its secret."""
-    key = manager.loadNewSession("Luca")
+    """The `repr` shows the label of the key and not its secret, nor the security stamp."""
+    key = manager.loadNewSession("Luca", securityStamp="a stamp")
     name, secret = key.split("_")
     for session in (manager.getSession(key), copy.copy(manager.getSession(key))):
         assert name in repr(session)
         assert "'Luca'" in repr(session)
         assert secret not in repr(session)
+        assert "a stamp" not in repr(session)

@@ -151,11 +151,12 @@ class Store(ABC):
         data: Any = None,
         own: OwnLimits = NOT_OWN,
         user_id: str | None = None,
+        security_stamp: str | None = None,
     ) -> tuple[str, Sequence[Session]]:
         """Store a new session; return its key and the sessions that were evicted for it.
 
-        Its user id is `user_id`; `None`, the default, is for the username. At no moment has the user more than
-        `policy.max_sessions` live sessions: the oldest are evicted.
+        Its user id is `user_id`; `None`, the default, is for the username. `security_stamp` is only kept. At no moment
+        has the user more than `policy.max_sessions` live sessions: the oldest are evicted.
 
         Raises:
             TooManySessions: `policy.overflow` is `"reject"` and the user has that many; then nothing has changed.
@@ -181,13 +182,13 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def renew_key(self, key: object, overlap: float) -> tuple[str, str, Any] | None:
+    def renew_key(self, key: object, overlap: float, security_stamp: str | None = None) -> tuple[str, str, Any] | None:
         """Give a live session a new key; return the key that it replaces, the new one, and the session's id.
 
         The old key, and those that it has replaced, are good for at most `overlap` more seconds. No deadline moves;
-        `authenticatedAt` is now. Of the former keys those that are not good any more are forgotten; then the old key is
-        added, also with an `overlap` of 0. At most `MAX_FORMER_KEYS` are kept: for one more, the overlap of the oldest
-        ends early.
+        `authenticatedAt` is now. A `security_stamp` replaces that of the session; `None`, the default, keeps it. Of the
+        former keys those that are not good any more are forgotten; then the old key is added, also with an `overlap` of
+        0. At most `MAX_FORMER_KEYS` are kept: for one more, the overlap of the oldest ends early.
         """
 
     @abstractmethod
@@ -208,20 +209,28 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def set_stamp(self, key: object, security_stamp: str) -> bool:
+        """Replace the security stamp of a live session; return whether there is one."""
+
+    @abstractmethod
     def of_user(self, user_id: str) -> Sequence[tuple[Session, float]]:
         """Return the live sessions of a user, oldest first, each with the seconds until it expires."""
 
     @abstractmethod
-    def remove(self, key: object) -> Session | None:
-        """Take a live session out and return it."""
+    def remove(self, key: object, kind: Literal["deleted", "ended"] = "deleted") -> Session | None:
+        """Take a live session out and return it. `kind` is that of the notice."""
 
     @abstractmethod
     def remove_user(self, user_id: str, except_key: object = None) -> Sequence[Session]:
         """Take all live sessions of a user out but that of `except_key`, and return them, oldest first."""
 
     @abstractmethod
-    def clear(self) -> Sequence[Session]:
-        """Take all live sessions out and return them, in the order of creation."""
+    def clear(self, *, silent: bool = False) -> Sequence[Session]:
+        """Take all live sessions out and return them, in the order of creation.
+
+        With `silent` also those that have expired and were not announced; no process announces an end of these, and
+        there is no notice of it.
+        """
 
     @abstractmethod
     def present_keys(self, session_ids: Sequence[Any]) -> list[str | None]:

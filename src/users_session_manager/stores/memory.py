@@ -51,10 +51,13 @@ class MemorySession(Session):
         "_warn_at",
     )
 
-    def __init__(self, store: MemoryStore, username: str, data: Any, user_id: str | None) -> None:
+    def __init__(
+        self, store: MemoryStore, username: str, data: Any, user_id: str | None, security_stamp: str | None
+    ) -> None:
         unix = time.time()
         self.username = username  # not by super().__init__, which would cost each login a call
         self.userId = username if user_id is None else user_id
+        self.securityStamp = security_stamp
         self.key = new_key()
         self.createdAt = self.authenticatedAt = unix
         self.data = data
@@ -177,10 +180,11 @@ class MemoryStore(Store):
         data: Any = None,
         own: OwnLimits = NOT_OWN,
         user_id: str | None = None,
+        security_stamp: str | None = None,
     ) -> tuple[str, Sequence[Session]]:
         require_interval(timeout if own.timeout is None else own.timeout)
         self.serve()
-        session = MemorySession(self, username, data, user_id)
+        session = MemorySession(self, username, data, user_id, security_stamp)
         session.timeout, session._lifetime = own
         with LOCK:
             surplus = [] if policy.max_sessions is None else self._surplus_sessions(session, policy)
@@ -227,7 +231,7 @@ class MemoryStore(Store):
             old.end()
         return self._make_timer(session)
 
-    def renew_key(self, key: object, overlap: float) -> tuple[str, str, Any] | None:
+    def renew_key(self, key: object, overlap: float, security_stamp: str | None = None) -> tuple[str, str, Any] | None:
         new, unix, now = new_key(), time.time(), self.now()
         with LOCK:
             session = self.get(key)
@@ -244,6 +248,8 @@ class MemoryStore(Store):
                 self._forget(former_keys)
                 return None
             session.key, session.formerKeys = new, kept_keys
+            if security_stamp is not None:
+                session.securityStamp = security_stamp
             session.authenticatedAt, session._authenticated_at = unix, now
             self._sessions[new] = session
             del self._sessions[old]
@@ -264,6 +270,12 @@ class MemoryStore(Store):
         del old  # without the lock: a finalizer is unknown code
         return True
 
+    def set_stamp(self, key: object, security_stamp: str) -> bool:
+        session = self.get(key)
+        if session is not None:
+            session.securityStamp = security_stamp
+        return session is not None
+
     def update_data(self, key: object, change: Callable[[Any], Any]) -> tuple[bool, Any]:
         while (session := self.get(key)) is not None:
             changes, old = session._data_changes, session.data
@@ -276,7 +288,7 @@ class MemoryStore(Store):
                     return True, new
         return False, None
 
-    def remove(self, key: object) -> MemorySession | None:
+    def remove(self, key: object, kind: str = "deleted") -> MemorySession | None:  # noqa: ARG002
         with LOCK:
             session = self.get(key)
             if session is None or not self._pop(session):
@@ -295,9 +307,10 @@ class MemoryStore(Store):
             ended = [session for session in self._live_of(user_id) if session is not kept and self._pop(session)]
         return _end_timers(ended)
 
-    def clear(self) -> list[MemorySession]:
+    def clear(self, *, silent: bool = False) -> list[MemorySession]:
         with LOCK:
-            ended = [session for session in self._live() if self._pop(session)]
+            found = list(self._sessions.values()) if silent else self._live()
+            ended = [session for session in found if self._pop(session)]
         return _end_timers(ended)
 
     def present_keys(self, session_ids: Sequence[MemorySession]) -> list[str | None]:

@@ -78,7 +78,7 @@ class RedisStore(SharedStore):
         prefix: What all keys in Redis begin with, a `str` without braces; `"users-session-manager:"` by default.
         lease: Seconds that a process has to announce the end of a session before another does; 30.0 by default.
         max_data: Bytes that the data of a session may have as JSON; 1 MiB by default.
-        max_username: Characters that a username and a user id may have; 1,000 by default.
+        max_username: Characters that a username, a user id and a security stamp may have; 1,000 by default.
         now: The time that deadlines are measured in, in seconds; the clock of Redis by default. Tests pass one that
             they turn, with `thread=False`, and call `run_due()` to let sessions expire.
         thread: Whether threads let them expire.
@@ -171,9 +171,11 @@ class RedisStore(SharedStore):
         data: Any = None,
         own: OwnLimits = NOT_OWN,
         user_id: str | None = None,
+        security_stamp: str | None = None,
     ) -> tuple[str, Sequence[Session]]:
         encoded, name = self._limits.encode_data(data), self._limits.encode_user("a username", username)
         user = name if user_id is None else self._limits.encode_user("a user id", user_id)
+        stamp = self._limits.encode_stamp(security_stamp)
         if self._closed:
             raise SessionError("this SessionManager is closed")
         self.serve()
@@ -184,7 +186,7 @@ class RedisStore(SharedStore):
             *("own" if own.lifetime else "", encode_number(policy.max_sessions), policy.overflow),
             encode_number(policy.warning),
         ]
-        args = (digest_of(key), key, name, user, *limits, encoded, lease, BATCH_SIZE)
+        args = (digest_of(key), key, name, user, *limits, encoded, stamp, lease, BATCH_SIZE)
         evicted = self._taken_out(self._add(username, policy, group, *args), lease)
         self._poll_in_time(own.timeout or timeout, policy)
         return key, evicted
@@ -215,9 +217,9 @@ class RedisStore(SharedStore):
         session = self.restart(key, timeout, policy)
         return self._start_timer(timeout) if session is None else session.timer
 
-    def renew_key(self, key: object, overlap: float) -> tuple[str, str, Any] | None:
-        new = new_key(group_of(key))
-        found = self._ask("renew_key", key, digest_of(new), new, encode_number(overlap), MAX_FORMER_KEYS)
+    def renew_key(self, key: object, overlap: float, security_stamp: str | None = None) -> tuple[str, str, Any] | None:
+        new, stamp = new_key(group_of(key)), self._limits.encode_stamp(security_stamp)
+        found = self._ask("renew_key", key, digest_of(new), new, encode_number(overlap), MAX_FORMER_KEYS, stamp)
         return None if found is None else (found[1].decode(), new, found[0])
 
     def time_left(self, key: object) -> float | None:
@@ -226,6 +228,9 @@ class RedisStore(SharedStore):
 
     def set_data(self, key: object, data: Any) -> bool:
         return bool(self._ask("set_data", key, self._limits.encode_data(data)))
+
+    def set_stamp(self, key: object, security_stamp: str) -> bool:
+        return bool(self._ask("set_stamp", key, self._limits.encode_stamp(security_stamp)))
 
     def update_data(self, key: object, change: Callable[[Any], Any]) -> tuple[bool, Any]:
         for attempt in itertools.count():
@@ -241,11 +246,11 @@ class RedisStore(SharedStore):
             time.sleep(random() * min(0.001 * 2 ** min(attempt, 10), MAX_BACKOFF))  # noqa: S311  # no secret
         raise AssertionError("unreachable")
 
-    def remove(self, key: object) -> Session | None:
+    def remove(self, key: object, kind: str = "deleted") -> Session | None:
         group, lease = group_of(key), self._own_lease()
         if group is None or self._closed:
             return None
-        ended = self._taken_out([self._take("remove", [group], digest_of(str(key)), lease)], lease)
+        ended = self._taken_out([self._take("remove", [group], digest_of(str(key)), lease, kind)], lease)
         return ended[0] if ended else None
 
     # Several
@@ -273,13 +278,14 @@ class RedisStore(SharedStore):
 
         return [*self._taken_out(pages(), lease)]
 
-    def clear(self) -> list[Session]:
-        lease = self._own_lease()
+    def clear(self, *, silent: bool = False) -> list[Session]:
+        lease = 0 if silent else self._own_lease()
 
         def pages() -> Iterator[Sequence[bytes]]:
             for groups in [] if self._closed else self._scripts.batches:
                 for (records,) in self._scripts.pages(
-                    groups, lambda groups, *cursors: self._take("clear", groups, lease, BATCH_SIZE, *cursors)
+                    groups,
+                    lambda groups, *cursors: self._take("clear", groups, "" if silent else lease, BATCH_SIZE, *cursors),
                 ):
                     yield records
 

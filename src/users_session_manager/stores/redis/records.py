@@ -30,7 +30,7 @@ class SizeLimits(NamedTuple):
     data: int
     """Bytes of data, as JSON."""
     username: int
-    """Characters of a username and of a user id."""
+    """Characters of a username, of a user id and of a security stamp."""
 
     def encode_data(self, data: Any) -> bytes:
         """Return `data` as JSON, empty for `None`; `TypeError` for what JSON cannot hold, `ValueError` if too large."""
@@ -50,6 +50,10 @@ class SizeLimits(NamedTuple):
         if len(name) > self.username:
             raise ValueError(f"{what} may have {self.username:,} characters, got {len(name):,}")
         return encode_text(name)
+
+    def encode_stamp(self, stamp: str | None) -> bytes:
+        """Return a security stamp as Redis has it: in quotes, since one may be empty; empty for `None`."""
+        return b"" if stamp is None else b'"%b"' % self.encode_user("a security stamp", stamp)
 
 
 def _require_str_keys(data: Any) -> None:
@@ -87,8 +91,9 @@ def _session(
     data = json.loads(fields["data"]) if with_data and "data" in fields else None
     timeout = _number(fields["own"]) if "own" in fields else None
     former = tuple(one.split(" ")[2] for one in fields["former"].split(",")) if "former" in fields else ()
-    user_id = as_text(fields["user"]) if "user" in fields else name
-    return SharedSession(start_timer, snapshot, name, key, created, authenticated, data, timeout, former, user_id)
+    user = as_text(fields["user"]) if "user" in fields else name
+    stamp = as_text(fields["stamp"][1:-1]) if "stamp" in fields else None
+    return SharedSession(start_timer, snapshot, name, key, created, authenticated, data, timeout, former, user, stamp)
 
 
 def _number(written: str) -> float:

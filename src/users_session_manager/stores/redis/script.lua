@@ -16,7 +16,7 @@
 --                  present key), authenticated, started_at (`created` in the time of the deadlines), data, own (a
 --                  timeout of its own), limit (the end of its lifetime), fixed (set if that is its own), warning
 --                  (seconds before the deadline), warned (the deadline that it was warned of), former (former keys, see
---                  `former_of`), reason (why it has ended)
+--                  `former_of`), reason (why it has ended), stamp (the security stamp, in quotes)
 --   k:<digest>     string: the id of the session that a renewal has given the key of this digest
 --   users          sorted set, by text: the sessions of each user, see `user_entry`
 --   o:<operation>  string: the ids of the sessions that an operation took out, for a minute: asked again, since its
@@ -228,7 +228,7 @@ end
 
 --- end_session: time lifetimes user_entry notify
 -- Takes a session out. Its end is announced by the caller, which has a lease for that; with one of no seconds it is left
--- to another process, if there is one with a listener.
+-- to another process, if there is one with a listener; without a kind of notice it is announced to none.
 local function end_session(s, reason, lease, kind)
   local prefix, ended, hash = s.prefix, s.prefix .. 'ended', s.prefix .. 's:' .. s.id
   redis.call('ZREM', prefix .. 'due', s.id) -- first: with a full memory, Redis would refuse the next one
@@ -237,13 +237,13 @@ local function end_session(s, reason, lease, kind)
   if s.warned then redis.call('ZREM', prefix .. 'expiring', s.id) end
   if s.present then redis.call('DEL', prefix .. 'k:' .. s.present) end
   for digest in string.gmatch(s.former or '', '([^%s,]+) %S+ [^,]+') do redis.call('DEL', prefix .. 'k:' .. digest) end
-  if lease > 0 or redis.call('EXISTS', prefix .. 'listens') == 1 then
+  if kind and (lease > 0 or redis.call('EXISTS', prefix .. 'listens') == 1) then
     redis.call('ZADD', ended, string.format('%.17g', now + lease), s.id)
     if redis.call('PTTL', ended) < (lease + GRACE / 2) * 1000 then
       redis.call('PEXPIRE', ended, string.format('%.0f', (lease + GRACE) * 1000))
     end
   else redis.call('PEXPIRE', hash, REMEMBERED * 1000) end
-  notify(prefix, kind, s.id)
+  if kind then notify(prefix, kind, s.id) end
   s.fields[#s.fields + 1], s.fields[#s.fields + 2] = 'reason', reason
   return s
 end
@@ -282,9 +282,9 @@ local function is_full() return room <= 0 or bytes > MAX_BYTES end
 local function count(s) room, bytes = room - 1, bytes + #(s and s.data or '') end
 
 --- scan: live prefix batch
--- Calls `visit` with the sessions of these groups, about a page of them; returns each group's next cursor, '' at its end.
--- A scan misses none that is there all the while, and may show one twice.
-local function scan(page_size, cursors, visit)
+-- Calls `visit` with the sessions of these groups that `find` finds, the live ones by default, about a page of them;
+-- returns each group's next cursor, '' at its end. A scan misses none that is there all the while, and may show one twice.
+local function scan(page_size, cursors, visit, find)
   local next_cursors = {}
   room = page_size
   for index, due in ipairs(KEYS) do
@@ -293,7 +293,7 @@ local function scan(page_size, cursors, visit)
       local found = redis.call('ZSCAN', due, cursor, 'COUNT', math.min(room, 100))
       cursor = found[1] == '0' and '' or found[1]
       for entry = 1, #found[2], 2 do
-        local s = live(prefix, found[2][entry])
+        local s = (find or live)(prefix, found[2][entry])
         count(s)
         if s then visit(prefix, s) end
       end
@@ -305,7 +305,7 @@ end
 
 --- add: one_group end_session marker records alarm keep batch text users
 local digest, operation, key, name, user, timeout, own, lifetime, fixed = unpack(ARGV, 2, 10)
-local most, overflow, warning, data, lease, batch_size = unpack(ARGV, 11)
+local most, overflow, warning, data, stamp, lease, batch_size = unpack(ARGV, 11)
 local hash, users, evicted = prefix .. 's:' .. digest, prefix .. 'users', {}
 if most ~= '' then evicted = taken_before(prefix, operation) end
 if redis.call('EXISTS', hash) == 1 then return {'added', records_of(evicted)} end -- asked again, since the answer was lost
@@ -354,6 +354,7 @@ set('own', own)
 set('fixed', fixed)
 set('warning', warning)
 set('data', data)
+set('stamp', stamp)
 redis.call('ZADD', users, 0, user_entry(user, created, digest))
 redis.call('ZADD', prefix .. 'due', text(alarm_of(deadline, tonumber(warning))), digest)
 keep(prefix, {id = digest}, deadline - now)
@@ -381,6 +382,7 @@ for index, one in ipairs(former) do
 end
 redis.call('HSET', prefix .. 's:' .. s.id, 'k', new, 'present', new_digest, 'former', table.concat(kept, ','),
   'authenticated', microseconds(unix))
+if ARGV[7] ~= '' then redis.call('HSET', prefix .. 's:' .. s.id, 'stamp', ARGV[7]) end
 if old ~= s.id then extend_ttl(prefix .. 'k:' .. old, overlap) end
 redis.call('SET', prefix .. 'k:' .. new_digest, s.id, 'PX', milliseconds(s.deadline - now + GRACE))
 notify(prefix, 'renewed', s.id)
@@ -401,6 +403,11 @@ for index = 3, #ARGV do
 end
 return keys
 
+--- set_stamp: found
+if not s then return 0 end
+redis.call('HSET', prefix .. 's:' .. s.id, 'stamp', ARGV[3])
+return 1
+
 --- set_data: found ttl
 -- With an operation: only if the data is what it was.
 local data, operation, before = unpack(ARGV, 3)
@@ -418,7 +425,7 @@ return 1
 --- remove_now: found end_session remember record
 local operation, lease = ARGV[3], tonumber(ARGV[4])
 if s then
-  remember(prefix, operation, lease, {end_session(s, 'deleted', lease, 'deleted')})
+  remember(prefix, operation, lease, {end_session(s, 'deleted', lease, ARGV[5])})
   return {record(s)}
 end
 
@@ -505,12 +512,13 @@ end
 return {next_places, count}
 
 --- clear: replica scan end_session marker records
-local lease, operation = tonumber(ARGV[2]), ARGV[3]
+-- Without a lease silently, and also what has expired.
+local lease, kind, operation = tonumber(ARGV[2]) or 0, ARGV[2] ~= '' and 'ended', ARGV[3]
 refuse_replica()
 local ended = taken_before(prefix, operation)
 local cursors = scan(tonumber(ARGV[4]), {unpack(ARGV, 5)}, function(prefix, s)
-  ended[#ended + 1] = end_session(s, 'deleted', lease, 'ended')
-end)
+  ended[#ended + 1] = end_session(s, 'deleted', lease, kind)
+end, not kind and read)
 remember(prefix, operation, lease, ended)
 return {cursors, records_of(ended)}
 

@@ -1,0 +1,168 @@
+"""What the manager has for integrations and test runs, over each store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from users_session_manager.stores.base import Callbacks
+
+pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis", "cluster"])
+
+EVENTS = "sessionCreated sessionDeleted activeUserDeleted sessionEnded sessionRenewed sessionExpiring".split()
+EVENTS += ["notifyClientToLogout", "sessionRejected", "error"]
+
+
+class Watcher:
+    """Notes the notices for clients."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.keys: dict[Any, str] = {}
+
+    def watched(self) -> dict[Any, str]:
+        return self.keys
+
+    def noticed(self, notice: Any) -> None:
+        self.kinds.append(notice.kind)
+
+
+@pytest.fixture
+def watcher() -> Watcher:
+    return Watcher()
+
+
+@pytest.fixture
+def io() -> object:
+    return object()
+
+
+@pytest.fixture
+def events(manager, clock, watcher, io) -> list[tuple[Any, ...]]:
+    """All events in their order, of a manager that serves, has a socket reference and a watcher."""
+    events: list[tuple[Any, ...]] = []
+    for name in EVENTS:
+        manager.on(name, lambda *args, name=name: events.append((name, *(getattr(arg, "key", arg) for arg in args))))
+    manager.initSocketReference(io)
+    manager.addWatcher(watcher)
+    manager.serve()
+    clock.turn(0)  # it subscribes, and the store notes that there is a listener
+    return events
+
+
+class TestStaleSessions:
+    def test_end(self, manager, clock, events, watcher, io):
+        """The sessions of a user whose stamp is not current end, each as by `deleteUserSessions`; others do not."""
+        stale = [manager.loadNewSession("Luca", securityStamp=stamp) for stamp in ("old", "")]
+        kept = [
+            manager.loadNewSession("Luca", securityStamp="new"),
+            manager.loadNewSession("Luca"),
+            manager.loadNewSession("Fabio", securityStamp="old"),
+            manager.loadNewSession("Luca", userId=7, securityStamp="old"),
+        ]
+        watcher.keys = {manager.getSession(key)._id: key for key in [*stale, *kept]}
+        events.clear()
+        asked = []
+        assert manager._end_stale_sessions("Luca", lambda stamp: asked.append(stamp) or stamp == "new") == 2
+        assert asked == ["old", "", "new"]
+        clock.turn(0)
+        notified = [event for event in events if event[0] == "notifyClientToLogout"]
+        assert sorted(notified, key=str) == sorted([("notifyClientToLogout", io, key) for key in stale], key=str)
+        assert [event for event in events if event not in notified] == [
+            event
+            for key in stale
+            for event in (("sessionDeleted", key), ("activeUserDeleted", key), ("sessionEnded", key, "deleted"))
+        ]
+        assert watcher.kinds == ["ended", "ended"]
+        assert all(map(manager.findSession, kept))
+        assert not any(map(manager.findSession, stale))
+        assert manager._end_stale_sessions("Luca", lambda stamp: stamp == "new") == 0
+        assert manager._end_stale_sessions(7, lambda stamp: stamp == "new") == 1
+
+    def test_except(self, manager):
+        """The session of one key is spared, be it a former one in its overlap."""
+        old, other = (manager.loadNewSession("Luca", securityStamp="old") for _ in range(2))
+        new = manager.renewSessionKey(old, 5)
+        assert manager._end_stale_sessions("Luca", lambda stamp: False, new) == 1
+        assert manager.findSession(other) is None
+        assert manager._end_stale_sessions("Luca", lambda stamp: False, old) == 0
+        assert manager._end_stale_sessions("Luca", lambda stamp: False, "unknown") == 1
+
+    def test_ended_in_between(self, manager, events):
+        """A session that ends while it is asked about is no second end, nor a rejection."""
+        manager.loadNewSession("Luca", securityStamp="old")
+        assert manager._end_stale_sessions("Luca", lambda stamp: not manager.deleteAllSessions()) == 0
+        assert [name for name, *_ in events].count("sessionDeleted") == 1
+        assert "sessionRejected" not in [name for name, *_ in events]
+
+    def test_failure(self, manager, events):
+        """What `is_current` raises passes through; what has ended before is announced."""
+        keys = [manager.loadNewSession("Luca", securityStamp=stamp) for stamp in ("old", "bad")]
+        with pytest.raises(KeyError):
+            manager._end_stale_sessions("Luca", lambda stamp: {"old": False}[stamp])
+        assert ("sessionEnded", keys[0], "deleted") in events
+        assert manager.findSession(keys[1])
+
+
+class TestForgetAll:
+    def test_silent(self, manager, clock, events, watcher, io, caplog):
+        """All sessions end without any event, notice or line in the log; all else stays."""
+        manager.setSessionTimeOut(60)
+        manager.setExpiryWarning(10)
+        manager.setMaxSessionsPerUser(1)
+        keys = [manager.loadNewSession(name) for name in ("Luca", "Fabio", "Gino")]
+        keys.append(manager.renewSessionKey(keys[0], 30))
+        clock.turn(0)
+        events.clear()
+        watcher.kinds.clear()
+        caplog.clear()
+        manager._forget_all()
+        clock.turn(1)
+        clock.turn(60)
+        assert manager.getLoggedUsers() == []
+        assert manager.getUserSessions("Luca") == []
+        assert not any(map(manager.findSession, keys))
+        assert (events, watcher.kinds, caplog.messages) == ([], [], [])
+
+        assert manager.getSocketReference() is io
+        key = manager.loadNewSession("Luca")
+        assert manager.getSessionTimeLeft(key) == 60
+        watcher.keys = {manager.getSession(key)._id: key}
+        clock.turn(60)
+        names = "sessionCreated sessionDeleted activeUserDeleted sessionEnded notifyClientToLogout"
+        assert {name for name, *_ in events} == set(names.split())
+        assert "ended" in watcher.kinds
+
+    def test_without_listener(self, manager, clock, any_store, store_kind):
+        """Where this process has no listener, the ends are not left to a process that has one, either."""
+        heard = []
+        other = any_store(now=lambda: clock.seconds, thread=False)
+        other.open(Callbacks(on_ended=lambda session, reason: heard.append(session.username)))
+        other.serve()
+        other.run_due()
+        manager.loadNewSession("Luca")
+        manager._forget_all()
+        clock.seconds += 100
+        other.run_due()
+        assert heard == []
+        manager.loadNewSession("Fabio")
+        manager.deleteAllSessions()
+        other.run_due()
+        assert heard == ([] if store_kind == "memory" else ["Fabio"])
+        other.close()
+
+    def test_expired(self, manager, clock, events):
+        """What has expired and was not announced yet is forgotten, too."""
+        key = manager.loadNewSession("Luca", timeout=5)
+        clock.seconds += 10
+        manager._forget_all()
+        clock.turn(1)
+        assert events == [("sessionCreated", key)]
+
+    def test_many(self, manager):
+        """There may be more than one call of a shared store ends."""
+        for number in range(120):
+            manager.loadNewSession(f"user {number % 7}")
+        manager._forget_all()
+        assert len(manager.sessions) == 0
