@@ -66,7 +66,7 @@ class NoticeReader:
         """Have no subscription: at the beginning, and in a forked child."""
         self._read_at = self._check_at = 0.0
         self._notices: Iterator[Sequence[Notice]] | None = None
-        self._has_warned = False  # whether the log says that notices cannot be read
+        self._failed_checks = 0  # how often in a row no subscription could be made while the store answered
 
     def interest_changed(self) -> None:
         """Start or stop reading."""
@@ -103,7 +103,7 @@ class NoticeReader:
                 self._notices = self._store._read(self._timeout)
                 self._check_at = min(self._check_at, now())
             notices = next(self._notices)
-            self._has_warned = False
+            self._failed_checks = 0
         except StoreUnavailable as unavailable:
             self._notices, failure = None, unavailable if is_new else None  # one that was lost can be made again
             self._read_at = now() + RETRY_INTERVAL
@@ -117,7 +117,7 @@ class NoticeReader:
             self._check_at = now() + CHECK_INTERVAL
             with suppress(StoreUnavailable):
                 self._check()
-                if failure is not None and not self._has_warned:
+                if failure is not None:
                     self._warn(failure)
         return bool(notices)
 
@@ -137,7 +137,11 @@ class NoticeReader:
     def _warn(self, failure: StoreUnavailable) -> None:
         """Log once that the store answers, and yet lets this process not subscribe."""
         len(self._store.sessions)  # raises if it does not answer: without clients nothing has been asked yet
-        self._has_warned = True
+        self._failed_checks += 1
+        if self._failed_checks == 1:  # it may have come back just now
+            self._check_at = self._read_at
+        if self._failed_checks != 2:
+            return
         log.warning(
             "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
             "needs in docs/deployment.md",
