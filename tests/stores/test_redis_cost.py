@@ -151,7 +151,9 @@ def test_long_user_id(server, client):
         return cost(client, lambda: turned.manager.deleteUserSessions(user))[1]
 
     took("luca")  # the first one loads the scripts
-    assert took("x" * 1000) <= 5 * took("x" * 10)
+    rounds = [(took("x" * 1000), took("x" * 10)) for _ in range(5)]  # Redis may wait for the processor in some of them
+    long, short = (min(each) for each in zip(*rounds, strict=True))
+    assert long <= 5 * short
 
 
 # With many sessions of one user
@@ -296,11 +298,12 @@ def sized(characters: int) -> str:
     [
         lambda manager, name: manager.loadNewSession(name),
         lambda manager, name: manager.loadNewSession("luca", userId=name),
+        lambda manager, name: manager.loadNewSession("luca", securityStamp=name),
     ],
-    ids=["username", "userId"],
+    ids=["username", "userId", "securityStamp"],
 )
 def test_long_name(server, login):
-    """A username and a user id may have 1,000 characters, of whatever kind."""
+    """A username, a user id and a security stamp may have 1,000 characters, of whatever kind."""
     turned = Turned(server)
     for letter in ("x", "\N{GRINNING FACE}"):
         with pytest.raises(ValueError, match=sized(1001)):
@@ -335,6 +338,8 @@ def test_sizes_are_settings(server):
     key = turned.manager.loadNewSession("lucas", data="12345678")
     with pytest.raises(ValueError, match="6"):
         turned.manager.loadNewSession("lucass")
+    with pytest.raises(ValueError, match="a security stamp may have 5 characters, got 6"):
+        turned.manager.renewSessionKey(key, securityStamp="stamps")
     with pytest.raises(ValueError, match="11"):
         turned.manager.setSessionData(key, "123456789")
     assert turned.manager.getSessionData(key) == "12345678"

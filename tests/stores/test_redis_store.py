@@ -185,8 +185,10 @@ class TestWhatOthersWrote:
                 open_manager.deleteSession(key)
             assert open_manager.getUserSessions("Luca") == []
         for group in range(16):
-            client.delete(f"{prefix}2:{{{group}}}:listens")
-            client.rpush(f"{prefix}2:{{{group}}}:listens", "Luca")
+            with client.pipeline() as at_once:  # else a poller may set it in between
+                at_once.delete(f"{prefix}2:{{{group}}}:listens")
+                at_once.rpush(f"{prefix}2:{{{group}}}:listens", "Luca")
+                at_once.execute()
         self.assert_all_goes_on(open_manager, ended)
 
     def test_field(self, client, prefix, open_manager, ended):
@@ -217,7 +219,7 @@ class TestWhatOthersWrote:
         """Garbage in a field that a session need not have stops nothing."""
         open_manager.setMaxSessionLifetime(3600)
         values = ["", "garbage", "nan", "inf", "-inf", "9" * 400, "a b\nc 7", b"\xff", "deleted", "-1"]
-        fields = "user present authenticated started_at own limit fixed warning warned former reason".split()
+        fields = "user present authenticated started_at own limit fixed warning warned former reason stamp".split()
         for field, value in itertools.product(fields, values):
             for kind in ("due", "ended", "expiring"):
                 key = open_manager.loadNewSession("Luca", timeout=60)
@@ -234,16 +236,26 @@ class TestWhatOthersWrote:
             open_manager.getLoggedUsers()
         self.assert_all_goes_on(open_manager, ended)
 
-    @pytest.mark.parametrize("field", ["user", "authenticated", "own"])
+    @pytest.mark.parametrize("field", ["user", "stamp", "authenticated", "own"])
     def test_rejected_field(self, client, prefix, open_manager, field):
         """A session that has what no text, time or timeout can be is rejected."""
-        for value in (b"\xff",) if field == "user" else ("", "garbage", "nan", "inf", "-inf", "9" * 400, b"\xff"):
+        is_text = field in ("user", "stamp")
+        for value in (b"\xff",) if is_text else ("", "garbage", "nan", "inf", "-inf", "9" * 400, b"\xff"):
             key = open_manager.loadNewSession("Luca")
             name, *_ = self.names(client, prefix, key)
             client.hset(name, field, value)
             for call in (open_manager.getSession, open_manager.checkSessionStatus, open_manager.restartSessionTimer):
                 with pytest.raises(SessionRejected):
                     call(key)
+
+    def test_no_stamp(self, client, prefix, open_manager):
+        """A session that a version without security stamps has written has none."""
+        key = open_manager.loadNewSession("Luca", securityStamp="a stamp")
+        name, *_ = self.names(client, prefix, key)
+        assert client.hdel(name, "stamp") == 1
+        assert open_manager.resumeSession(key).securityStamp is None
+        key = open_manager.renewSessionKey(key, securityStamp="a stamp")
+        assert open_manager.resumeSession(key).securityStamp == "a stamp"
 
     def test_other_key(self, client, prefix, open_manager):
         """A session whose key another program has changed has neither key."""
