@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
-from ..errors import AuthenticationTooOld, SessionRejected, StoreUnavailable
+from ..errors import AuthenticationTooOld, SessionRejected, StoreUnavailable, TooManySessions
 from ..keys import label
-from ..manager import SessionManager
+from ..log import log
+from ..manager import SessionManager, _user_id
 from ..policy import require_timeout
 from ..session import Session
 
@@ -19,6 +21,9 @@ _LONG_AGO: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 # What RFC 9110, 5.6.2, allows in the name of a header, and RFC 6265 in that of a cookie.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
+OWN_PATH: Final = re.compile(r"/(?!/)[^\\\x00-\x20\x7f]*")
+"""A path on this site. Browsers take "//" and a backslash for the beginning of a host, and skip control characters."""
+
 
 class Refusal(NamedTuple):
     """The answer to a request that is refused."""
@@ -26,17 +31,76 @@ class Refusal(NamedTuple):
     status: int
     body: dict[str, bool]
     headers: dict[str, str]
+    text: str = ""
+
+    def page(self) -> str:
+        """Return the answer as a page, for a browser."""
+        return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{self.text}</title><h1>{self.text}</h1>'
 
 
-_NO_STORE: Final = {"Cache-Control": "no-store"}
+TOO_MANY: Final = "You are signed in as often as you may be. Please sign out elsewhere first."
+# Some caches, such as Django's of whole pages, obey `private` alone.
+NO_STORE: Final = "no-store, private"
+"""The `Cache-Control` of an answer that depends on a session."""
+_NO_STORE: Final = {"Cache-Control": NO_STORE}
 # The front end of the npm package looks for `logout`.
 _REFUSALS: Final[dict[type[Exception], Refusal]] = {
-    SessionRejected: Refusal(401, {"logout": True}, _NO_STORE),
-    AuthenticationTooOld: Refusal(403, {"reauthenticate": True}, _NO_STORE),
-    StoreUnavailable: Refusal(503, {"unavailable": True}, {"Retry-After": "5", **_NO_STORE}),
+    SessionRejected: Refusal(401, {"logout": True}, _NO_STORE, "Please sign in."),
+    AuthenticationTooOld: Refusal(403, {"reauthenticate": True}, _NO_STORE, "Please enter your password again."),
+    TooManySessions: Refusal(409, {"tooManySessions": True}, _NO_STORE, TOO_MANY),
+    StoreUnavailable: Refusal(
+        503, {"unavailable": True}, {"Retry-After": "5", **_NO_STORE}, "This is unavailable now. Please try again."
+    ),
 }
 REFUSED: Final = tuple(_REFUSALS)
 """The exceptions that an integration answers with a `Refusal`."""
+
+
+def prefers_html(accept: str) -> bool:
+    """Return whether a client prefers HTML to JSON, by its `Accept` header; one without prefers nothing."""
+    qualities: dict[str, float] = {}
+    for each in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in each.split(";"))
+        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+        with suppress(ValueError):
+            qualities[kind] = float(quality)
+
+    def quality_of(kind: str) -> float:
+        ranges = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+        return next((qualities[each] for each in ranges if each in qualities), 0)
+
+    return quality_of("text/html") > quality_of("application/json")
+
+
+def read_cookie(header: str | None, name: str) -> str | None:
+    """Return the value of a cookie in a `Cookie` header, `None` without one.
+
+    The first value counts. Whatever else the header holds, such as values in JSON or in other alphabets, hides nothing:
+    browsers send what scripts and other servers of the domain have set, which is seldom as RFC 6265 has it.
+
+    Args:
+        header: The header; several are joined by semicolons.
+        name: The name of the cookie.
+    """
+    if header is None or name not in header:
+        return None
+    for pair in header.split(";"):
+        found, separator, value = pair.partition("=")
+        # Not `strip()`: a name after another kind of space is no name with a prefix to browsers, so anyone may set it.
+        if separator and found.strip(" \t") == name:
+            value = value.strip(" \t")
+            return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+    return None
+
+
+def is_forwarded_https(schemes: str, proxies: int) -> bool:
+    """Return whether the client came over https to the first of that many proxies.
+
+    Args:
+        schemes: The value of the header `X-Forwarded-Proto`, to which each proxy adds what it was asked with.
+        proxies: How many proxies there are in front of the application; a client can write the rest itself.
+    """
+    return proxies > 0 and schemes.split(",")[-proxies:][0].strip() == "https"
 
 
 class KeyCarrier:
@@ -46,6 +110,7 @@ class KeyCarrier:
         header: The name of the header; `None` for the cookie alone.
         cookie: The name of the cookie, without a prefix; `None` for the header alone.
         secure: Whether the cookie is for https alone; its name then begins with `__Host-`.
+        bearer: Whether `Authorization: Bearer` carries a key too, where the integration reads it.
 
     Raises:
         ValueError: A name cannot work. Most servers drop a header with an underscore in its name, and some join its
@@ -55,9 +120,14 @@ class KeyCarrier:
     """
 
     def __init__(
-        self, *, header: str | None = "Session-Key", cookie: str | None = "session_key", secure: bool = True
+        self,
+        *,
+        header: str | None = "Session-Key",
+        cookie: str | None = "session_key",
+        secure: bool = True,
+        bearer: bool = False,
     ) -> None:
-        if header is None and cookie is None:
+        if header is None and cookie is None and not bearer:
             raise ValueError("a session key needs a header or a cookie to travel in; both are None")
         for what, name in (("header", header), ("cookie", cookie)):
             if name is not None and not (isinstance(name, str) and _TOKEN.fullmatch(name)):
@@ -67,6 +137,11 @@ class KeyCarrier:
         self.header = header
         self.cookie = None if cookie is None else f"__Host-{cookie}" if secure else cookie
         self.secure = bool(secure)
+        self.bearer = bool(bearer)
+        # The request headers that decide on a guarded answer.
+        self.varies_by = [name for name in (header, bearer and "Authorization", cookie and "Cookie") if name]
+        # Whether the log says that a client cannot keep the cookie.
+        self.has_warned = False
         # The name of the header in WSGI; no variable has an empty name.
         self.variable = "" if header is None else f"HTTP_{header.upper().replace('-', '_')}"
 
@@ -192,25 +267,45 @@ class RequestState:
             StoreUnavailable: The store cannot be asked.
         """
         self.manager.serve()
-        if self.key is None:
+        key = self.key
+        if key is None:
             raise SessionRejected
-        session = self.manager.resumeSession(self.key) if prolong else self.manager.getSession(self.key)
+        session = self._find(key, prolong=prolong)
+        self._require_user(session)
         if max_age is not None and session.authenticationAge > max_age:
             raise AuthenticationTooOld("the user has to authenticate again")
-        if self.presented is None:  # the key has come by another way than the carrier's
-            self._cookie_change = "set"
         return self._load(session)
 
-    def find_session(self) -> RequestSession | None:
-        """Return the live session of the request, or `None`. Asks the store once, and prolongs nothing."""
+    def _find(self, key: str, *, prolong: bool) -> Session:
+        """Return the live session of a key, or raise `SessionRejected`."""
+        return self.manager.resumeSession(key) if prolong else self.manager.getSession(key)
+
+    def _require_user(self, session: Session) -> None:
+        """Raise `SessionRejected` if the framework itself would refuse the user of a session."""
+
+    def find_session(self, *, prolong: bool = False) -> RequestSession | None:
+        """Return the live session of the request, or `None`. Asks the store once.
+
+        Args:
+            prolong: Whether its idle timeout restarts.
+        """
         if not self._is_loaded:
             try:
-                self.authenticate(prolong=False)
+                self.authenticate(prolong=prolong)
             except SessionRejected:
                 self._is_loaded = True
         return self._session
 
-    def sign_in(self, username: str, *, data: Any = None, timeout: float | None = None) -> RequestSession:
+    def sign_in(
+        self,
+        username: str,
+        *,
+        data: Any = None,
+        timeout: float | None = None,
+        userId: str | int | UUID | None = None,
+        securityStamp: str | None = None,
+        capped: bool = True,
+    ) -> RequestSession:
         """Return a session of `username` under a new key; no key that the client presents stays valid.
 
         A session that this user has here, with the same `timeout`, goes on with its data, unless `data` is given, and
@@ -222,20 +317,23 @@ class RequestState:
         """
         if timeout is not None:
             require_timeout("the timeout of a session", timeout)
+        user_id = username if userId is None else _user_id(userId)
         found = {key: self.manager.findSession(key) for key in self.presented_keys() if key}
         owners = {key: session.userId for key, session in found.items() if session is not None}
         session = None
         for key, owner in owners.items():
-            if owner == username:
-                session = session or self._continue(key, data, timeout)
+            if owner == user_id:
+                session = session or self._continue(key, data, timeout, securityStamp)
                 self._end(key)  # it may have another timeout, and must not count as one session more
         if session is None:
-            session = self.manager.getSession(self.manager.loadNewSession(username, data=data, timeout=timeout))
+            load = self.manager.loadNewSession if capped else self.manager._load_uncapped_session
+            new = load(username, data=data, timeout=timeout, userId=userId, securityStamp=securityStamp)
+            session = self.manager.getSession(new)
         for key in owners:
             self._end(key)
         return self._replace(session)
 
-    def renew_key(self, overlap: float = 0) -> RequestSession:
+    def renew_key(self, overlap: float = 0, securityStamp: str | None = None) -> RequestSession:
         """Return the session of the request under a new key; see `renewSessionKey`.
 
         Raises:
@@ -243,7 +341,8 @@ class RequestState:
         """
         if self.key is None:
             raise SessionRejected
-        return self._replace(self.manager.getSession(self.manager.renewSessionKey(self.key, overlap)))
+        new = self.manager.renewSessionKey(self.key, overlap, securityStamp=securityStamp)
+        return self._replace(self.manager.getSession(new))
 
     def sign_out(self) -> bool:
         """End the sessions of all presented keys; return whether there were any."""
@@ -277,11 +376,16 @@ class RequestState:
             if self.manager.findSession(self._cookie) is None:
                 self._cookie_change = "delete"
 
-    def write_cookie(self, set_cookie: Callable[..., object]) -> None:
+    def write_cookie(self, set_cookie: Callable[..., object], *, is_https: bool = True) -> None:
         """Set or delete the cookie by `set_cookie` of a response, if that is to be done.
 
         The browser forgets the cookie when it is closed, or, if the session has a timeout of its own, keeps it as long
         as browsers keep any. The deadline of the session is what counts.
+
+        Args:
+            set_cookie: Takes what `set_cookie` of a response takes.
+            is_https: Whether the client came over https: else it drops a cookie that is for https alone, and the log
+                says so once.
         """
         if self._cookie_change is None or self.carrier.cookie is None:
             return
@@ -291,6 +395,17 @@ class RequestState:
         else:
             max_age = None if self._session.timeout is None else _MAX_COOKIE_AGE
             set_cookie(self.carrier.cookie, self._session.key, max_age=max_age, **options)
+            if self.carrier.secure and not is_https:
+                self._warn_of_http()
+
+    def _warn_of_http(self) -> None:
+        if not self.carrier.has_warned:
+            log.warning(
+                "The cookie of the session key is for https alone, and a client has come over http, so it drops the "
+                "cookie. Serve https; behind a proxy that does so, set PROXIES to 1; for plain http, set COOKIE_SECURE "
+                "(FastAPI: secure) to False. A test client may need a base URL of https"
+            )
+        self.carrier.has_warned = True
 
     def _load(self, session: Session) -> RequestSession:
         new = RequestSession(self.manager, session)
@@ -306,12 +421,12 @@ class RequestState:
         self.presented, self._cookie_change = session.key, "set"
         return self._load(session)
 
-    def _continue(self, key: str, data: Any, timeout: float | None) -> Session | None:
+    def _continue(self, key: str, data: Any, timeout: float | None, securityStamp: str | None) -> Session | None:
         """Return a session under a new key, if it is live and has that timeout."""
         try:
             if self.manager.resumeSession(key).timeout != timeout:
                 return None
-            new = self.manager.renewSessionKey(key)
+            new = self.manager.renewSessionKey(key, securityStamp=securityStamp)
             if data is not None:
                 self.manager.setSessionData(new, data)
             return self.manager.getSession(new)

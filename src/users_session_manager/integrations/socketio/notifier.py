@@ -6,7 +6,6 @@ import asyncio
 import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 import socketio
@@ -18,6 +17,7 @@ from ...keys import redact
 from ...log import log
 from ...manager import SessionManager
 from ...stores.base import Notice
+from .._web import read_cookie
 from .registry import ClientRegistry, retry_on_key_error
 
 JOIN = "session_key"
@@ -163,8 +163,7 @@ class Notifier:
         key = data.get(JOIN) if isinstance(data, dict) else data
         if key is None and self._cookie is not None:
             environ = self._io.get_environ(sid, self._namespace) or {}
-            with suppress(CookieError, KeyError):
-                return SimpleCookie(environ.get("HTTP_COOKIE", ""))[self._cookie].value
+            return read_cookie(environ.get("HTTP_COOKIE"), self._cookie)
         return key
 
 

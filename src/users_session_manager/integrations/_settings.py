@@ -1,0 +1,142 @@
+"""What the web frameworks share of their settings: which values can work, and the manager that has them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from ..errors import SessionError
+from ..manager import SessionManager
+from ..policy import PolicySettings, require_timeout
+from ..stores import store_class
+from ..stores.base import Store
+from ._web import KeyCarrier
+
+DEFAULTS: Final[dict[str, Any]] = {
+    "STORE": None,
+    "TIMEOUT": None,
+    "LIFETIME": None,
+    "MAX_SESSIONS_PER_USER": None,
+    "OVERFLOW": "evict",
+    "WARNING": None,
+    "HEADER": "Session-Key",
+    "COOKIE": "session_key",
+    "COOKIE_SECURE": True,
+    "PROXIES": 0,
+}
+"""The default of each option that all frameworks have; `None` leaves the manager as it is."""
+
+
+class ConfiguredManager:
+    """Returns the manager of the sessions, with the settings of an application, when it is called.
+
+    Args:
+        options: What `DEFAULTS` names.
+        manager: The manager; by default `SessionManager()` as it is at the moment of the call.
+    """
+
+    def __init__(self, options: Mapping[str, Any], manager: SessionManager | None = None) -> None:
+        self._options = options
+        self._manager = manager
+        # The manager that has the settings; `close` makes room for another one.
+        self._configured: weakref.ref[SessionManager] | None = None
+
+    def __call__(self) -> SessionManager:
+        found = None if self._configured is None else self._configured()
+        if found is None or (self._manager is None and not found._is_open):
+            found = SessionManager(store=self._options["STORE"]) if self._manager is None else self._manager
+            _apply(self._options, found)
+            self._configured = weakref.ref(found)
+        return found
+
+    def open(self) -> None:
+        """Make the manager of a store that the settings name, before the application asks for `SessionManager()`."""
+        if self._options["STORE"] is not None:
+            self()
+
+
+def wrong_values(options: Mapping[str, Any], taken: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each option that cannot work, and why.
+
+    Args:
+        options: What `DEFAULTS` names; others are not looked at.
+        taken: The names of the framework's own cookies.
+    """
+    for name, check in _CHECKS.items():
+        try:
+            check(options[name], options)
+            if name == "COOKIE" and not {options[name], f"__Host-{options[name]}"}.isdisjoint(taken):
+                raise ValueError(f"cannot be {options[name]!r}: the framework has a cookie of that name")
+        except (TypeError, ValueError, SessionError) as problem:  # noqa: PERF203
+            yield name, str(problem)
+
+
+def nearest(name: str, names: Collection[str], prefix: str = "") -> str:
+    """Return which of `names` is meant by a `name` that does not exist, as the end of a sentence."""
+    close = get_close_matches(name, names, 1)
+    if close:
+        return f"did you mean {prefix}{close[0]}?"
+    return f"there are {', '.join(f'{prefix}{each}' for each in sorted(names))}"
+
+
+def _apply(options: Mapping[str, Any], policy: PolicySettings) -> None:
+    if options["TIMEOUT"] is not None:
+        policy.setSessionTimeOut(options["TIMEOUT"])
+    if options["LIFETIME"] is not None:
+        policy.setMaxSessionLifetime(options["LIFETIME"])
+    if options["MAX_SESSIONS_PER_USER"] is not None:
+        policy.setMaxSessionsPerUser(options["MAX_SESSIONS_PER_USER"], options["OVERFLOW"])
+    if options["WARNING"] is not None:
+        policy.setExpiryWarning(options["WARNING"])
+
+
+def _check_store(value: Any, _: Any) -> None:
+    if isinstance(value, str):
+        store_class(value)
+        try:
+            urlsplit(value).port  # noqa: B018  # it raises
+        except ValueError:
+            raise ValueError("the address has a port that is no number from 0 to 65535") from None  # a secret is in it
+    elif value is not None and not isinstance(value, Store):
+        raise TypeError(f"has to be None, an address or a Store, not {value!r}")
+
+
+def _check_timeout(value: Any, _: Any) -> None:
+    if value is not None:
+        require_timeout("it", value)
+
+
+def _check_header(value: Any, _: Any) -> None:
+    if value is not None:
+        KeyCarrier(header=value)
+
+
+def _check_cookie(value: Any, options: Mapping[str, Any]) -> None:
+    KeyCarrier(header=None if options["HEADER"] is None else "Session-Key", cookie=value)
+
+
+def _check_secure(value: Any, _: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"has to be True or False, not {value!r}")
+
+
+def _check_proxies(value: Any, _: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"has to be the number of proxies in front of the application, not {value!r}")
+
+
+_CHECKS: Final[dict[str, Callable[[Any, Mapping[str, Any]], object]]] = {
+    "STORE": _check_store,
+    "TIMEOUT": _check_timeout,
+    "LIFETIME": lambda value, _: PolicySettings().setMaxSessionLifetime(value),
+    "MAX_SESSIONS_PER_USER": lambda value, _: PolicySettings().setMaxSessionsPerUser(value),
+    "OVERFLOW": lambda value, _: PolicySettings().setMaxSessionsPerUser(None, value),
+    "WARNING": lambda value, _: PolicySettings().setExpiryWarning(value),
+    "HEADER": _check_header,
+    "COOKIE": _check_cookie,
+    "COOKIE_SECURE": _check_secure,
+    "PROXIES": _check_proxies,
+}
