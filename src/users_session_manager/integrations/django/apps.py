@@ -1,4 +1,4 @@
-"""The application for INSTALLED_APPS: system checks, and the listeners to Django's signals."""
+"""The application for INSTALLED_APPS: system checks, and what it adds to Django."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ class UserSessionsConfig(AppConfig):  # type: ignore[misc]  # Django is not type
     verbose_name = "User sessions"
 
     def ready(self) -> None:
-        from . import signals
+        from . import engine, forms, signals  # models wait for the applications
 
         register(conf.problems)
+        register(conf.unknown_names)
         signals.connect()
+        forms.watch()
+        engine.watch()
+        if conf.read()["STORE"] is not None and not [*conf.wrong_values()]:
+            conf.manager()  # before the project asks for one by `SessionManager()`

@@ -7,30 +7,41 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as CheckWarning
+from django.urls import URLResolver, get_resolver
 from django.utils.module_loading import import_string
 
-from ...policy import require_timeout
+from ...manager import SessionManager
+from .. import _settings
+from .._settings import DEFAULTS, ConfiguredManager, nearest
 from .._web import KeyCarrier
 
 APP = "users_session_manager.integrations.django"
 MIDDLEWARE = f"{APP}.UserSessionMiddleware"
-BEFORE_OURS = (
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-)
+SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+AUTH = "django.contrib.auth.middleware.AuthenticationMiddleware"
 NOT_LISTED = "users_session_manager.E002"
 """The one problem that a middleware ignores: it is there, if perhaps by other means."""
 
+# What was read from the settings, and what returns the manager that has them.
+_options: dict[str, Any] | None = None
+_manager: ConfiguredManager | None = None
+
 
 def defaults() -> dict[str, Any]:
-    """Return the default of each option of `USER_SESSIONS`."""
-    return {"HEADER": "Session-Key", "COOKIE": "session_key", "COOKIE_SECURE": not settings.DEBUG, "TIMEOUT": None}
+    """Return the default of each option of `USER_SESSIONS`; `None` leaves the manager as it is."""
+    return {**DEFAULTS, "PASSIVE": (), "USERNAME": "get_username", "COOKIE_SECURE": not settings.DEBUG}
 
 
 def read() -> dict[str, Any]:
     """Return all options of `USER_SESSIONS`."""
-    return {**defaults(), **getattr(settings, "USER_SESSIONS", {})}
+    global _options
+    if _options is None:
+        given = getattr(settings, "USER_SESSIONS", {})
+        _options = {**defaults(), **(given if isinstance(given, dict) else {})}  # what else it is, a check reports
+    return _options
 
 
 def read_carrier() -> KeyCarrier:
@@ -39,49 +50,112 @@ def read_carrier() -> KeyCarrier:
     return KeyCarrier(header=options["HEADER"], cookie=options["COOKIE"], secure=options["COOKIE_SECURE"])
 
 
+def manager() -> SessionManager:
+    """Return the manager of the sessions, with the settings of the project."""
+    global _manager
+    if _manager is None:
+        _manager = ConfiguredManager(read())
+    return _manager()
+
+
+def is_passive(path: str, match: Any) -> bool:
+    """Return whether requests of a path, and of the view it resolves to, leave the idle timeout as it is."""
+    if match is not None and getattr(match.func, "is_passive_for_sessions", False):
+        return True
+    names = read()["PASSIVE"]
+    return bool(names) and (path in names or (match is not None and match.view_name in names))
+
+
+def forget_settings(**_: Any) -> None:
+    """Read the settings anew, and apply them; they have been changed."""
+    global _options, _manager
+    _options = _manager = None
+
+
 def problems(**_: Any) -> list[CheckMessage]:
     """Return what in the settings cannot work, each with the name of the setting; a system check of Django's."""
-    found = [Error(text, id="users_session_manager.E001") for text in _wrong_values()]
+    found: list[CheckMessage] = [Error(text, id="users_session_manager.E001") for text in wrong_values()]
     if not apps.is_installed(APP):  # then nothing listens to Django's signals
         found.append(Error(f"{APP!r} has to be in INSTALLED_APPS", id="users_session_manager.E004"))
     return [*found, *_wrong_order()]
 
 
-def _wrong_values() -> Iterator[str]:
+def unknown_names(**_: Any) -> list[CheckMessage]:
+    """Return which names in `PASSIVE` no URL of the project has; a system check of Django's."""
+    names = [] if [*wrong_values()] else [name for name in read()["PASSIVE"] if not name.startswith("/")]
+    known = {*_view_names(get_resolver())} if names else set()
+    return [
+        CheckWarning(f"USER_SESSIONS['PASSIVE']: no URL has the name {name!r}", id="users_session_manager.W002")
+        for name in names
+        if name not in known
+    ]
+
+
+def _view_names(resolver: Any, prefix: str = "") -> Iterator[str]:
+    for pattern in resolver.url_patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _view_names(pattern, f"{prefix}{pattern.namespace}:" if pattern.namespace else prefix)
+        else:
+            yield prefix + (pattern.name or pattern.lookup_str)
+
+
+def wrong_values() -> Iterator[str]:
+    """Yield what is wrong in `USER_SESSIONS`, one text for each option."""
     given = getattr(settings, "USER_SESSIONS", {})
     if not isinstance(given, dict):
         yield f"USER_SESSIONS has to be a dict, not {given!r}"
         return
     for name in given:
         if name not in defaults():
-            yield f"USER_SESSIONS has no option {name!r}; its options are {', '.join(defaults())}"
-    options = read()
-    if not isinstance(options["COOKIE_SECURE"], bool):
-        yield f"USER_SESSIONS['COOKIE_SECURE'] has to be True or False, not {options['COOKIE_SECURE']!r}"
-    try:
-        if options["TIMEOUT"] is not None:
-            require_timeout("USER_SESSIONS['TIMEOUT']", options["TIMEOUT"])
-    except (TypeError, ValueError) as problem:
-        yield str(problem)
-    try:
-        cookie = read_carrier().cookie
-    except ValueError as problem:
-        yield f"USER_SESSIONS['HEADER'] or ['COOKIE']: {problem}"
-    else:
-        if cookie in (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME):
-            yield f"USER_SESSIONS['COOKIE'] cannot be {cookie!r}: Django has a cookie of that name"
+            yield f"USER_SESSIONS has no option {name!r}; {nearest(str(name), defaults())}"
+    options = {**defaults(), **given}
+    taken = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME)
+    for name, problem in [*_settings.wrong_values(options, taken), *_own_wrong_values(options)]:
+        yield f"USER_SESSIONS[{name!r}]: {problem}"
+
+
+def _own_wrong_values(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong in the options that Django alone has."""
+    for name, check in (("PASSIVE", _check_passive), ("USERNAME", _check_username)):
+        try:
+            check(options[name])
+        except (TypeError, ValueError) as problem:  # noqa: PERF203
+            yield name, str(problem)
+
+
+def _check_passive(value: Any) -> None:
+    if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(one, str) for one in value):
+        raise TypeError(f"has to be a list of names of URLs, and of paths that begin with a slash, not {value!r}")
+
+
+def _check_username(value: Any) -> None:
+    if (
+        not isinstance(value, str)
+        or not hasattr(get_user_model(), value)
+        or value.startswith("__")
+        or getattr(getattr(get_user_model(), value), "alters_data", False)  # `delete`, as templates know it
+    ):
+        raise ValueError(
+            f"has to be the name of an attribute or a method of {get_user_model().__name__}, not {value!r}"
+        )
 
 
 def _wrong_order() -> Iterator[CheckMessage]:
-    ours = _position(MIDDLEWARE)
+    ours, sessions, auth = (_position(path) for path in (MIDDLEWARE, SESSIONS, AUTH))
+    if auth is None:
+        yield Error(f"MIDDLEWARE needs {AUTH!r}, below {MIDDLEWARE!r}", id="users_session_manager.E003")
     if ours is None:
-        yield Error(f"{MIDDLEWARE!r} has to be in MIDDLEWARE", id=NOT_LISTED)
-        return
-    for other in BEFORE_OURS:
-        theirs = _position(other)
-        if theirs is None or theirs > ours:
-            hint = f"MIDDLEWARE needs {other!r}, above {MIDDLEWARE!r}"
-            yield Error(hint, id="users_session_manager.E003")
+        yield Error(f"{MIDDLEWARE!r} has to be in MIDDLEWARE, directly below {SESSIONS!r}", id=NOT_LISTED)
+    elif sessions is None or sessions > ours:
+        yield Error(f"MIDDLEWARE needs {SESSIONS!r}, above {MIDDLEWARE!r}", id="users_session_manager.E003")
+    elif ours != sessions + 1:
+        between = ", ".join(map(repr, settings.MIDDLEWARE[sessions + 1 : ours]))
+        yield CheckWarning(
+            f"{MIDDLEWARE!r} belongs in MIDDLEWARE directly below {SESSIONS!r}",
+            hint=f"Move it above {between}: these may load a session before it, which then costs one more query to "
+            "the store, and is answered 500 in place of 503 while the store is unavailable.",
+            id="users_session_manager.W001",
+        )
 
 
 def _position(path: str) -> int | None:
