@@ -1,0 +1,308 @@
+"""The bridge to Flask-Login: a login of its own gets a session, and ends with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final
+
+from flask import Flask, Request, Response, after_this_request, current_app, request, session
+from flask_login import (
+    COOKIE_DURATION,
+    COOKIE_NAME,
+    current_user,
+    logout_user,
+    session_protected,
+    user_accessed,
+    user_logged_in,
+    user_logged_out,
+    user_login_confirmed,
+)
+
+from ..errors import SessionError, SessionRejected, StoreUnavailable
+from ..log import log
+from ..manager import SessionManager
+from ..session import Session
+from ._web import KeyCarrier, RequestSession
+from .flask import FlaskState, is_passive
+
+KEY_IN_SESSION: Final = "_user_session_key"
+"""Where Flask's own session keeps the key of its login."""
+STAMP: Final = "Flask-Login"
+"""The security stamp of a session whose user id is one of Flask-Login's."""
+# What Flask-Login keeps of a login in Flask's session; `_id` is that of the client.
+_LOGIN: Final = ("_user_id", "_fresh", KEY_IN_SESSION)
+
+
+class LoginState(FlaskState):
+    """One request of an application with Flask-Login.
+
+    Without a key in the header, the login in Flask's own session decides which session the request has. The cookie
+    alone signs in a session with a timeout of its own ("remember me"): any other ends with Flask's own session.
+    """
+
+    def __init__(
+        self, manager: Callable[[], SessionManager], carrier: KeyCarrier, header: str | None, cookie: str | None
+    ) -> None:
+        super().__init__(manager, carrier, header, cookie)
+        self.has_header = header is not None
+        self.is_undoing = False  # whether a login has failed and is being removed
+
+    @property
+    def key(self) -> str | None:
+        login = None if self.has_header or "_user_id" not in session else session.get(KEY_IN_SESSION)
+        if login in (None, self.presented):
+            return self.presented
+        if self.presented is not None:
+            # A request that was under way during a renewal may have given a former key back to Flask's session.
+            found = self.manager.findSession(self.presented)
+            if found is not None and login in (found.key, *found.formerKeys):
+                return self.presented
+        return login  # type: ignore[no-any-return]
+
+    def presented_keys(self) -> list[str | None]:
+        return [*super().presented_keys(), session.get(KEY_IN_SESSION)]
+
+    def find_session(self, *, prolong: bool | None = None) -> RequestSession | None:
+        return super().find_session(prolong=not is_passive() if prolong is None else prolong)
+
+    def find_login(self) -> Session | None:
+        """Return the live session that signs a user of Flask-Login in, or `None`; ask the store once."""
+        key = self.key
+        if key is None:
+            return None
+        try:
+            found = self._find(key, prolong=not is_passive())
+        except SessionRejected:
+            return None
+        return found if found.securityStamp == STAMP and self._is_login(found) else None
+
+    def begin(self, user: Any, timeout: float | None = None) -> None:
+        """Start the session of a login, or go on with that of the same user under a new key (OWASP ASVS 5.0, 7.2.4)."""
+        user_id = id_of(user)
+        self.sign_in(name_of(user, user_id), timeout=timeout, userId=user_id, securityStamp=STAMP)
+        self._is_prolonged = True
+
+    def end_login(self) -> None:
+        """End the session of a user whom Flask-Login does not know any more."""
+        if self._found is not None:
+            self._end(self._found.key)
+        self._found = None
+        forget_login()
+
+    def put_aside(self) -> None:
+        """Hide the login in Flask's session from Flask-Login until the answer."""
+        was_modified = session.modified
+        aside = {name: session.pop(name) for name in _LOGIN if name in session}
+        session.modified = was_modified
+
+        @after_this_request
+        def put_back(response: Response) -> Response:
+            if "_user_id" not in session:
+                was_modified = session.modified
+                session.update(aside)
+                session.modified = was_modified
+            return response
+
+    def _is_login(self, found: Session) -> bool:
+        """Return whether the keys that the request presents sign in, and not a cookie that has outlived its login."""
+        return self.has_header or found.timeout is not None or "_user_id" in session
+
+    def _require_user(self, found: Session) -> None:
+        if found.securityStamp != STAMP:
+            return  # the application has made it, with users of its own
+        if not self._is_login(found):
+            raise SessionRejected
+        user = current_user._get_current_object()
+        if not user.is_authenticated or id_of(user) != found.userId:  # `flask.g` may be that of several requests
+            user = current_app.login_manager.user_callback(found.userId)  # type: ignore[attr-defined]
+        if user is None:
+            self.end_login()
+        if user is None or not user.is_authenticated:
+            raise SessionRejected
+
+    def _replace(self, found: Session) -> RequestSession:
+        if str(session.get("_user_id")) == found.userId:
+            session[KEY_IN_SESSION] = found.key
+        elif not self.has_header:
+            forget_login()  # the application has signed in somebody else, by `sign_in`
+        return super()._replace(found)
+
+
+class Bridge:
+    """Listens to Flask-Login in one application.
+
+    Args:
+        app: The application.
+        login_manager: Its `LoginManager`.
+        state: Returns the state of the request.
+        answer: Writes the cookie of the state to a response.
+        refuse: Returns what a view would return for an exception of ours.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        login_manager: Any,
+        *,
+        state: Callable[[], Any],
+        answer: Callable[[Response], Response],
+        refuse: Callable[[Exception], Any],
+    ) -> None:
+        self._login_manager: Any = login_manager
+        self._refuse = refuse
+        self._state: Callable[[], LoginState] = state
+        self._answer = answer
+        self._has_warned = False
+        user_accessed.connect(self._accessed, app)
+        user_logged_in.connect(self._logged_in, app)
+        user_logged_out.connect(self._logged_out, app)
+        user_login_confirmed.connect(self._confirmed, app)
+        session_protected.connect(self._protected, app)
+        app.after_request(self._follow)
+
+    @property
+    def login_view(self) -> str | None:
+        """The login page of Flask-Login, if there is one."""
+        return self._login_manager.login_view  # type: ignore[no-any-return]
+
+    def check(self, app: Flask) -> None:
+        """Ask the sessions for the user of a request, now that the application is complete."""
+        manager = self._login_manager
+        is_initialised = vars(app).get("login_manager") is manager
+        if not is_initialised:
+            raise SessionError(
+                "login_manager.init_app(app) has not been called for the one that UserSessions was given"
+            )
+        if manager.user_callback is None:
+            raise SessionError("the login manager that UserSessions was given needs a user_loader")
+        if not isinstance(manager.request_callback, _RequestLoader):
+            manager.request_loader(_RequestLoader(manager.request_callback, manager, self._state))
+
+    def _accessed(self, app: Flask, **_: Any) -> None:
+        """Remove a login from Flask's session that has ended, before Flask-Login looks for it."""
+        state = self._state()
+        found = state.find_login()
+        # Our own cookie remembers: one that no store knows of would sign in after a logout everywhere.
+        if app.config.get("REMEMBER_COOKIE_NAME", COOKIE_NAME) in request.cookies:
+            session["_remember"] = "clear"
+        if "_user_id" not in session:
+            return
+        key = session.get(KEY_IN_SESSION)
+        if found is not None and key in (found.key, *found.formerKeys) and str(session["_user_id"]) == found.userId:
+            return
+        if state.has_header or (key is not None and state.manager.isForeign(key)):
+            state.put_aside()
+        elif key is None and found is None and (app.testing or _TEST_CLIENT in request.environ):
+            user = self._login_manager.user_callback(session["_user_id"])  # as `FlaskLoginClient` signs in
+            if user is not None:
+                state.begin(user)
+        else:
+            forget_login()
+            if key is None:
+                self._warn()
+
+    def _warn(self) -> None:
+        if not self._has_warned:
+            log.warning(
+                "A login of Flask-Login has no session: it is from before UserSessions, or login_user has not made it. "
+                "Its user has to sign in again"
+            )
+        self._has_warned = True
+
+    def _logged_in(self, app: Flask, user: Any, **_: Any) -> None:
+        state, timeout = self._state(), None
+        if session.get("_remember") == "set":
+            del session["_remember"]
+            duration = session.pop("_remember_seconds", app.config.get("REMEMBER_COOKIE_DURATION", COOKIE_DURATION))
+            timeout = duration.total_seconds() if isinstance(duration, timedelta) else duration
+        try:
+            state.begin(user, timeout)
+        except Exception:
+            state.is_undoing = True  # Flask-Login has stored its login already; without a session there is none
+            logout_user()
+            state.is_undoing = False
+            session.update(_login_that_came())
+            raise
+
+    def _logged_out(self, _: Flask, **__: Any) -> None:
+        state = self._state()
+        if not state.is_undoing:
+            state.sign_out()
+        session.pop(KEY_IN_SESSION, None)
+
+    def _confirmed(self, _: Flask, **__: Any) -> None:
+        state = self._state()
+        if state.find_login() is not None:
+            state.renew_key()
+
+    def _protected(self, app: Flask, **_: Any) -> None:
+        """End the session of a login that Flask-Login has removed, since the client looks like another one."""
+        if KEY_IN_SESSION in session and "_user_id" not in session:
+            self._logged_out(app)
+
+    def _follow(self, response: Response) -> Response:
+        """End the session of a login that the application has removed, as `session.clear()` does."""
+        if not session.modified or KEY_IN_SESSION in session:
+            return response
+        login = _login_that_came()
+        try:
+            if KEY_IN_SESSION in login and self._state().manager.findSession(login[KEY_IN_SESSION]) is not None:
+                session[KEY_IN_SESSION] = login[KEY_IN_SESSION]
+                self._logged_out(current_app)
+                self._answer(response)
+        except StoreUnavailable as error:
+            session.update(login)
+            return current_app.make_response(self._refuse(error))
+        return response
+
+
+class _RequestLoader:
+    """Loads the user of a session where Flask's own session has no login; without one asks the application's loader."""
+
+    def __init__(
+        self, previous: Callable[[Request], Any] | None, login_manager: Any, state: Callable[[], LoginState]
+    ) -> None:
+        self._previous = previous
+        self._login_manager = login_manager
+        self._state = state
+
+    def __call__(self, request: Request) -> Any:
+        # Several applications may share the login manager.
+        state = self._state() if _EXTENSION in current_app.extensions else None
+        found = state.find_login() if isinstance(state, LoginState) else None
+        if state is not None and found is not None:
+            user = self._login_manager.user_callback(found.userId)
+            if user is not None:
+                return user
+            state.end_login()
+        return None if self._previous is None else self._previous(request)
+
+
+_EXTENSION: Final = "users_session_manager"
+# What Flask's test client, in a `with`, adds to the environment of a request.
+_TEST_CLIENT: Final = "werkzeug.debug.preserve_context"
+
+
+def _login_that_came() -> dict[str, Any]:
+    """Return the login that Flask's session had when the request came, empty without one."""
+    came_with: Any = current_app.session_interface.open_session(current_app, request) or {}
+    return {name: came_with[name] for name in (*_LOGIN, "_id") if name in came_with}
+
+
+def forget_login() -> None:
+    """Remove the login from Flask's session."""
+    for name in _LOGIN:
+        if name in session:
+            del session[name]
+
+
+def id_of(user: Any) -> str:
+    """Return the user id of a user of Flask-Login."""
+    return str(getattr(user, current_app.login_manager.id_attribute)())  # type: ignore[attr-defined]
+
+
+def name_of(user: Any, user_id: str) -> str:
+    """Return what is shown as the name, see `USER_SESSIONS_USERNAME`; the user id where that is empty."""
+    found = getattr(user, current_app.config["USER_SESSIONS_USERNAME"], None)
+    return str((found() if callable(found) else found) or user_id)
