@@ -5,25 +5,84 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote, urlencode
+from uuid import UUID
 
-from ..errors import MissingDependency, SessionError, SessionRejected
+from ..errors import (
+    AuthenticationTooOld,
+    MissingDependency,
+    SessionError,
+    SessionRejected,
+    StoreUnavailable,
+    TooManySessions,
+)
 from ..events import running_loop
 from ..manager import SessionManager
-from ..policy import require_seconds
-from ._web import REFUSED, KeyCarrier, RequestSession, RequestState
+from ..policy import Overflow, require_seconds
+from ..stores.base import Store
+from ._settings import DEFAULTS, ConfiguredManager, wrong_values
+from ._web import (
+    NO_STORE,
+    OWN_PATH,
+    REFUSED,
+    KeyCarrier,
+    Refusal,
+    RequestSession,
+    RequestState,
+    is_forwarded_https,
+    prefers_html,
+    read_cookie,
+)
 
 try:
-    from fastapi import FastAPI
-    from fastapi.openapi.models import APIKey, APIKeyIn
+    from fastapi import FastAPI, HTTPException
+    from fastapi.openapi.models import APIKey, HTTPBearer
     from fastapi.security.base import SecurityBase
     from starlette.concurrency import run_in_threadpool
+    from starlette.datastructures import MutableHeaders
+    from starlette.middleware import Middleware
     from starlette.requests import HTTPConnection
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.routing import NoMatchFound
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as missing:
     raise MissingDependency("fastapi", "fastapi") from missing
 
+__all__ = [
+    "AuthenticationTooOld",
+    "KeyCarrier",
+    "RequestSession",
+    "SessionError",
+    "SessionManager",
+    "SessionRejected",
+    "StoreUnavailable",
+    "TooManySessions",
+    "UserSessions",
+]
+
 HEADER_SCHEME = "SessionKeyHeader"
+BEARER_SCHEME = "SessionKeyBearer"
 COOKIE_SCHEME = "SessionKeyCookie"
+
+
+def _require_arguments(
+    options: dict[str, Any], manager: SessionManager | None, login_url: Any, *, api: Any, bearer: Any
+) -> None:
+    """Raise `ValueError` for arguments of `UserSessions` that cannot work."""
+    # The header of `bearer` may be the only one.
+    checked = {**options, "HEADER": "Authorization"} if bearer and options["HEADER"] is None else options
+    problems = [f"{name.lower().removeprefix('cookie_')}: {text}" for name, text in wrong_values(checked, ())]
+    if manager is not None and options["STORE"] is not None:
+        problems.append("store: the manager has a store already")
+    if login_url is not None and not (isinstance(login_url, str) and login_url):
+        problems.append(f"login_url: has to be a URL, the name of a route or None, not {login_url!r}")
+    for name, value in (("api", api), ("bearer", bearer)):
+        if not isinstance(value, bool):
+            problems.append(f"{name}: has to be True or False, not {value!r}")
+    if login_url is None and api is False:
+        problems.append("api: False needs a login_url, to which it redirects")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 class UserSessions:
@@ -46,9 +105,25 @@ class UserSessions:
     Args:
         manager: The manager of the sessions; `SessionManager()`, at the moment when it is needed, by default.
         header, cookie, secure: As for `KeyCarrier`.
+        bearer: Whether a request may carry its key as `Authorization: Bearer` too; false by default. Another scheme in
+            that header, such as Basic, counts for nothing.
+        store: Where the sessions are, as for `SessionManager(store=...)`; it is chosen at once. `None`, the default,
+            for the one that was chosen before, or for memory.
+        timeout: The idle timeout in seconds, as for `setSessionTimeOut`. `None`, the default here and for each of the
+            next three, leaves the manager as it is.
+        lifetime: As for `setMaxSessionLifetime`.
+        max_sessions_per_user, overflow: As for `setMaxSessionsPerUser`.
+        warning: As for `setExpiryWarning`.
+        proxies: How many proxies in front of the application add to `X-Forwarded-Proto`, for servers that do not look
+            at it; 0 by default.
+        login_url: The login page, a URL or the name of a route: browsers without a session are redirected to it, with
+            the page that they came for as `next`. `None`, the default, for none.
+        api: Whether there are clients that expect JSON, which are told from browsers by their `Accept` header; true by
+            default. With `False` each client without a session is redirected, and other refusals are pages.
 
     Raises:
-        ValueError: A name cannot work.
+        ValueError: An argument cannot work; the text names it.
+        SessionError: Another store was chosen before.
 
     The manager is asked on the event loop if its store never waits, else in a thread. Threads: any thread may call any
     method.
@@ -61,13 +136,28 @@ class UserSessions:
         header: str | None = "Session-Key",
         cookie: str | None = "session_key",
         secure: bool = True,
+        bearer: bool = False,
+        store: str | Store | None = None,
+        timeout: float | None = None,
+        lifetime: float | None = None,
+        max_sessions_per_user: int | None = None,
+        overflow: Overflow = "evict",
+        warning: float | None = None,
+        proxies: int = 0,
+        login_url: str | None = None,
+        api: bool = True,
     ) -> None:
-        self._manager = manager
-        self.carrier = KeyCarrier(header=header, cookie=cookie, secure=secure)
-        # Where the scope of a request keeps its state: several of these may serve one request.
-        self._place = f"users_session_manager.{id(self)}"
-        self.current = _Guard(self)
-        self.passive = _Guard(self, prolong=False)
+        limits = (store, timeout, lifetime, max_sessions_per_user, overflow, warning)
+        options = dict(zip(DEFAULTS, (*limits, header, cookie, secure, proxies), strict=True))
+        _require_arguments(options, manager, login_url, api=api, bearer=bearer)
+        self._login_url, self._api, self._proxies = login_url, api, proxies
+        self._manager = ConfiguredManager(options, manager)
+        self._manager.open()
+        self.carrier = KeyCarrier(header=header, cookie=cookie, secure=secure, bearer=bearer)
+        self._place = f"users_session_manager.{id(self)}"  # of its state in a scope, which several may share
+        self._header = (header or "").lower().encode()
+        self._vary = (b"vary", ", ".join(self.carrier.varies_by).encode())
+        self.current, self.passive = _Guard(self), _Guard(self, prolong=False)
         self.optional = _Guard(self, optional=True)
 
     def recent(self, max_age: float) -> Any:
@@ -85,26 +175,45 @@ class UserSessions:
 
     @property
     def manager(self) -> SessionManager:
-        """The manager of the sessions."""
-        return SessionManager() if self._manager is None else self._manager
+        """The manager of the sessions, with the settings that were given here."""
+        return self._manager()
 
     def install(self, app: FastAPI) -> None:
-        """Add the answers to rejections to `app`, and the cookie to its OpenAPI schema.
+        """Add the answers to rejections to `app`, the cookie to its responses and to its OpenAPI schema.
 
         From now on `app` answers a rejection with 401, an unavailable store with 503, and an authentication that is too
-        old for a route with 403. From its start-up on it serves, see `SessionManager.serve`, and `async def` listeners
-        run on its event loop, wherever events are emitted; at its end threads and connections stop, see
-        `SessionManager.stop`. An application that is mounted on another one needs a call of its own, but has no
-        start-up.
+        old for a route with 403. Whatever it responds, an error included, carries the cookie that `sign_in`,
+        `renew_key` or `sign_out` has changed, and no cache stores what depends on a session.
+
+        From its start-up on it serves, see `SessionManager.serve`, and `async def` listeners run on its event loop,
+        wherever events are emitted; at its end threads and connections stop, see `SessionManager.stop`. An application
+        that is mounted on another one has no start-up; without a call of its own, its guards raise an `HTTPException`,
+        whose body is that of FastAPI.
+
+        Raises:
+            SessionError: `app` has answered requests already; or, at its start-up, it has no route of the name
+                `login_url`.
         """
+        if app.middleware_stack is not None:
+            raise SessionError(
+                "sessions.install(app) has to be called before the application answers its first request"
+            )
+        build_middleware_stack = app.build_middleware_stack
+
+        def with_ours() -> ASGIApp:
+            app.user_middleware.insert(0, Middleware(_Refuser, self))
+            # Outside of Starlette's own, or the answer to an unexpected exception would not carry the cookie.
+            return _Finisher(self, build_middleware_stack())
+
+        app.build_middleware_stack = with_ours  # type: ignore[method-assign]  # `add_middleware` adds inside of it
         for error in REFUSED:
             app.add_exception_handler(error, self._refuse)
-        if self.carrier.header is not None and self.carrier.cookie is not None:
-            _document_cookie(app, self.carrier.cookie)
+        _document(app, _schemes(self.carrier))
         lifespan = app.router.lifespan_context
 
         @asynccontextmanager
         async def with_loop(app: FastAPI) -> AsyncIterator[Any]:
+            self._require_login_route(app)
             self.manager.bindLoop()
             self.manager.serve()
             try:
@@ -115,6 +224,13 @@ class UserSessions:
 
         app.router.lifespan_context = with_loop
 
+    def _require_login_route(self, app: FastAPI) -> None:
+        if self._login_url is not None and "/" not in self._login_url:
+            try:
+                app.url_path_for(self._login_url)
+            except NoMatchFound:
+                raise SessionError(f"login_url: the application has no route {self._login_url!r}") from None
+
     def sign_in(
         self,
         request: HTTPConnection,
@@ -123,6 +239,8 @@ class UserSessions:
         *,
         data: Any = None,
         timeout: float | None = None,
+        userId: str | int | UUID | None = None,
+        securityStamp: str | None = None,
     ) -> str:
         """Sign a user in on the client of `request`: set the cookie on `response`, and return the session key.
 
@@ -132,11 +250,13 @@ class UserSessions:
 
         Args:
             request: The request.
-            response: The response that carries the cookie.
-            username: Whose session it is.
+            response: A response that carries the cookie. After `install`, whatever is sent in its place carries it too.
+            username: What is shown; whose session it is, unless there is a `userId`.
             data: What to store with the session; `None`, the default, keeps the data of one that goes on.
             timeout: An idle timeout of this session alone, in seconds; the browser then keeps the cookie when it is
                 closed. `None`, the default, for that of the manager.
+            userId: Whose session it is, if usernames can change; see `loadNewSession`.
+            securityStamp: What stands for the user's credentials; see `loadNewSession`.
 
         Raises:
             TypeError, ValueError, TooManySessions, StoreUnavailable: As `loadNewSession`.
@@ -144,8 +264,9 @@ class UserSessions:
                 `await run_in_threadpool(sessions.sign_in, ...)`.
         """
         state = self._sync_state(request)
-        key = state.sign_in(username, data=data, timeout=timeout).key
-        state.write_cookie(response.set_cookie)
+        options: dict[str, Any] = {"data": data, "timeout": timeout, "userId": userId, "securityStamp": securityStamp}
+        key = state.sign_in(username, **options).key
+        self._write_cookie(request, response)
         return key
 
     def renew_key(self, request: HTTPConnection, response: Response, *, overlap: float = 0) -> str:
@@ -155,7 +276,7 @@ class UserSessions:
 
         Args:
             request: The request.
-            response: The response that carries the cookie.
+            response: A response that carries the cookie. After `install`, whatever is sent in its place carries it too.
             overlap: For how many seconds the old key stays valid, 0 by default.
 
         Raises:
@@ -164,7 +285,7 @@ class UserSessions:
         """
         state = self._sync_state(request)
         key = state.renew_key(overlap).key
-        state.write_cookie(response.set_cookie)
+        self._write_cookie(request, response)
         return key
 
     def sign_out_elsewhere(self, request: HTTPConnection) -> int:
@@ -186,22 +307,49 @@ class UserSessions:
         """
         state = self._sync_state(request)
         ended = state.sign_out()
-        state.write_cookie(response.set_cookie)
+        self._write_cookie(request, response)
         return ended
+
+    def next_page(self, request: HTTPConnection, default: str = "/", *, path: str | None = None) -> str:
+        """Return the page to go to after the login.
+
+        It is the `next` in the query of `request`, which an attacker can write: a link to the login page must not lead
+        to another site (OWASP ASVS 5.0, 3.7.2).
+
+        Args:
+            request: The request.
+            default: What to return if that is no path of this site.
+            path: What to check in place of it, for a form that has `next` among its fields.
+        """
+        path = request.query_params.get("next", "") if path is None else path
+        return path if OWN_PATH.fullmatch(path) else default
 
     def key(self, request: HTTPConnection) -> str | None:
         """Return the key that `request` presents, live or not, or the one it was given since; `None` without one."""
         return self._state(request).key
 
     def _state(self, request: HTTPConnection) -> RequestState:
-        state: RequestState | None = request.scope.get(self._place)
-        if state is None:
-            header, cookie = self.carrier.header, self.carrier.cookie
-            values = [] if header is None else request.headers.getlist(header)
-            value = None if cookie is None else request.cookies.get(cookie)
-            state = RequestState(lambda: self.manager, self.carrier, ",".join(values) if values else None, value)
-            request.scope[self._place] = state
-        return state
+        answer: _Answer | None = request.scope.get(self._place)
+        if answer is None:  # without `install`
+            answer = request.scope[self._place] = _Answer()
+        if answer.state is None:
+            carrier, manager = self.carrier, self.manager
+            lines: dict[bytes, list[str]] = {b"authorization": [], b"cookie": [], self._header: []}
+            for name, value in request.scope["headers"]:
+                if name in lines:
+                    lines[name].append(value.decode("latin-1"))
+            values = lines[self._header] if self._header else []
+            if not values and carrier.bearer:
+                scheme, _, token = ",".join(lines[b"authorization"]).partition(" ")
+                values = [token] if scheme.lower() == "bearer" else []
+            cookie = None if carrier.cookie is None else read_cookie("; ".join(lines[b"cookie"]), carrier.cookie)
+            answer.state = RequestState(lambda: manager, carrier, ",".join(values) if values else None, cookie)
+        return answer.state
+
+    def _write_cookie(self, request: HTTPConnection, response: Response) -> None:
+        forwarded = request.headers.get("x-forwarded-proto", "")
+        is_https = request.scope.get("scheme") in ("https", "wss") or is_forwarded_https(forwarded, self._proxies)
+        self._state(request).write_cookie(response.set_cookie, is_https=is_https)
 
     def _sync_state(self, request: HTTPConnection) -> RequestState:
         """Return the state of a request to a caller that may wait for the store."""
@@ -214,11 +362,113 @@ class UserSessions:
 
     # A plain function, so that Starlette calls it in a thread: it asks the store.
     def _refuse(self, request: HTTPConnection, error: Exception) -> Response:
-        state = self._state(request)
-        refusal = state.refuse(error)
-        response = JSONResponse(refusal.body, refusal.status, refusal.headers)
-        state.write_cookie(response.set_cookie)
-        return response
+        refusal = self._refusal(request, error)
+        if not self._wants_page(request):
+            return JSONResponse(refusal.body, refusal.status, refusal.headers)
+        return HTMLResponse(refusal.page(), refusal.status, refusal.headers)
+
+    def _refusal(self, request: HTTPConnection, error: Exception) -> Refusal:
+        refusal = self._state(request).refuse(error)
+        headers = refusal.headers
+        if isinstance(error, SessionRejected) and self.carrier.bearer:
+            headers = {**headers, "WWW-Authenticate": "Bearer"}  # RFC 6750, section 3
+        if isinstance(error, SessionRejected) and self._login_url is not None and self._wants_page(request):
+            return refusal._replace(status=303, headers={**headers, "Location": self._login_page(request)})
+        return refusal._replace(headers=headers)
+
+    def _wants_page(self, request: HTTPConnection) -> bool:
+        return request.scope["type"] == "http" and (not self._api or prefers_html(request.headers.get("accept", "")))
+
+    def _login_page(self, request: HTTPConnection) -> str:
+        url, scope = str(self._login_url), request.scope
+        root = scope.get("app_root_path", scope.get("root_path", ""))
+        if "/" not in url:
+            # The application that was asked, of which this one may be a part.
+            url = root + (scope.get("router") or scope["app"]).url_path_for(url)
+        path, query = request.url.path, request.url.query
+        # Some proxies remove the root path.
+        here = quote(path if path.startswith(root) else root + path, "/%:@!$&'()*+,;=~")
+        here += f"?{query}" if query else ""
+        if scope["method"] == "GET" and OWN_PATH.fullmatch(here):
+            url += ("&" if "?" in url else "?") + urlencode({"next": here})
+        return quote(url, ":/%#?=@[]!$&'()*+,;~")
+
+    def _finish(self, request: HTTPConnection, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Return the headers of a response with the cookie, and what caches have to know."""
+        state, cookie = self._state(request), self.carrier.cookie
+        if state.cookie_changed and cookie is not None:
+            answer, ours = Response(), f"{cookie}=".encode()
+            self._write_cookie(request, answer)
+            # The route may have sent the injected response, and it may have changed its mind in between.
+            headers = [each for each in headers if each[0] != b"set-cookie" or not each[1].startswith(ours)]
+            headers += [each for each in answer.raw_headers if each[0] == b"set-cookie"]
+        names = [name for name, _ in headers]
+        if state.cookie_changed or b"cache-control" not in names:
+            headers = [*(each for each in headers if each[0] != b"cache-control"), _NO_STORE]
+        if b"vary" not in names:
+            return [*headers, self._vary]
+        vary = MutableHeaders(raw=headers)
+        given = ", ".join(vary.getlist("vary"))
+        named = {name.strip().lower() for name in given.split(",")}
+        if "*" not in named:
+            vary["vary"] = ", ".join([given, *(name for name in self.carrier.varies_by if name.lower() not in named)])
+        return vary.raw
+
+
+_STARTS = ("http.response.start", "websocket.http.response.start")
+_NO_STORE = (b"cache-control", NO_STORE.encode())
+
+
+class _Answer:
+    """What is known of the answer to a request. It is the same one where a middleware has copied the scope."""
+
+    __slots__ = ("has_started", "state")
+
+    def __init__(self) -> None:
+        self.has_started = False
+        self.state: RequestState | None = None
+
+
+class _Finisher:
+    """Adds the cookie to each response of an application, and what caches have to know."""
+
+    def __init__(self, sessions: UserSessions, app: ASGIApp) -> None:
+        self._sessions = sessions
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        place = self._sessions._place
+        if scope["type"] not in ("http", "websocket") or place in scope:  # an outer application finishes it
+            await self._app(scope, receive, send)
+            return
+        scope[place] = answer = _Answer()
+
+        async def finish(message: Message) -> None:
+            if message["type"] in _STARTS:
+                answer.has_started = True
+                if answer.state is not None:
+                    headers = self._sessions._finish(HTTPConnection(scope), message.get("headers", []))
+                    message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, finish)
+
+
+class _Refuser:
+    """Answers the exceptions of ours that a middleware has raised: what answers those of routes is inside of it."""
+
+    def __init__(self, app: ASGIApp, sessions: UserSessions) -> None:
+        self._app = app
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except REFUSED as error:
+            if scope["type"] != "http" or scope[self._sessions._place].has_started:
+                raise
+            response = await run_in_threadpool(self._sessions._refuse, HTTPConnection(scope), error)
+            await response(scope, receive, send)
 
 
 class _Guard(SecurityBase):
@@ -231,43 +481,72 @@ class _Guard(SecurityBase):
         self._max_age = max_age
         self._prolong = prolong
         self._optional = optional
-        # FastAPI knows one scheme per dependency, and a second dependency would double the cost of this one: if the key
-        # may travel in two ways, `_document_cookie` adds the other one.
-        place, name = APIKeyIn.header, sessions.carrier.header
-        self.scheme_name = HEADER_SCHEME
-        if name is None:
-            place, name = APIKeyIn.cookie, str(sessions.carrier.cookie)
-            self.scheme_name = COOKIE_SCHEME
-        self.model = APIKey.model_validate({"in": place, "name": name})
+        # FastAPI knows one scheme per dependency, and a second dependency would double the cost of this one:
+        # `_document` adds the others.
+        self.scheme_name, scheme = next(iter(_schemes(sessions.carrier).items()))
+        self.model = (HTTPBearer if self.scheme_name == BEARER_SCHEME else APIKey).model_validate(scheme)
 
     async def __call__(self, connection: HTTPConnection) -> RequestSession | None:
-        # A forgotten call would otherwise show only as a 500 at the first rejection.
-        if SessionRejected not in connection.app.exception_handlers:
+        sessions, scope = self._sessions, connection.scope
+        is_installed = SessionRejected in connection.app.exception_handlers
+        # A forgotten call would otherwise show only when a cookie is lost.
+        if not is_installed and sessions._place not in scope:
             raise SessionError("sessions.install(app) has not been called for the application of this route")
-        state = self._sessions._state(connection)
+        if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(connection):
+            return None
+        state = sessions._state(connection)
         try:
             if state.manager.blocking:
                 return await run_in_threadpool(state.authenticate, prolong=self._prolong, max_age=self._max_age)
             return state.authenticate(prolong=self._prolong, max_age=self._max_age)
-        except SessionRejected:
-            if self._optional:
+        except REFUSED as error:
+            if self._optional and isinstance(error, SessionRejected):
                 return None
-            raise
+            if is_installed:
+                raise
+            refusal = await run_in_threadpool(sessions._refusal, connection, error)
+            raise HTTPException(refusal.status, refusal.body, refusal.headers) from None
 
 
-def _document_cookie(app: FastAPI, cookie: str) -> None:
-    """Add to the OpenAPI schema of `app` that a guarded route accepts the cookie in place of the header."""
-    generate = app.openapi
+def _is_preflight(connection: HTTPConnection) -> bool:
+    """Return whether browsers ask for the rules of CORS, which they do without a key, and the route may answer.
+
+    Raises:
+        HTTPException: 204, without a body: the route answers other methods too, and might show what they show.
+    """
+    headers = connection.headers
+    if "origin" not in headers or "access-control-request-method" not in headers:
+        return False
+    if getattr(connection.scope.get("route"), "methods", None) != {"OPTIONS"}:
+        raise HTTPException(204)
+    return True
+
+
+def _schemes(carrier: KeyCarrier) -> dict[str, dict[str, str]]:
+    """Return the security schemes of guarded routes, by name; a request needs one of them."""
+    schemes = {}
+    if carrier.header is not None:
+        schemes[HEADER_SCHEME] = {"type": "apiKey", "in": "header", "name": carrier.header}
+    if carrier.bearer:
+        schemes[BEARER_SCHEME] = {"type": "http", "scheme": "bearer"}
+    if carrier.cookie is not None:
+        schemes[COOKIE_SCHEME] = {"type": "apiKey", "in": "cookie", "name": carrier.cookie}
+    return schemes
+
+
+def _document(app: FastAPI, schemes: dict[str, dict[str, str]]) -> None:
+    """Add to the OpenAPI schema of `app` that a guarded route, which names the first scheme, accepts each of them."""
+    generate, (first, *others) = app.openapi, schemes
 
     def openapi() -> dict[str, Any]:
         document = generate()
-        schemes = document.get("components", {}).get("securitySchemes", {})
-        if HEADER_SCHEME in schemes and COOKIE_SCHEME not in schemes:  # not yet: FastAPI makes the document once
-            schemes[COOKIE_SCHEME] = {"type": "apiKey", "in": "cookie", "name": cookie}
+        known = document.get("components", {}).get("securitySchemes", {})
+        if first in known and not known.keys() >= schemes.keys():  # not yet: FastAPI makes the document once
+            known.update(schemes)
             for path in document["paths"].values():
                 for operation in path.values():
-                    if {HEADER_SCHEME: []} in operation.get("security", []):
-                        operation["security"].append({COOKIE_SCHEME: []})
+                    if {first: []} in operation.get("security", []):
+                        operation["security"] += [{name: []} for name in others]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
