@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from watched_store import WatchedStore
@@ -20,14 +21,16 @@ from watched_store import WatchedStore
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer versions would rather have another HTTP client than httpx
     from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from users_session_manager import SessionError, SessionManager
+from users_session_manager import SessionError, SessionManager, StoreUnavailable, TooManySessions
 from users_session_manager.integrations.fastapi import RequestSession, UserSessions
 from users_session_manager.keys import new_key
 
@@ -223,6 +226,563 @@ class TestGuard:
                 UserSessions().recent(max_age)
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+class TestRefusals:
+    """Browsers are sent to the login page or get a page, clients of an API get JSON."""
+
+    def app_with(self, **options: Any) -> tuple[FastAPI, UserSessions]:
+        sessions = UserSessions(**options)
+        app = make_app(sessions)
+
+        @app.get("/sign-in", name="sign_in_page")
+        def page(request: Request, path: str | None = None) -> str:
+            return sessions.next_page(request, "/home", path=path)
+
+        return app, sessions
+
+    def browser_of(self, app: FastAPI, **options: Any) -> TestClient:
+        options = {"base_url": "https://example.test", "follow_redirects": False, **options}
+        return TestClient(app, headers=BROWSER, **options)
+
+    @pytest.mark.parametrize("login_url", ["/sign-in", "sign_in_page"])
+    def test_login_page(self, manager, login_url):
+        """A browser is redirected to the login page with the page it came for; a client of an API is not."""
+        app, _ = self.app_with(login_url=login_url)
+        browser = self.browser_of(app)
+        browser.cookies.set(COOKIE, UNKNOWN, domain="example.test")
+        for path in ("/me", "/passive?a=b&c=%C3%A9", "/recent"):
+            answer = browser.get(path)
+            assert (answer.status_code, answer.headers["cache-control"]) == (303, "no-store, private")
+            assert COOKIE not in browser.cookies
+            assert browser.get(answer.headers["location"]).json() == path
+        assert refused(browser.get("/me", headers={"Accept": "application/json"}))
+        assert refused(client_of(app).get("/me"))
+        assert browser.post("/hasty/renew").headers["location"] == "/sign-in"
+        key = manager.loadNewSession("luca")
+        assert browser.get("/me", headers={"Session-Key": key}).json() == "luca"
+
+    @pytest.mark.parametrize("login_url", ["/app/sign-in", "sign_in_page"])
+    def test_root_path(self, manager, login_url):
+        """The login page, and the page to come back to, are where browsers see them behind a proxy."""
+        app, sessions = self.app_with(login_url=login_url)
+        below = FastAPI()
+        sessions.install(below)
+        below.get("/me", dependencies=[Depends(sessions.current)])(lambda: "x")
+        app.mount("/below", below)
+        browser = self.browser_of(app, root_path="/app")
+        for sent, here in (("/me", "me"), ("/app/me", "me"), ("/app/below/me", "below%2Fme")):  # it may be removed
+            assert browser.get(sent).headers["location"] == f"/app/sign-in?next=%2Fapp%2F{here}"
+
+    def test_next_page(self, manager):
+        """Only a path of this site is a next page."""
+        app, _ = self.app_with()
+        client = client_of(app)
+        assert client.get("/sign-in").json() == "/home"
+        for path in ("/", "/me?a=b", "/a//b", "/é"):
+            assert client.get("/sign-in", params={"next": path}).json() == path
+            assert client.get("/sign-in", params={"next": "/me", "path": path}).json() == path
+        for path in ("//evil.test", "https://evil.test", "/\\evil.test", "me", "/\t/evil.test", "javascript:x", ""):
+            assert client.get("/sign-in", params={"next": path}).json() == "/home"
+            assert client.get("/sign-in", params={"next": "/me", "path": path}).json() == "/home"
+
+    def test_pages(self, manager, clock, unavailable):
+        """Without a login page, and for every other refusal, browsers get a page that says what is wrong."""
+        app, _ = self.app_with()
+        manager = SessionManager()
+        manager.setMaxSessionsPerUser(1, overflow="reject")
+        browser, key = self.browser_of(app), manager.loadNewSession("luca", timeout=9000)
+        clock.turn(3601)
+        answers = [browser.get("/me"), browser.get("/recent", headers={"Session-Key": key})]
+        answers.append(browser.post("/login", params={"name": "luca"}))
+        unavailable.unreachable = True
+        answers.append(browser.get("/me", headers={"Session-Key": key}))
+        for answer, status, text in zip(
+            answers,
+            (401, 403, 409, 503),
+            ("sign in", "password again", "sign out elsewhere", "unavailable"),
+            strict=True,
+        ):
+            assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
+            assert text in answer.text
+            assert answer.headers["cache-control"] == "no-store, private"
+
+    def test_without_api(self, manager):
+        """A site without an API redirects whatever asks, and answers pages."""
+        app, _ = self.app_with(login_url="sign_in_page", api=False)
+        for accept in ("application/json", "*/*", "text/html"):
+            answer = client_of(app).get("/me", headers={"Accept": accept}, follow_redirects=False)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=%2Fme")
+        manager.setMaxSessionsPerUser(1, overflow="reject")
+        manager.loadNewSession("luca")
+        answer = client_of(app).post("/login", params={"name": "luca"})
+        assert (answer.status_code, answer.headers["content-type"]) == (409, "text/html; charset=utf-8")
+        with pytest.raises(WebSocketDenialResponse) as refusal, client_of(app).websocket_connect("/socket"):
+            pass
+        assert refusal.value.status_code == 401
+
+    def test_accept(self, manager):
+        """What is preferred more counts, by the most exact name."""
+        app, _ = self.app_with(login_url="/sign-in")
+        html = (
+            "text/html",
+            "text/*",
+            "application/json;q=0.5, text/html;q=0.6",
+            "*/*;q=0.1,text/html",
+            "TEXT/HTML; Q=1",
+        )
+        json = (
+            "",
+            "*/*",
+            "application/json",
+            "text/html;q=0.5,*/*",
+            "text/html,application/json",
+            "text/html;q=0",
+            "q=x",
+        )
+        for accepts, status in ((html, 303), (json, 401)):
+            for accept in accepts:
+                client = client_of(app)
+                assert client.get("/me", headers={"Accept": accept}, follow_redirects=False).status_code == status
+
+    def test_wrong_settings(self, manager):
+        """What cannot work is refused: where it is written, or at the start of the application."""
+        for options in ({"login_url": ""}, {"login_url": 5}, {"api": False}):
+            with pytest.raises(ValueError, match="login_url"):
+                UserSessions(**options)
+        app, _ = self.app_with(login_url="sign_in_pgae")
+
+        async def start() -> None:
+            async with app.router.lifespan_context(app):
+                pass
+
+        with pytest.raises(SessionError, match="login_url: the application has no route 'sign_in_pgae'"):
+            asyncio.run(start())
+        app, _ = self.app_with(login_url="sign_in_page")
+        with client_of(app) as client:
+            assert client.get("/open").status_code == 200
+
+    def test_too_many_sessions(self, client, manager):
+        """A login too many is 409."""
+        manager.setMaxSessionsPerUser(1, overflow="reject")
+        manager.loadNewSession("luca")
+        answer = client.post("/login", params={"name": "luca"})
+        assert (answer.status_code, answer.json()) == (409, {"tooManySessions": True})
+
+    @pytest.fixture
+    def unavailable(self, manager: SessionManager, clock: Any) -> WatchedStore:
+        """A store that may be unreachable."""
+        manager.close()
+        store = WatchedStore(now=lambda: clock.seconds)
+        SessionManager(store=store)
+        return store
+
+    def test_whatever_asks(self, unavailable):
+        """A middleware and a route without a guard are answered as a guarded one is, whatever handles all else."""
+        app, _ = self.app_with()
+
+        @app.get("/asks")
+        def asks() -> int:
+            return len(SessionManager().getUserSessions("luca"))
+
+        class Asking:
+            """Asks before a request, or after its response has started."""
+
+            def __init__(self, app: Any) -> None:
+                self.app = app
+
+            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+                when = scope.get("query_string")
+                if when == b"before":
+                    SessionManager().getSession(dict(scope["headers"]).get(b"session-key", b"").decode())
+                await self.app(scope, receive, send)
+                if when == b"after":
+                    SessionManager().getUserSessions("luca")
+
+        app.add_middleware(Asking)
+
+        @app.exception_handler(Exception)
+        async def catch_all(request: Request, error: Exception) -> Response:
+            return PlainTextResponse("an error of the application", 500)
+
+        client, headers = client_of(app), {"Session-Key": SessionManager().loadNewSession("luca")}
+        assert client.get("/open?before", headers=headers).json() == "hello"
+        assert refused(client.get("/open?before"))
+        assert client.get("/asks?after").json() == 1
+        unavailable.unreachable = True
+        for path in ("/open?before", "/asks", "/me"):
+            answer = client.get(path, headers=headers)
+            assert (answer.status_code, answer.json()) == (503, {"unavailable": True})
+            assert answer.headers["retry-after"] == "5"
+        with pytest.raises(StoreUnavailable):
+            client.get("/open?after")
+
+    def test_below_without_install(self, unavailable):
+        """In an application without `install` the guard raises an `HTTPException` with the proper status."""
+        manager = SessionManager()
+        sessions = UserSessions(login_url="/sign-in")
+        app, below = make_app(sessions), FastAPI()
+        app.mount("/below", below)
+        below.get("/me", dependencies=[Depends(sessions.current)])(lambda: "x")
+        below.get("/recent", dependencies=[Depends(sessions.recent(0))])(lambda: "x")
+        below.get("/optional", dependencies=[Depends(sessions.optional)])(lambda: "x")
+        client, key = client_of(app), manager.loadNewSession("luca")
+        assert client.get("/below/me", headers={"Session-Key": key}).json() == "x"
+        assert client.get("/below/optional").json() == "x"
+        client.cookies.set(COOKIE, UNKNOWN, domain="example.test")
+        answer = client.get("/below/me")
+        assert (answer.status_code, answer.json()) == (401, {"detail": {"logout": True}})
+        assert answer.headers["cache-control"] == "no-store, private"
+        assert COOKIE not in client.cookies
+        answer = self.browser_of(app).get("/below/me")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=%2Fbelow%2Fme")
+        unavailable.unreachable = True
+        answer = client.get("/below/me", headers={"Session-Key": key})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+    def test_other_handlers(self, manager):
+        """A handler of the application for a status, or for everything, does not replace the answer of a guard."""
+        app = make_app(UserSessions())
+
+        async def handle(request: Request, error: Exception) -> Response:
+            return PlainTextResponse("an error", 500)
+
+        for what in (401, 500, HTTPException, Exception, LookupError):
+            app.add_exception_handler(what, handle)
+        assert refused(client_of(app).get("/me"))
+
+    def test_preflight(self, manager):
+        """A CORS preflight, which carries no key, passes; nothing else without a key does, and it shows nothing."""
+        sessions = UserSessions()
+        app, router = FastAPI(), APIRouter(dependencies=[Depends(sessions.current)])
+        sessions.install(app)
+
+        @router.options("/area")
+        def options() -> Response:
+            return Response(headers={"Access-Control-Allow-Origin": "https://front.test"})
+
+        @router.api_route("/mixed", methods=["GET", "OPTIONS"])
+        def mixed() -> str:
+            return "for users alone"
+
+        app.include_router(router)
+        client, origin = client_of(app), {"Origin": "https://front.test"}
+        preflight = origin | {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "session-key"}
+        answer = client.options("/area", headers=preflight)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://front.test")
+        answer = client.options("/mixed", headers=preflight)
+        assert (answer.status_code, answer.content) == (204, b"")
+        for path in ("/area", "/mixed"):
+            for headers in ({}, origin):
+                assert refused(client.options(path, headers=headers))
+        assert refused(client.get("/mixed", headers=preflight))
+        app = FastAPI()
+        sessions.install(app)
+        app.include_router(router)
+        app.add_middleware(CORSMiddleware, allow_origins=["https://front.test"], allow_methods=["*"])
+        client = client_of(app)
+        assert client.options("/mixed", headers=origin | {"Access-Control-Request-Method": "GET"}).status_code == 200
+        answer = client.get("/mixed", headers=origin)
+        assert refused(answer)
+        assert answer.headers["access-control-allow-origin"] == "https://front.test"
+
+
+class TestBearer:
+    """`Authorization: Bearer` carries a key, if that is asked for."""
+
+    def test_key(self, manager):
+        """It counts after the header of the library, and before the cookie."""
+        client, key = client_of(make_app(UserSessions(bearer=True))), manager.loadNewSession("luca")
+        for value in (f"Bearer {key}", f"bearer {key}", f"BEARER  {key} "):
+            answer = client.get("/me", headers={"Authorization": value})
+            assert (answer.json(), answer.headers["vary"]) == ("luca", "Session-Key, Authorization, Cookie")
+        both = {"Authorization": f"Bearer {UNKNOWN}", "Session-Key": key}
+        assert client.get("/me", headers=both).json() == "luca"
+        assert refused(client.get("/me", headers={"Authorization": f"Bearer {key}", "Session-Key": UNKNOWN}))
+        for value in (f"Bearer {UNKNOWN}", "Bearer ", f"Bearer {key}, Bearer {key}", f"Bearer x {key}"):
+            answer = client.get("/me", headers={"Authorization": value, "Cookie": f"{COOKIE}={key}"})
+            assert refused(answer)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert "set-cookie" not in answer.headers
+
+    def test_other_schemes(self, manager):
+        """Another scheme is not ours: it may be that of a server in front."""
+        client, key = client_of(make_app(UserSessions(bearer=True))), manager.loadNewSession("luca")
+        for value in (f"Basic {key}", key, "Bearer", f"Token {key}"):
+            headers = {"Authorization": value}
+            assert refused(client.get("/me", headers=headers))
+        assert client.get("/me", headers={"Authorization": "Basic eDp5", "Cookie": f"{COOKIE}={key}"}).json() == "luca"
+
+    def test_doubled(self, manager):
+        """Two such headers are no key."""
+        client, key = client_of(make_app(UserSessions(bearer=True))), manager.loadNewSession("luca")
+        assert refused(client.get("/me", headers=[("Authorization", f"Bearer {key}")] * 2))
+
+    def test_not_asked_for(self, client, manager):
+        """Without `bearer` it is not looked at."""
+        answer = client.get("/me", headers={"Authorization": f"Bearer {manager.loadNewSession('luca')}"})
+        assert refused(answer)
+        assert "www-authenticate" not in answer.headers
+
+    def test_alone(self, manager):
+        """It may be the only way in."""
+        client = client_of(make_app(UserSessions(bearer=True, header=None, cookie=None)))
+        key = client.post("/login", params={"name": "luca"}).json()["session_key"]
+        assert client.get("/me", headers={"Authorization": f"Bearer {key}"}).json() == "luca"
+        assert refused(client.get("/me", headers={"Session-Key": key, "Cookie": f"{COOKIE}={key}"}))
+        assert not client.cookies
+        new = client.post("/hasty/renew", headers={"Authorization": f"Bearer {key}"}).json()["session_key"]
+        assert client.post("/logout", headers={"Authorization": f"Bearer {new}"}).json() is True
+
+
+class TestSettings:
+    """The settings of the manager are arguments."""
+
+    def test_applied(self, manager):
+        """They are those of the manager when it is needed, and of the next one."""
+        settings = {"timeout": 60, "lifetime": 3600, "max_sessions_per_user": 1, "overflow": "reject", "warning": 5}
+        sessions = UserSessions(**settings)
+        for _ in range(2):
+            found = sessions.manager
+            assert (found.getSessionTimeout(), found.getMaxSessionLifetime()) == (60, 3600)
+            found.loadNewSession("luca")
+            with pytest.raises(TooManySessions):
+                found.loadNewSession("luca")
+            found.close()
+        manager = SessionManager()
+        assert UserSessions(manager, timeout=70).manager is manager
+        assert manager.getSessionTimeout() == 70
+
+    def test_defaults(self, manager):
+        """What is not given leaves the manager as it is."""
+        manager.setSessionTimeOut(77)
+        assert UserSessions().manager.getSessionTimeout() == 77
+
+    def test_store(self):
+        """The store is chosen at once, so that `SessionManager()` means it too; another one is an error."""
+        store = WatchedStore()
+        sessions = UserSessions(store=store)
+        key = SessionManager().loadNewSession("luca")
+        assert list(store.sessions) == [key]
+        assert UserSessions(store=store).manager is sessions.manager
+        with pytest.raises(SessionError, match="another"):
+            UserSessions(store=WatchedStore())
+        with pytest.raises(ValueError, match="store: the manager has a store already"):
+            UserSessions(SessionManager(), store=store)
+        sessions.manager.close()
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("store", "redis.example:6379"),
+            ("store", 5),
+            ("timeout", 1),
+            ("timeout", "60"),
+            ("lifetime", -1),
+            ("max_sessions_per_user", 0),
+            ("overflow", "refuse"),
+            ("warning", 0),
+            ("proxies", -1),
+            ("proxies", True),
+            ("secure", "no"),
+            ("header", "session_key"),
+            ("cookie", "a b"),
+            ("api", "no"),
+            ("bearer", "yes"),
+            ("login_url", ""),
+        ],
+    )
+    def test_wrong(self, manager, name, value):
+        """A value that cannot work is refused by the name of its argument; a misspelt name by Python."""
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            UserSessions(**{name: value})
+        with pytest.raises(TypeError, match="timeuot"):
+            UserSessions(timeuot=60)
+
+    @pytest.mark.parametrize(
+        ("base_url", "forwarded", "proxies", "warns"),
+        [
+            ("http://example.test", None, 0, True),
+            ("http://example.test", "https", 0, True),
+            ("http://example.test", "https", 1, False),
+            ("http://example.test", "https, http", 1, True),
+            ("https://example.test", None, 0, False),
+        ],
+    )
+    def test_cookie_over_http(self, manager, caplog, base_url, forwarded, proxies, warns):
+        """The log says once that a client cannot keep the cookie, unless a proxy has served it by https."""
+        client = TestClient(make_app(UserSessions(proxies=proxies)), base_url=base_url)
+        headers = {} if forwarded is None else {"X-Forwarded-Proto": forwarded}
+        for _ in range(2):
+            assert client.post("/login", params={"name": "luca"}, headers=headers).status_code == 200
+        lines = [each.getMessage() for each in caplog.records if "for https alone" in each.getMessage()]
+        assert len(lines) == int(warns)
+
+    def test_user_id(self, manager):
+        """A login has a user id of each kind, and a security stamp; the same user goes on with the session."""
+        sessions = UserSessions()
+        app = make_app(sessions)
+        user_ids = {"int": 7, "str": "7", "uuid": UUID(int=7)}
+
+        @app.post("/login-by-id/{kind}")
+        def login(kind: str, request: Request, response: Response) -> None:
+            sessions.sign_in(request, response, "luca", data=kind, userId=user_ids[kind], securityStamp=f"of {kind}")
+
+        client, found = client_of(app), []
+        for kind in user_ids:
+            client.post(f"/login-by-id/{kind}")
+            (session,) = manager.sessions.values()
+            assert (session.username, session.data, session.securityStamp) == ("luca", kind, f"of {kind}")
+            found.append((session.userId, session.createdAt))
+            client.cookies.set(COOKIE, session.key)
+        assert [user_id for user_id, _ in found] == ["7", "7", str(UUID(int=7))]
+
+    def test_exports(self):
+        """What an application needs is imported from the integration, for type checkers too."""
+        from users_session_manager.integrations import fastapi
+
+        assert {"RequestSession", "SessionRejected", "TooManySessions", "StoreUnavailable"} <= set(fastapi.__all__)
+        assert [name for name in fastapi.__all__ if not hasattr(fastapi, name)] == []
+
+
+class TestResponses:
+    """The cookie goes out, or is deleted, with whatever response is sent, and caches know what it depends on."""
+
+    @pytest.fixture
+    def app(self, manager: SessionManager) -> FastAPI:
+        sessions = UserSessions()
+        app, below = make_app(sessions), FastAPI()
+        app.mount("/below", below)
+
+        def change(request: Request, response: Response, what: str) -> None:
+            if what == "sign_in":
+                sessions.sign_in(request, response, "luca")
+            elif what == "renew_key":
+                sessions.renew_key(request, response)
+            else:
+                sessions.sign_out(request, response)
+
+        class Unforeseen(Exception):
+            pass
+
+        def answer(how: str) -> Any:
+            if how == "HTTPException":
+                raise HTTPException(400, "terms not accepted")
+            if how == "handler":
+                raise Unforeseen
+            if how == "crash":
+                raise ZeroDivisionError
+            responses = {"redirect": RedirectResponse("/", 303), "stream": StreamingResponse(iter(["x"]))}
+            return responses.get(how, {"how": how})
+
+        async def handle(request: Request, error: Exception) -> Response:
+            return PlainTextResponse("handled", 418)
+
+        app.add_exception_handler(Unforeseen, handle)
+
+        @app.post("/change/{what}/{how}")
+        @below.post("/change/{what}/{how}")
+        def change_and_answer(what: str, how: str, request: Request, response: Response) -> Any:
+            change(request, response, what)
+            return answer(how)
+
+        @app.post("/change/{what}/own")
+        def own(what: str, request: Request) -> Response:
+            response = PlainTextResponse("own")
+            change(request, response, what)
+            return response
+
+        @app.post("/mind")
+        def mind(request: Request, response: Response) -> None:
+            for what in ("sign_in", "renew_key", "sign_out", "sign_in"):
+                change(request, response, what)
+            response.set_cookie("session_key_of_another", "x")
+
+        @app.get("/cached")
+        def cached(session: Annotated[RequestSession, Depends(sessions.current)], vary: str = "") -> Response:
+            headers = {"Cache-Control": "private, max-age=60"} | ({"Vary": vary} if vary else {})
+            return PlainTextResponse(session.username, headers=headers)
+
+        @app.get("/file", dependencies=[Depends(sessions.current)])
+        def file() -> Response:
+            return FileResponse(__file__)
+
+        return app
+
+    @pytest.mark.parametrize(
+        ("below", "how"),
+        [
+            *(
+                ("", how)
+                for how in ("json", "own", "redirect", "stream", "HTTPException", "handler", "crash", "replaced")
+            ),
+            *(("/below", how) for how in ("json", "redirect", "HTTPException", "crash")),
+        ],
+    )
+    def test_cookie(self, app, manager, how, below):
+        """After a login, a renewal and a logout the client has the cookie that it should have."""
+        if how == "replaced":
+
+            @app.middleware("http")
+            async def replace(request: Request, call_next: Any) -> Response:
+                await call_next(request)
+                return PlainTextResponse("replaced")
+
+        client = TestClient(app, base_url="https://example.test", follow_redirects=False, raise_server_exceptions=False)
+        keys = []
+        for what in ("sign_in", "renew_key", "sign_in"):
+            answer = client.post(f"{below}/change/{what}/{how}")
+            assert len(answer.headers.get_list("set-cookie")) == 1
+            keys.append(client.cookies[COOKIE])
+            assert list(manager.sessions) == [keys[-1]]
+        assert len(set(keys)) == 3
+        answer = client.post(f"{below}/change/sign_out/{how}")
+        assert (COOKIE in client.cookies, len(manager.sessions)) == (False, 0)
+        assert answer.headers["cache-control"] == "no-store, private"
+
+    def test_last_change(self, app, manager):
+        """A route that changes its mind sends the last cookie alone, and those of others."""
+        answer = client_of(app).post("/mind")
+        (key,) = manager.sessions
+        others, ours = answer.headers.get_list("set-cookie")
+        assert ours.startswith(f"{COOKIE}={key};")
+        assert others.startswith("session_key_of_another=x;")
+
+    def test_caches(self, app, manager):
+        """No cache stores what a session decides on; a route's own `Cache-Control` stays, with the `Vary` it needs."""
+        client, headers = client_of(app), {"Session-Key": manager.loadNewSession("luca")}
+        for path in ("/me", "/passive", "/optional", "/recent", "/file"):
+            for answer in (client.get(path, headers=headers), client.get(path)):
+                assert answer.headers["cache-control"] == "no-store, private"
+                assert answer.headers["vary"] == "Session-Key, Cookie"
+        assert client.get("/cached", headers=headers).headers["cache-control"] == "private, max-age=60"
+        for own, vary in (("", "Session-Key, Cookie"), ("cookie", "cookie, Session-Key"), ("*", "*")):
+            assert client.get("/cached", params={"vary": own}, headers=headers).headers["vary"] == vary
+        answer = client.get("/open", headers=headers)
+        assert {"cache-control", "vary"}.isdisjoint(answer.headers)
+
+    def test_other_messages(self, manager):
+        """Messages before the response, such as those that templates send to test clients, change nothing."""
+
+        class Debugged(PlainTextResponse):
+            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+                await send({"type": "http.response.debug", "info": {"template": None, "context": {}}})
+                await super().__call__(scope, receive, send)
+
+        sessions = UserSessions()
+        app = make_app(sessions)
+        app.get("/debugged", dependencies=[Depends(sessions.current)])(lambda: Debugged("x"))
+        answer = client_of(app).get("/debugged", headers={"Session-Key": manager.loadNewSession("luca")})
+        assert (answer.text, answer.headers["cache-control"]) == ("x", "no-store, private")
+
+    def test_too_late(self, app, client):
+        """An application that has answered requests is not changed any more."""
+        client.get("/open")
+        with pytest.raises(SessionError, match="before the application answers its first request"):
+            UserSessions().install(client.app)
+
+
 class TestDocument:
     @pytest.mark.parametrize(
         ("options", "schemes"),
@@ -235,6 +795,18 @@ class TestDocument:
                 },
             ),
             ({"cookie": None}, {"SessionKeyHeader": {"type": "apiKey", "in": "header", "name": "Session-Key"}}),
+            (
+                {"bearer": True},
+                {
+                    "SessionKeyHeader": {"type": "apiKey", "in": "header", "name": "Session-Key"},
+                    "SessionKeyBearer": {"type": "http", "scheme": "bearer"},
+                    "SessionKeyCookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                },
+            ),
+            (
+                {"bearer": True, "header": None, "cookie": None},
+                {"SessionKeyBearer": {"type": "http", "scheme": "bearer"}},
+            ),
             (
                 {"header": None, "secure": False},
                 {"SessionKeyCookie": {"type": "apiKey", "in": "cookie", "name": "session_key"}},

@@ -5,17 +5,34 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from copy import copy
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 pytest.importorskip("flask")
 
-from flask import Blueprint, Flask, render_template_string, request
+from flask import Blueprint, Flask, render_template_string, request, send_file
 from flask.views import MethodView
+from watched_store import WatchedStore
 
-from users_session_manager import AuthenticationTooOld, SessionError, SessionManager, SessionRejected, StoreUnavailable
-from users_session_manager.integrations.flask import UserSessions, current_session, session_required
+from users_session_manager import (
+    AuthenticationTooOld,
+    MemoryStore,
+    SessionError,
+    SessionManager,
+    SessionRejected,
+    StoreUnavailable,
+    TooManySessions,
+)
+from users_session_manager.integrations.flask import (
+    UserSessions,
+    current_session,
+    session_optional,
+    session_required,
+)
 from users_session_manager.keys import new_key
 
 UNKNOWN = new_key()  # issued by this process, and no session has it
@@ -122,7 +139,7 @@ def cookie(key: str, name: str = COOKIE) -> dict[str, str]:
 
 def assert_logged_out(answer: Any) -> None:
     assert (answer.status_code, answer.json) == (401, {"logout": True})
-    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Cache-Control"] == "no-store, private"
 
 
 class TestGuard:
@@ -135,7 +152,7 @@ class TestGuard:
             clock.turn(10)
             answer = client.get(path, headers=header(key))
             assert (answer.status_code, answer.json["username"]) == (200, "Luca")
-            assert answer.headers["Cache-Control"] == "no-store"
+            assert answer.headers["Cache-Control"] == "no-store, private"
             assert manager.getSessionTimeLeft(key) == (2990 if path == "/passive" else 3000)
 
     def test_open_views(self, client, manager, clock):
@@ -170,6 +187,151 @@ class TestGuard:
                 session_required(max_age=max_age)(lambda: None)
 
 
+class CountingStore(WatchedStore):
+    """Counts a restart, which in memory asks for the session itself, once."""
+
+    def restart(self, *args: Any) -> Any:
+        session = super().restart(*args)
+        self.asked.pop()
+        return session
+
+
+class TestOptional:
+    def test_view(self, manager, clock):
+        """A view that is open to all prolongs the session if there is one, and has it."""
+        app = make_app()
+
+        @session_optional
+        async def home() -> Any:
+            return {"username": current_session.username if current_session else None}
+
+        app.add_url_rule("/home", view_func=home)
+        client, key = client_of(app), manager.loadNewSession("Luca")
+        clock.turn(1000)
+        for headers, name in ((header(key), "Luca"), (header(UNKNOWN), None), (cookie(UNKNOWN), None), ({}, None)):
+            answer = client.get("/home", headers=headers)
+            assert (answer.status_code, answer.json) == (200, {"username": name})
+            assert answer.headers["Cache-Control"] == "no-store, private"
+        assert manager.getSessionTimeLeft(key) == 3000
+
+    def test_application(self, manager, clock, tmp_path):
+        """A whole application prolongs, but for static files, passive views and what does not exist."""
+        app = make_app()
+        app.static_folder = str(tmp_path)
+        (tmp_path / "style.css").write_text("x")
+        app.before_request(session_optional(lambda: None))
+        client, key = client_of(app), manager.loadNewSession("Luca")
+        for path, left in (("/open", 3000), ("/me", 3000), ("/greeting", 3000), ("/passive", 2000), ("/none", 2000)):
+            clock.turn(1000)
+            client.get(path, headers=header(key))
+            assert manager.getSessionTimeLeft(key) == left, path
+            manager.restartSessionTimer(key)
+        clock.turn(1000)
+        with client.get("/static/style.css", headers=header(key)) as answer:
+            assert answer.text == "x"
+        assert manager.getSessionTimeLeft(key) == 2000
+        assert_logged_out(client.get("/me", headers=header(UNKNOWN)))
+
+    def test_open_answer(self, manager):
+        """An answer that does not depend on the session may be stored as before."""
+        app = make_app()
+        app.before_request(session_optional(lambda: None))
+        for headers in ({}, header(manager.loadNewSession("Luca")), header(UNKNOWN)):
+            answer = client_of(app).get("/open", headers=headers)
+            assert (answer.status_code, "Cache-Control" in answer.headers, "Vary" in answer.headers) == (
+                200,
+                False,
+                False,
+            )
+
+    def test_preflight(self, manager):
+        """An open view answers a preflight itself."""
+        app = make_app()
+        app.before_request(session_optional(lambda: None))
+        app.add_url_rule("/cors", view_func=lambda: ("", 204), methods=["PUT", "OPTIONS"])
+        answer = client_of(app).options("/cors", headers={"Access-Control-Request-Method": "PUT"})
+        assert answer.status_code == 204
+
+    def test_asked_once(self, manager, monkeypatch):
+        """With another guard and `current_session` the store is asked once; data that was stored before stays."""
+        manager.close()
+        store = CountingStore()
+        sessions = UserSessions(manager=SessionManager(store=store))
+        app = make_app(sessions)
+        app.before_request(session_optional(lambda: None))
+
+        @app.before_request
+        def write() -> None:
+            if request.args:
+                current_session.data = request.args["data"]
+
+        @app.get("/data")
+        @session_required
+        def data() -> Any:
+            return {"data": current_session.data}
+
+        client, key = client_of(app), sessions.manager.loadNewSession("Luca")
+        for path in ("/me", "/greeting", "/open", "/data"):
+            store.asked.clear()
+            assert client.get(path, headers=header(key)).status_code == 200
+            assert len(store.asked) == 1, path
+        resume = sessions.manager.resumeSession
+        # A shared store returns the session as it was then.
+        monkeypatch.setattr(sessions.manager, "resumeSession", lambda key: copy(resume(key)))
+        assert client.get("/data?data=cart", headers=header(key)).json == {"data": "cart"}
+        store.unreachable = True
+        assert client.get("/open", headers=header(key)).status_code == 503
+        assert client.get("/open").status_code == 200
+
+    def test_events(self, manager, heard):
+        """A dead key is one rejection a request, however many ask."""
+        app = make_app()
+        app.before_request(session_optional(lambda: None))
+        assert_logged_out(client_of(app).get("/me", headers=header(UNKNOWN)))
+        assert heard.names() == ["error"]
+
+
+class TestCaches:
+    """What shared caches may store of an answer that depends on a session."""
+
+    @pytest.fixture
+    def answer(self, manager: SessionManager, tmp_path: Path) -> Any:
+        (tmp_path / "invoice.txt").write_text("of Luca")
+
+        def answer(sends: Any, **config: Any) -> Any:
+            app = make_app()
+            app.config.update(config)
+            app.add_url_rule("/invoice", view_func=session_required(lambda: sends(tmp_path / "invoice.txt")))
+            with client_of(app).get("/invoice", headers=header(manager.loadNewSession("Luca"))) as answer:
+                assert answer.text == "of Luca"
+                assert set(answer.vary) == {"Cookie", "Session-Key"}
+                return answer.headers["Cache-Control"]
+
+        return answer
+
+    def test_send_file(self, answer):
+        """What `send_file` says by itself is not what the view says."""
+        assert answer(send_file) == "no-store, private"
+        assert answer(send_file, SEND_FILE_MAX_AGE_DEFAULT=3600) == "no-store, private"
+
+    def test_own(self, answer):
+        """What the view says stays, for a file too."""
+        assert answer(lambda path: send_file(path, max_age=60)) == "public, max-age=60"
+
+        def private(path: Path) -> Any:
+            response = send_file(path, max_age=60)
+            response.headers["Cache-Control"] = "private, max-age=60"
+            return response
+
+        assert answer(private) == "private, max-age=60"
+        assert answer(lambda path: (path.read_text(), {"Cache-Control": "no-cache"})) == "no-cache"
+
+    def test_varies(self, client, manager):
+        """The answer varies in any case: an application may change the rest afterwards."""
+        for headers in (header(manager.loadNewSession("Luca")), {}):
+            assert set(client.get("/me", headers=headers).vary) >= {"Cookie", "Session-Key"}
+
+
 class TestCurrentSession:
     def test_template(self, client, manager):
         """Templates have it, and it is false without a session."""
@@ -178,7 +340,7 @@ class TestCurrentSession:
         assert [answer.text for answer in answers] == ["hello Luca"] * 2
         answers = [client.get("/greeting", headers=headers) for headers in (header(UNKNOWN), cookie(UNKNOWN), {})]
         assert [(answer.status_code, answer.text) for answer in answers] == [(200, "hello stranger")] * 3
-        assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
+        assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store, private"}
 
     def test_ends_in_between(self, manager):
         """It stays readable when its session ends during the request."""
@@ -219,7 +381,7 @@ class TestSignIn:
         key = answer.json["session_key"]
         assert answer.json["now"] == manager.getUsernameFromSessionKey(key) == "Luca"
         assert answer.headers["Set-Cookie"] == f"{COOKIE}={key}; Secure; HttpOnly; Path=/; SameSite=Lax"
-        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Cache-Control"] == "no-store, private"
         browser = client.application.test_client()
         browser.post("/login", data={"name": "Fabio"}, base_url="https://localhost")
         assert browser.get("/me", base_url="https://localhost").json["username"] == "Fabio"
@@ -244,12 +406,28 @@ class TestSignIn:
                 sessions.renew_key(overlap=-1)
         assert (list(manager.sessions), manager.getSessionData(key)) == ([key], 1)
 
+    def test_user_id(self, manager):
+        """The user id is an int, a UUID or a str, and decides whose session goes on under a new key."""
+        sessions = UserSessions()
+        for user_id in (7, UUID(int=7), "seven"):
+            with make_app(sessions).test_request_context():
+                first = sessions.sign_in("Luca", data="cart", userId=user_id, securityStamp="a stamp")
+                assert (current_session.userId, current_session.username) == (str(user_id), "Luca")
+                assert manager.getSession(first).securityStamp == "a stamp"
+                key = sessions.sign_in("Luca Rossi", userId=user_id)
+                assert (list(manager.sessions), current_session.data) == ([key], "cart")
+                sessions.sign_in("Luca", userId=8)
+                assert (current_session.userId, current_session.data) == ("8", None)
+                with pytest.raises(TypeError, match="user id"):
+                    sessions.sign_in("Luca", userId=7.0)
+            manager.deleteAllSessions()
+
     def test_never_stored(self, manager):
         """An answer with a cookie is not to be stored, whatever the view says."""
         sessions = UserSessions()
         app = make_app(sessions)
         app.add_url_rule("/stored", view_func=lambda: (sessions.sign_in("Luca"), 200, {"Cache-Control": "max-age=60"}))
-        assert client_of(app).get("/stored").headers["Cache-Control"] == "no-store"
+        assert client_of(app).get("/stored").headers["Cache-Control"] == "no-store, private"
 
 
 class TestSignOut:
@@ -258,7 +436,7 @@ class TestSignOut:
         """It says whether there was a session, deletes the cookie, and its answer is not to be stored."""
         answer = client.post("/logout", headers=carry(manager.loadNewSession("Luca")))
         assert answer.json == {"ended": True, "now": False}
-        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Cache-Control"] == "no-store, private"
         if carry is cookie:
             assert_deletes_cookie(answer)
         for headers in ({}, carry(UNKNOWN)):
@@ -279,7 +457,7 @@ class TestRefusal:
             client = client_of(make_app(LOGIN_URL=login))
             answer = client.get("/me?a=1&b=%2F", headers=BROWSER | cookie(UNKNOWN))
             assert (answer.status_code, answer.location) == (303, "/login?next=%2Fme%3Fa%3D1%26b%3D%252F")
-            assert answer.headers["Cache-Control"] == "no-store"
+            assert answer.headers["Cache-Control"] == "no-store, private"
             assert_deletes_cookie(answer)
             assert client.get(answer.location).text == "/me?a=1&b=%2F"
 
@@ -308,11 +486,158 @@ class TestRefusal:
             assert client.get("/login", query_string={"next": path}).text == "/"
 
     def test_json(self, client, manager):
-        """A client that takes JSON as gladly as HTML gets JSON, and so does a browser without a login page."""
+        """A client that takes JSON as gladly as HTML gets JSON; a browser without a login page gets a page."""
         with_page = client_of(make_app(LOGIN_URL="login_page"))
         for accept in ("*/*", "application/json", "application/json, text/html", "", "image/png"):
             assert_logged_out(with_page.get("/me", headers={"Accept": accept}))
-        assert_logged_out(client.get("/me", headers=BROWSER))
+        answer = client.get("/me", headers=BROWSER)
+        assert (answer.status_code, answer.mimetype) == (401, "text/html")
+        assert "Please sign in." in answer.text
+
+    def test_no_api(self, manager):
+        """A site without an API sends every client to the login page, and answers with pages."""
+        client = client_of(make_app(LOGIN_URL="login_page", API=False))
+        for accept in ("*/*", "application/json", ""):
+            answer = client.get("/me", headers={"Accept": accept})
+            assert (answer.status_code, answer.location) == (303, "/login?next=%2Fme")
+        manager.setMaxSessionsPerUser(1, "reject")
+        manager.loadNewSession("Luca")
+        assert client.post("/login", data={"name": "Luca"}).mimetype == "text/html"
+        with pytest.raises(SessionError, match="USER_SESSIONS_API"):
+            client_of(make_app(API=False)).get("/open")
+
+    @pytest.mark.parametrize("path", ["/login", "/recent", "/me"])
+    def test_pages(self, manager, clock, monkeypatch, path):
+        """A browser gets a page where a client of an API gets JSON: for 403, 409 and 503."""
+
+        def fail(*_: Any) -> Any:
+            raise StoreUnavailable("no answer")
+
+        client, key = client_of(make_app(LOGIN_URL="login_page")), manager.loadNewSession("Luca", timeout=1e9)
+        manager.setMaxSessionsPerUser(1, "reject")
+        clock.turn(1e8)
+        if path == "/me":
+            monkeypatch.setattr(clock.store, "restart", fail)
+        said = {
+            "/recent": (403, {"reauthenticate": True}, "enter your password again"),
+            "/login": (409, {"tooManySessions": True}, "sign out elsewhere first"),
+            "/me": (503, {"unavailable": True}, "try again"),
+        }
+        status, body, text = said[path]
+        options = {"headers": header(key)} if path != "/login" else {"data": {"name": "Luca"}, "method": "POST"}
+        answer = client.open(path, **options)
+        assert (answer.status_code, answer.json) == (status, body)
+        options["headers"] = options.get("headers", {}) | BROWSER
+        answer = client.open(path, **options)
+        assert (answer.status_code, answer.mimetype) == (status, "text/html")
+        assert text in answer.text
+
+    def test_catch_all(self, manager, clock):
+        """The guard answers itself, whatever handles all exceptions, also for what the view raises."""
+        app = make_app()
+        area = Blueprint("catching", __name__, url_prefix="/catching")
+
+        def catch(_: Exception) -> Any:
+            return {"caught": True}, 500
+
+        area.register_error_handler(Exception, catch)
+        app.register_error_handler(Exception, catch)
+
+        @area.get("/me")
+        @session_required
+        def me() -> Any:
+            return {"username": current_session.username}
+
+        @area.get("/recent")
+        @session_required(max_age=60)
+        def recent() -> Any:
+            return {}
+
+        @area.get("/signs-in")
+        @session_required
+        def signs_in() -> Any:
+            manager.loadNewSession("Luca")
+            return {}
+
+        @area.get("/fails")
+        @session_required
+        async def fails() -> Any:
+            raise StoreUnavailable("no answer")
+
+        app.register_blueprint(area)
+        client, key = client_of(app), manager.loadNewSession("Luca")
+        assert_logged_out(client.get("/catching/me"))
+        clock.turn(100)
+        manager.setMaxSessionsPerUser(1, "reject")
+        for path, status in (("recent", 403), ("signs-in", 409), ("fails", 503)):
+            answer = client.get(f"/catching/{path}", headers=header(key))
+            assert (answer.status_code, "caught" in answer.json) == (status, False)
+
+    def test_own_answer_of_blueprint(self, manager):
+        """A blueprint may answer in its own way too, before the application."""
+        app = make_app()
+        app.register_error_handler(SessionRejected, lambda _: ("application", 403))
+        area = Blueprint("own", __name__, url_prefix="/own")
+        area.before_request(session_required(lambda: None))
+        area.register_error_handler(SessionRejected, lambda error: (f"blueprint: {type(error).__name__}", 403))
+        area.add_url_rule("/", view_func=lambda: "x")
+        app.register_blueprint(area)
+        assert client_of(app).get("/own/").text == "blueprint: SessionRejected"
+        assert client_of(app).get("/me").text == "application"
+
+    def test_extension_that_answers_errors(self, manager):
+        """An extension with a handler of its own in place of Flask's, such as Flask-RESTful, changes nothing."""
+        app = make_app()
+        app.handle_user_exception = lambda error: app.make_response(({"message": "Internal Server Error"}, 500))
+        client = client_of(app)
+        for path in GUARDED:
+            assert_logged_out(client.get(path))
+            assert client.get(path, headers=header(manager.loadNewSession("Luca"))).json == {"username": "Luca"}
+
+
+class TestPreflight:
+    """A CORS preflight carries no key."""
+
+    PREFLIGHT = {"Origin": "https://front.example", "Access-Control-Request-Method": "PUT"}  # noqa: RUF012
+
+    def test_passes(self, client, manager):
+        """Whatever is guarded answers it, without a session and without the view."""
+        for path in GUARDED:
+            answer = client.options(path, headers=self.PREFLIGHT)
+            assert (answer.status_code, answer.text) == (200, ""), path
+            assert "GET" in answer.allow
+
+    def test_other_options(self, client, manager):
+        """Any other `OPTIONS` of a guarded blueprint needs a session."""
+        assert_logged_out(client.options("/area/me", headers={"Origin": "https://front.example"}))
+
+    def test_view_that_lists_it(self, manager):
+        """A view that merely lists the method does not give its data away; one that answers it is called."""
+        app = make_app()
+
+        @app.route("/listed", methods=["GET", "OPTIONS"])
+        @session_required
+        def listed() -> str:
+            return "data"
+
+        def own() -> Any:
+            return "", 204, {"Access-Control-Allow-Origin": "https://front.example"}
+
+        own.provide_automatic_options = False
+        app.add_url_rule("/own", view_func=session_required(own), methods=["PUT", "OPTIONS"])
+
+        class Resource(MethodView):
+            decorators = [session_required]  # noqa: RUF012  # Flask's way
+            put = options = staticmethod(own)
+
+        app.add_url_rule("/class-with-options", view_func=Resource.as_view("class_with_options"))
+        client = client_of(app)
+        assert client.options("/listed", headers=self.PREFLIGHT).text == ""
+        assert_logged_out(client.options("/listed"))
+        for path in ("/own", "/class-with-options"):
+            assert client.options(path, headers=self.PREFLIGHT).status_code == 204
+            assert_logged_out(client.put(path, headers=self.PREFLIGHT))
+            assert_logged_out(client.options(path))
 
     def test_own_answers(self, manager, clock):
         """The application may answer in its own way."""
@@ -335,7 +660,7 @@ class TestRefusal:
         monkeypatch.setattr(clock.store, "get", fail)
         for path in ("/user", "/me"):
             answer = client.get(path, headers=cookie(UNKNOWN))
-            assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "no-store")
+            assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "no-store, private")
 
 
 class TestSettings:
@@ -344,16 +669,119 @@ class TestSettings:
         app = make_app()
         settings = {name: value for name, value in app.config.items() if name.startswith("USER_SESSIONS_")}
         assert settings == {
+            "USER_SESSIONS_STORE": None,
+            "USER_SESSIONS_TIMEOUT": None,
+            "USER_SESSIONS_LIFETIME": None,
+            "USER_SESSIONS_MAX_SESSIONS_PER_USER": None,
+            "USER_SESSIONS_OVERFLOW": "evict",
+            "USER_SESSIONS_WARNING": None,
             "USER_SESSIONS_HEADER": "Session-Key",
             "USER_SESSIONS_COOKIE": "session_key",
             "USER_SESSIONS_COOKIE_SECURE": True,
+            "USER_SESSIONS_PROXIES": 0,
             "USER_SESSIONS_LOGIN_URL": None,
+            "USER_SESSIONS_API": True,
+            "USER_SESSIONS_USERNAME": "username",
         }
+
+    def test_policy(self, manager):
+        """The manager has the timeout, the limits and the warning of the settings, also after a `close`."""
+        sessions = UserSessions()
+        make_app(sessions, TIMEOUT=60, LIFETIME=3600, MAX_SESSIONS_PER_USER=1, OVERFLOW="reject", WARNING=10)
+        for _ in range(2):
+            found = sessions.manager
+            assert (found.getSessionTimeout(), found.getMaxSessionLifetime()) == (60, 3600)
+            found.loadNewSession("Luca")
+            with pytest.raises(TooManySessions):
+                found.loadNewSession("Luca")
+            found.close()
+        assert sessions.manager._policy.warning == 10
+        sessions.manager.close()
+
+    def test_policy_is_left(self, manager):
+        """What the settings leave open stays as the application has set it."""
+        manager.setSessionTimeOut(60)
+        manager.setMaxSessionLifetime(3600)
+        assert client_of(make_app(WARNING=5)).get("/me", headers=header(UNKNOWN)).status_code == 401
+        assert (manager.getSessionTimeout(), manager.getMaxSessionLifetime()) == (60, 3600)
+
+    def test_given_manager(self, manager):
+        """A manager that was given gets the settings too; a store it has already."""
+        sessions = UserSessions(manager=manager)
+        make_app(sessions, TIMEOUT=60)
+        assert sessions.manager.getSessionTimeout() == 60
+        with pytest.raises(ValueError, match=r"^USER_SESSIONS_STORE"):
+            make_app(UserSessions(manager=manager), STORE=MemoryStore())
+
+    def test_store(self, manager):
+        """The store of the settings is the one that `SessionManager()` has from then on."""
+        manager.close()
+        store = MemoryStore()
+        make_app(STORE=store)
+        assert SessionManager().sessions is store.sessions
+        with pytest.raises(SessionError, match="another"):
+            make_app(STORE=MemoryStore())
+        SessionManager().close()
+
+    def test_misspelt(self, manager):
+        """A setting that does not exist is an error that names the one that was meant."""
+        for name, meant in (
+            ("TIMOUT", "TIMEOUT"),
+            ("MAX_SESSIONS", "MAX_SESSIONS_PER_USER"),
+            ("LOGINURL", "LOGIN_URL"),
+        ):
+            with pytest.raises(ValueError, match=f"^USER_SESSIONS_{name}: .*did you mean USER_SESSIONS_{meant}\\?"):
+                make_app(**{name: 60})
+        with pytest.raises(ValueError, match=r"^USER_SESSIONS_X: .*there are .*USER_SESSIONS_TIMEOUT"):
+            make_app(X=1)
+
+    def test_set_too_late(self, manager):
+        """A setting that comes after the extension is an error at each request, since it would be ignored."""
+        for name, value in (("TIMEOUT", 60), ("TIMOUT", 60)):
+            app = make_app()
+            app.config[f"USER_SESSIONS_{name}"] = value
+            for _ in range(2):
+                with pytest.raises(SessionError, match=f"set USER_SESSIONS_{name} before UserSessions"):
+                    client_of(app).get("/open")
+
+    def test_login_url_without_endpoint(self, manager):
+        """A login page that is no endpoint of the application is an error at each request, also at an open view."""
+        client = client_of(make_app(LOGIN_URL="login_pgae"))
+        for _ in range(2):
+            with pytest.raises(SessionError, match=r"LOGIN_URL.*'login_pgae'.*did you mean login_page\?"):
+                client.get("/open")
+
+    def test_checked_once(self, manager):
+        """Later requests do not pay for the check, and other functions run before each request."""
+        app, calls = make_app(LOGIN_URL="login_page"), []
+        app.before_request(lambda: calls.append(1))
+        for _ in range(3):
+            assert client_of(app).get("/open").status_code == 200
+        assert (len(calls), len(app.before_request_funcs[None])) == (3, 1)
+
+    def test_plain_http(self, manager, caplog):
+        """A cookie for https that a client gets over http is a warning that says what to do, once."""
+        client = client_of(make_app())
+        for scheme in ("https", "http", "http"):
+            client.post("/login", data={"name": "Luca"}, base_url=f"{scheme}://localhost")
+        (line,) = [record.getMessage() for record in caplog.records if "https alone" in record.getMessage()]
+        assert "test client" in line
+
+    def test_proxies(self, manager, caplog):
+        """Behind that many proxies the header of the first of them says whether the client came over https."""
+        client = client_of(make_app(PROXIES=2))
+        for schemes in ("https, http", "http, https, http"):
+            client.post("/login", data={"name": "Luca"}, headers={"X-Forwarded-Proto": schemes})
+        assert "https alone" not in caplog.text
+        client.post("/login", data={"name": "Luca"}, headers={"X-Forwarded-Proto": "https, http, http"})
+        assert "https alone" in caplog.text
 
     def test_wrong_settings(self, manager):
         """A setting that cannot work is refused by name; the cookie cannot be that of Flask's own session."""
         wrong = [("HEADER", "session_key"), ("HEADER", ""), ("HEADER", 5), ("COOKIE", "a b"), ("COOKIE", "session")]
         wrong += [("COOKIE", 5), ("COOKIE_SECURE", "yes"), ("COOKIE_SECURE", None), ("LOGIN_URL", ""), ("LOGIN_URL", 5)]
+        wrong += [("TIMEOUT", 1), ("LIFETIME", 0), ("MAX_SESSIONS_PER_USER", 0), ("OVERFLOW", "drop"), ("WARNING", 0)]
+        wrong += [("STORE", 5), ("PROXIES", -1), ("PROXIES", True), ("PROXIES", "1"), ("API", "no"), ("USERNAME", 5)]
         for name, value in wrong:
             with pytest.raises(ValueError, match=f"USER_SESSIONS_{name}\\b") as refusal:
                 make_app(**{name: value})
@@ -361,7 +789,9 @@ class TestSettings:
 
     def test_neither(self, manager):
         """A key needs a header or a cookie."""
-        with pytest.raises(ValueError, match=r"^USER_SESSIONS_HEADER (and|or) USER_SESSIONS_COOKIE: .* both are None"):
+        with pytest.raises(
+            ValueError, match=r"^USER_SESSIONS_COOKIE: a session key needs a header or a cookie .* both are None"
+        ):
             make_app(HEADER=None, COOKIE=None)
 
     def test_debug(self, manager):

@@ -1291,6 +1291,16 @@ class TestCookie:
         manager.deleteSession(key)
         assert client.heard(server) == ["logout"]
 
+    def test_beside_others(self, manager, server, connect):
+        """No other cookie hides it, and its first value counts."""
+        others = ('prefs={"dark":true}', "seen[]=1", "a b=c", "flag", 'x="unclosed', "n=1,2", "path=/x", "$Version=1")
+        key = manager.loadNewSession("Luca")
+        lines = [f"sid={key}; sid=unknown", *(f"{other}; sid={key}" for other in others)]
+        for line in (*lines, *(f"sid={key}; {other}" for other in others)):
+            assert connect(cookie=line).present() is True
+        manager.on("error", lambda *_: None)
+        assert connect(cookie=f"sid=unknown; sid={key}").present() is False
+
     def test_other_cookies(self, manager, server, connect):
         """Another cookie is refused, and a key that is sent comes before the cookie."""
         manager.on("error", lambda *_: None)

@@ -17,9 +17,9 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "users_session_manager.integrations.django.UserSessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "users_session_manager.integrations.django.UserSessionMiddleware",
 ]
 TEMPLATES = [
     {

@@ -79,7 +79,7 @@ def call_asgi(application: Any, method: str, path: str, query: str, headers: Hea
     scope |= {"method": method, "path": path, "raw_path": path.encode(), "query_string": query.encode()}
     scope |= {"root_path": "", "client": ("127.0.0.1", 1), "server": ("example.test", 443)}
     scope["headers"] = [(b"host", b"example.test")]
-    scope["headers"] += [(name.lower().encode(), value.encode()) for name, value in headers]
+    scope["headers"] += [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
     received, sent = [{"type": "http.request", "body": b"", "more_body": False}], []
 
     async def receive() -> Any:
@@ -105,6 +105,8 @@ class Site:
 
     call: Callable[..., Answer]
     application: Any
+    every_request_prolongs = False
+    """Whether each request with a live key restarts the idle timeout, but for passive ones."""
 
     def __init__(self, manager: SessionManager, *, is_async: bool, **names: Any) -> None:
         self.manager = manager
@@ -117,6 +119,14 @@ class Site:
 
     def close(self) -> None:
         self._open.close()
+
+    def user_id(self, name: str) -> str:
+        """The user id of a session that `/login` starts for a name."""
+        return name
+
+    def start_session(self, name: str, **options: Any) -> str:
+        """Start a session such as `/login` starts; return its key."""
+        return self.manager.loadNewSession(name, userId=self.user_id(name), **options)
 
     def send(self, method: str, path: str, headers: Any = (), **query: Any) -> Answer:
         """Send a request with these headers, a dict or pairs, and these values in its query."""
@@ -145,7 +155,6 @@ class FlaskSite(Site):
         settings = {"HEADER": header, "COOKIE": cookie, "COOKIE_SECURE": secure}
         app.config.update({f"USER_SESSIONS_{name}": value for name, value in settings.items()})
         sessions = UserSessions(app)
-        app.register_error_handler(TooManySessions, lambda _: ({"refused": True}, 409))
 
         def login() -> Any:
             timeout, data = request.args.get("timeout", type=float), request.args.get("data")
@@ -363,10 +372,41 @@ def set_up_django() -> None:
         call_command("migrate", verbosity=0)
 
 
+def _join_cookies(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the headers of a request with all its cookies in one, as browsers send them."""
+    cookies = [value for name, value in headers if name == "Cookie"]
+    others = [pair for pair in headers if pair[0] != "Cookie"]
+    return [*others, ("Cookie", "; ".join(cookies))] if cookies else others
+
+
 class DjangoSite(Site):
-    """The site in Django, on WSGI. A user is made at the first login of that name."""
+    """The site in Django, on WSGI. A user is made at the first login of that name.
+
+    Its client has, beside the cookie of a key, the cookie of Django's session that came with it.
+    """
 
     call = call_wsgi
+    every_request_prolongs = True
+
+    def __init__(self, manager: SessionManager, **options: Any) -> None:
+        self._django_cookies: dict[str, str] = {}  # by the key that came with it
+        super().__init__(manager, **options)
+
+    def send(self, method: str, path: str, headers: Any = (), **query: Any) -> Answer:
+        pairs = list(headers.items() if isinstance(headers, dict) else headers)
+        present = {value.partition("session_key=")[2].partition(";")[0] for name, value in pairs if name == "Cookie"}
+        pairs += [("Cookie", self._django_cookies[key]) for key in present & set(self._django_cookies)]
+        answer = super().send(method, path, _join_cookies(pairs), **query)
+        cookies = [value.strip() for name, value in answer.headers if name == "Set-Cookie"]
+        found = [value for value in cookies if value.startswith("sessionid=")]
+        if answer.cookie is not None and found:
+            self._django_cookies[answer.cookie.value] = found[-1].partition(";")[0]
+        return answer
+
+    def user_id(self, name: str) -> str:
+        from django.contrib.auth import get_user_model
+
+        return str(get_user_model().objects.get_or_create(username=name)[0].pk)
 
     def build(self, *, header: Any = "Session-Key", cookie: Any = "session_key", secure: bool = True) -> None:
         set_up_django()

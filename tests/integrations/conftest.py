@@ -1,0 +1,67 @@
+"""What the tests of Django share; the project itself is `django_project.py` in `support`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from watched_store import WatchedStore
+
+from users_session_manager import SessionManager
+
+
+@pytest.fixture(params=["wsgi", "asgi"])
+def handler(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def django_users() -> Iterator[None]:
+    """The users of the project: luca, fabio, and admin, who is a superuser."""
+    from django.contrib.auth import get_user_model
+    from django.db import connection
+
+    model: Any = get_user_model()
+    model.objects.all().delete()
+    model.objects.create_user("luca", password="lasagne")
+    model.objects.create_user("fabio", password="focaccia")
+    model.objects.create_superuser("admin", password="antipasti")
+    SessionManager().close()  # deleting users has asked for one
+    yield
+    connection.close()
+
+
+@pytest.fixture
+def django_project(django_users: None) -> Iterator[None]:
+    """The project with its users."""
+    from django.db import connection
+    from django.test import override_settings
+
+    with override_settings(ROOT_URLCONF="django_project", LOGIN_URL="/login"):
+        yield
+    connection.close()
+
+
+@pytest.fixture(params=["wsgi", "asgi"])
+def client(request: pytest.FixtureRequest, django_project: None, manager: SessionManager) -> Any:
+    from django_project import new_client
+
+    return new_client(request.param)
+
+
+@pytest.fixture
+def kind(client: Any) -> str:
+    """The kind of view that fits the handler; `test_kinds_of_views` has all of them on both."""
+    from django_project import OverAsgi
+
+    return "async" if isinstance(client, OverAsgi) else "sync"
+
+
+@pytest.fixture
+def unreachable(manager: SessionManager) -> WatchedStore:
+    """The store of the manager, which a test can make unreachable."""
+    manager.close()
+    store = WatchedStore()
+    SessionManager(store=store)
+    return store
