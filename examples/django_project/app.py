@@ -25,9 +25,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=60, help="seconds a session lasts (default: %(default)s)")
     options = parser.parse_args()
-    manager = SessionManager()
-    if not manager.setSessionTimeOut(options.timeout):
-        parser.error(f"--timeout has to be at least {manager.MIN_SESSION_TIMEOUT} seconds")
 
     sys.path.insert(0, str(HERE))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo.settings")
@@ -38,6 +35,9 @@ def main() -> None:
     from demo.users import create_demo_users  # these two need the applications
     from demo.wsgi import application
 
+    manager = SessionManager()  # with what is in USER_SESSIONS
+    if not manager.setSessionTimeOut(options.timeout):
+        parser.error(f"--timeout has to be at least {manager.MIN_SESSION_TIMEOUT} seconds")
     create_demo_users()
     # If the port is in use, this prints an error and exits.
     server = make_server("127.0.0.1", options.port, application, threaded=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import requests
-from npm_client import EXAMPLES
+from npm_client import EXAMPLES, client_script
 
 pytest.importorskip("django")
 pytest.importorskip("simple_websocket")
@@ -18,11 +18,18 @@ pytest.importorskip("simple_websocket")
 pytestmark = pytest.mark.browser
 
 
-def start_project(start: Callable[..., Any], folder: Path) -> Any:
-    """Start a copy of the example in an empty folder, so that its database is its own."""
+def copy_project(folder: Path, more_settings: str = "") -> str:
+    """Copy the example into an empty folder, so that its database is its own; return the program that starts it."""
     shutil.copytree(EXAMPLES / "django_project", folder / "django_project", ignore=shutil.ignore_patterns("instance"))
     (folder / "shared").symlink_to(EXAMPLES / "shared")
-    return start("--timeout", "600", script=str(folder / "django_project" / "app.py"))
+    with (folder / "django_project" / "demo" / "settings.py").open("a") as settings:
+        settings.write('PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]\n')  # the others are slow
+        settings.write(more_settings)
+    return str(folder / "django_project" / "app.py")
+
+
+def start_project(start: Callable[..., Any], folder: Path) -> Any:
+    return start("--timeout", "600", script=copy_project(folder))
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +66,33 @@ def assert_logged_out_without_reload(page: Any, expect: Any) -> None:
     assert page.evaluate("window.neverReloaded") is True
 
 
-def enter_admin(context: Any, example: Any) -> Any:
+def enter_admin(context: Any, example: Any, *, live: bool = True) -> Any:
+    """Open a page of the admin, which hears of a logout if it is `live`."""
     page = context.new_page()
+    if not live:
+        page.route("**/socket.io/**", lambda route: route.abort())
     page.goto(f"{example.url}admin/")
     page.get_by_role("heading", name="Site administration").wait_for()
+    if live:
+        assert page.evaluate(SHOW_KEY) is True
     return page
+
+
+SHOW_KEY = "new Promise((answer) => socket.emit('session_key', answer))"
+"""What is answered after everything that was pushed to the page before: whether its session is live."""
+
+
+def assert_at_login_of_admin(page: Any, expect: Any) -> None:
+    expect(page.locator("#id_username")).to_be_visible()
+    assert "/admin/login/" in page.url
+
+
+def assert_signed_in(page: Any, expect: Any) -> None:
+    """A page of the admin is as it was, and so is the next one."""
+    page.get_by_role("link", name="Home", exact=True).or_(
+        page.get_by_role("link", name="Django administration")
+    ).first.click()
+    expect(page.get_by_role("heading", name="Site administration")).to_be_visible()
 
 
 def test_login_and_logout(new_person, example, expect):
@@ -78,7 +107,7 @@ def test_login_and_logout(new_person, example, expect):
     second = luca.context.new_page()
     second.goto(example.url)
     expect(second.get_by_text("Connected", exact=True)).to_be_visible()
-    second.get_by_role("button", name="Log out").click()
+    second.get_by_role("button", name="Log out", exact=True).click()
     expect(second.get_by_role("heading", name="Log in")).to_be_visible()
     expect(luca.get_by_role("heading", name="You are logged out")).to_be_visible()
     expect(fabio.locator("#sessions th")).to_have_text(["fabio this is you"])
@@ -90,7 +119,9 @@ def test_expiry(start_example, tmp_path, new_person, expect):
     """A session that expires ends the page and the admin."""
     example = start_project(start_example, tmp_path)
     admin = new_person(url=example.url).log_in("admin", "antipasti")
-    inside = enter_admin(admin.context, example)
+    inside, second = enter_admin(admin.context, example), enter_admin(admin.context, example)
+    elsewhere = new_person(url=example.url).log_in("admin", "antipasti")
+    silent = enter_admin(elsewhere.context, example, live=False)
     admin.evaluate("window.neverReloaded = true")
     for seconds, answer in (("1", "It has to be at least 2 seconds."), ("2", "Set to 2 seconds.")):
         admin.get_by_label("Timeout in seconds").fill(seconds)
@@ -98,9 +129,27 @@ def test_expiry(start_example, tmp_path, new_person, expect):
         expect(admin.locator("#timeout-answer")).to_have_text(answer)
     admin.get_by_role("button", name="I’m still here").click()
     assert_logged_out_without_reload(admin, expect)
-    inside.goto(f"{example.url}admin/auth/user/")
-    expect(inside.locator("#id_username")).to_be_visible()
-    assert "/admin/login/" in inside.url
+    for page in (inside, second):
+        assert_at_login_of_admin(page, expect)
+    assert_signed_in(silent, expect)  # from here on, the new timeout is that of this browser too
+    expect(elsewhere.get_by_role("heading", name="You are logged out")).to_be_visible()
+    silent.get_by_role("link", name="Groups", exact=True).first.click()
+    assert_at_login_of_admin(silent, expect)
+
+
+def test_busy_in_the_admin(admin, example, expect):
+    """A request in the admin restarts the session, and the page shows that."""
+    expect(admin.locator("#sessions th")).to_have_text(["admin this is you"])
+    inside = enter_admin(admin.context, example)
+    admin.evaluate(
+        """() => {
+          window.drawn = 0;
+          const observer = new MutationObserver(() => { window.drawn += 1; });
+          observer.observe(document.getElementById("sessions"), { childList: true });
+        }"""
+    )
+    assert_signed_in(inside, expect)
+    admin.wait_for_function("window.drawn > 0")
 
 
 def test_log_everyone_out(admin, new_person, expect, example):
@@ -112,8 +161,7 @@ def test_log_everyone_out(admin, new_person, expect, example):
     admin.get_by_role("button", name="Log everyone out").click()
     for page in (luca, admin):
         assert_logged_out_without_reload(page, expect)
-    inside.reload()
-    expect(inside.locator("#id_username")).to_be_visible()
+    assert_at_login_of_admin(inside, expect)
 
 
 def test_deactivated(admin, new_person, expect, example):
@@ -146,7 +194,7 @@ def test_dead_key(new_person, example, expect):
     """A forged key, and that of a session that has ended, open nothing."""
     page = new_person().log_in("luca", "lasagne")
     ended = key_cookie(page.context)
-    page.get_by_role("button", name="Log out").click()
+    page.get_by_role("button", name="Log out", exact=True).click()
     expect(page.get_by_label("Password")).to_be_visible()
     forged = ended["value"].partition("_")[0] + "_" + "0" * 32
     for value in (ended["value"], forged, "'; DROP TABLE auth_user"):
@@ -157,3 +205,244 @@ def test_dead_key(new_person, example, expect):
     page = page.context.new_page()  # the admin asks for an icon that is not there, which is no complaint of ours
     page.goto(f"{example.url}admin/")
     expect(page.locator("#id_username")).to_be_visible()
+
+
+class Staff:
+    """A user who may use the admin, in a browser with two pages of it, and in a second browser."""
+
+    def __init__(self, admin: Any, new_person: Callable[..., Any], example: Any, name: str) -> None:
+        self.name = name
+        self._example = example
+        self.administrator = enter_admin(admin.context, example)
+        self.create(name)
+        self.change(lambda page: [page.get_by_label(right).check() for right in ("Staff status", "Superuser status")])
+        first, second = (new_person().log_in(name, "risotto-giallo") for _ in range(2))
+        self.own_page = first
+        self.tabs = [enter_admin(first.context, example) for _ in range(2)]
+        self.elsewhere = enter_admin(second.context, example)
+        self.silent = enter_admin(second.context, example, live=False)
+
+    def create(self, name: str) -> None:
+        """Let the administrator add a user, and show the page that changes one."""
+        self.administrator.goto(f"{self._example.url}admin/auth/user/add/")
+        self.administrator.get_by_label("Username").fill(name)
+        self._fill_in_password("risotto-giallo")
+        self._click("Save", "was added successfully")
+        self.url = self.administrator.url
+
+    def change(self, fill_in: Callable[[Any], Any], button: str = "Save and continue editing") -> None:
+        """Let the administrator change the user who was added last."""
+        self.administrator.goto(self.url)
+        fill_in(self.administrator)
+        self._click(button, "was changed successfully")
+
+    def delete(self) -> None:
+        """Let the administrator delete the user who was added last."""
+        self.administrator.goto(self.url)
+        self.administrator.get_by_role("link", name="Delete", exact=True).click()
+        self._click("Yes, I’m sure", "was deleted successfully")
+
+    def set_password(self) -> None:
+        """Let the administrator set another password of the user who was added last."""
+        self.administrator.goto(self.url.replace("change/", "password/"))
+        self._fill_in_password("gnocchi-verdi")
+        self._click("Change password", "Password changed successfully")
+
+    def _fill_in_password(self, password: str) -> None:
+        for field in ("#id_password1", "#id_password2"):
+            self.administrator.locator(field).fill(password)
+
+    def _click(self, button: str, answer: str) -> None:
+        self.administrator.get_by_role("button", name=button, exact=True).click()
+        self.administrator.get_by_text(answer).wait_for()
+
+    def assert_kept(self, expect: Any, *pages: Any) -> None:
+        """The pages hear of no logout, and each is let in again."""
+        for page in pages:
+            if page is not self.silent:
+                assert page.evaluate(SHOW_KEY) is True
+            assert_signed_in(page, expect)
+
+    def assert_ended(self, expect: Any, *pages: Any) -> None:
+        """The pages hear of the logout; the one without a socket learns it at the next click."""
+        for page in pages:
+            if page is self.silent:
+                page.get_by_role("link", name="Groups", exact=True).first.click()
+            assert_at_login_of_admin(page, expect)
+
+
+@pytest.fixture
+def anna(admin: Any, new_person: Callable[..., Any], example: Any) -> Any:
+    anna = Staff(admin, new_person, example, "anna")
+    yield anna
+    for name in ("anna", "giulia"):  # the next test adds them again
+        delete_user(anna.administrator, example, name)
+
+
+def delete_user(page: Any, example: Any, name: str) -> None:
+    page.goto(f"{example.url}admin/auth/user/?q={name}")
+    link = page.get_by_role("link", name=name, exact=True)
+    if link.count():
+        link.click()
+        page.get_by_role("link", name="Delete", exact=True).click()
+        page.get_by_role("button", name="Yes, I’m sure").click()
+        page.get_by_text("was deleted successfully").wait_for()
+
+
+def test_log_out_elsewhere(anna, expect):
+    """A logout elsewhere spares the browser that asks for it."""
+    anna.own_page.get_by_role("button", name="Log out elsewhere").click()
+    anna.assert_ended(expect, anna.elsewhere, anna.silent)
+    anna.assert_kept(expect, *anna.tabs)
+    expect(anna.own_page.locator("#sessions th")).to_have_text(["admin", "anna this is you"])
+
+
+def test_log_out_in_the_admin(anna, expect):
+    """The admin's own logout ends the other page of the same browser, and nothing else."""
+    anna.tabs[0].get_by_role("button", name="Log out").click()
+    anna.assert_ended(expect, anna.tabs[1])
+    expect(anna.own_page.get_by_role("heading", name="You are logged out")).to_be_visible()
+    anna.assert_kept(expect, anna.elsewhere, anna.silent)
+
+
+def test_own_password(anna, expect):
+    """A user who changes the password stays signed in there, and is signed out elsewhere."""
+    page, second = anna.tabs
+    second.evaluate("window.neverReloaded = true")
+    page.get_by_role("link", name="Change password").click()
+    page.locator("#id_old_password").fill("risotto-giallo")
+    for field in ("#id_new_password1", "#id_new_password2"):
+        page.locator(field).fill("gnocchi-verdi")
+    page.get_by_role("button", name="Change my password").click()
+    expect(page.get_by_role("heading", name="Password change successful")).to_be_visible()
+    anna.assert_ended(expect, anna.elsewhere, anna.silent)
+    expect(anna.own_page.locator("#sessions th")).to_have_text(["admin", "anna this is you"])
+    assert second.evaluate("window.neverReloaded") is True
+    for page in anna.tabs:
+        assert_signed_in(page, expect)
+
+
+@pytest.mark.parametrize("how", ["another password", "deactivated", "deleted"])
+def test_locked_out(anna, expect, how):
+    """A user whom the administrator locks out is signed out everywhere; the administrator stays."""
+    if how == "another password":
+        anna.set_password()
+    elif how == "deactivated":
+        anna.change(lambda page: page.get_by_label("Active").uncheck())
+    else:
+        anna.delete()
+    anna.assert_ended(expect, *anna.tabs, anna.elsewhere, anna.silent)
+    expect(anna.own_page.get_by_role("heading", name="You are logged out")).to_be_visible()
+    assert_signed_in(anna.administrator, expect)
+
+
+def test_renamed(anna, expect):
+    """A user who is renamed stays signed in everywhere; a new user with the former name is another one."""
+    pages = [*anna.tabs, anna.elsewhere, anna.silent]
+    anna.change(lambda page: page.get_by_label("Username").fill("giulia"))
+    anna.assert_kept(expect, *pages)
+    for page in pages:
+        expect(page.locator("#user-tools strong")).to_have_text("giulia")
+    anna.create("anna")
+    anna.set_password()
+    anna.delete()
+    anna.assert_kept(expect, *pages)
+    expect(anna.own_page.get_by_role("heading", name="Hello, anna")).to_be_visible()
+
+
+RUNSERVER = """
+import os
+import sys
+
+import django
+from django.core.management import call_command, execute_from_command_line
+
+sys.stdout.reconfigure(line_buffering=True)
+sys.argv = ["manage.py", "runserver", "--noreload", "127.0.0.1:0"]
+os.environ["DJANGO_SETTINGS_MODULE"] = "demo.settings"
+django.setup()
+call_command("migrate", verbosity=0)
+from demo.users import create_demo_users
+create_demo_users()
+execute_from_command_line(sys.argv)
+"""
+
+
+def test_runserver(start_example, tmp_path, new_person, expect):
+    """Django's development server pushes logouts too, and prints no traceback."""
+    copy_project(tmp_path)
+    (tmp_path / "django_project" / "runserver.py").write_text(RUNSERVER)
+    example = start_example(script=str(tmp_path / "django_project" / "runserver.py"))
+    admin = new_person(url=example.url).log_in("admin", "antipasti")
+    inside = enter_admin(admin.context, example)
+    elsewhere = new_person(url=example.url).log_in("admin", "antipasti")
+    admin.evaluate("window.neverReloaded = true")
+    elsewhere.get_by_role("button", name="Log out elsewhere").click()
+    assert_logged_out_without_reload(admin, expect)
+    assert_at_login_of_admin(inside, expect)
+    handshake = requests.get(f"{example.url}socket.io/?EIO=4&transport=polling")
+    assert '"upgrades":[]' in handshake.text  # else browsers try a WebSocket
+    upgrade = requests.get(f"{example.url}socket.io/?EIO=4&transport=websocket", headers={"Upgrade": "websocket"})
+    assert upgrade.status_code == 400
+
+
+def scripts_of_the_page() -> list[str]:
+    """Return the templates in `docs/django.md`: the script for any page, put into one of the admin, and the admin's."""
+    page = (EXAMPLES.parent / "docs" / "django.md").read_text()
+    script, template = re.findall(r"^```html\n(.+?)^```$", page, re.DOTALL | re.MULTILINE)
+    extends = '{% extends "admin/base_site.html" %}{% block extrahead %}{{ block.super }}'
+    return [f"{extends}{script}{{% endblock %}}", template]
+
+
+def use_template(folder: Path, template: str) -> None:
+    (folder / "django_project/demo/templates/admin/base_site.html").write_text(template)
+    (folder / "django_project/demo/static/demo/admin.js").unlink()
+
+
+def serve_cdn(context: Any) -> None:
+    script = {"path": client_script(), "headers": {"Access-Control-Allow-Origin": "*"}}  # what the CDN has
+    context.route("https://cdn.jsdelivr.net/**", lambda route: route.fulfill(**script))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["any page", "admin"])
+def test_templates_of_the_page(start_example, tmp_path, new_person, expect, which):
+    """The templates in `docs/django.md` let pages hear of a logout, without a static file."""
+    program = copy_project(tmp_path)
+    use_template(tmp_path, scripts_of_the_page()[which])
+    example = start_example("--timeout", "600", script=program)
+    admin = new_person(url=example.url).log_in("admin", "antipasti")
+    serve_cdn(admin.context)
+    inside = enter_admin(admin.context, example)
+    admin.get_by_role("button", name="Log out", exact=True).click()
+    if which == 0:
+        expect(inside.get_by_role("heading", name="Log in")).to_be_visible()
+        assert inside.url == f"{example.url}login/"
+        return
+    assert_at_login_of_admin(inside, expect)
+    inside.get_by_label("Username").fill("admin")
+    inside.get_by_label("Password").fill("antipasti")
+    inside.get_by_role("button", name="Log in").click()
+    assert_signed_in(inside, expect)
+
+
+@pytest.mark.parametrize("which", [None, 0, 1], ids=["example", "any page", "admin"])
+def test_admin_without_cookie(start_example, tmp_path, browser, expect, which):
+    """A page that cannot present a key is not requested again and again."""
+    program = copy_project(tmp_path, 'USER_SESSIONS["COOKIE"] = None')
+    if which is not None:
+        use_template(tmp_path, scripts_of_the_page()[which])
+    example = start_example("--timeout", "600", script=program)
+    with browser.new_context() as context:
+        serve_cdn(context)
+        page = context.new_page()
+        page.goto(f"{example.url}admin/")
+        assert page.evaluate("typeof io") == "undefined"  # no login, no script
+        page.get_by_label("Username").fill("admin")
+        page.get_by_label("Password").fill("antipasti")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("heading", name="Site administration")).to_be_visible()
+        page.evaluate("window.neverReloaded = true")
+        for _ in range(3):  # each is answered after the logout that comes with the one before
+            assert page.evaluate(SHOW_KEY) is False
+        assert page.evaluate("window.neverReloaded") is True
+        assert_signed_in(page, expect)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
 import socketio
-from django.conf import settings
 from shared.pages import label
 
 from users_session_manager import SessionManager
-from users_session_manager.integrations.socketio import attach
+from users_session_manager.integrations.django import attach
 
-manager = SessionManager()
-io = socketio.Server(async_mode="threading")
+# The server of `manage.py runserver` has no WebSocket, so pages use long polling there; a logout is just as fast.
+polling: dict[str, Any] = {"transports": ["polling"], "allow_upgrades": False} if "runserver" in sys.argv else {}
+io = socketio.Server(async_mode="threading", **polling)
 # From here on every page that sends `session_key` gets `logout` the moment its session ends.
-attach(manager, io, cookie="__Host-session_key" if settings.USER_SESSIONS["COOKIE_SECURE"] else "session_key")
+attach(io)
+manager = SessionManager()
 
 _pushing = threading.Lock()  # so that no page gets an old list after a newer one
 
 
 def all_sessions() -> list[dict[str, Any]]:
-    """Return the details of all sessions, grouped by user."""
-    return [session for name in dict.fromkeys(manager.getLoggedUsers()) for session in manager.getUserSessions(name)]
+    """Return the details of all sessions, grouped by user. Two users may have had the same name, so ids count."""
+    user_ids = dict.fromkeys(session.userId for session in list(manager.sessions.values()))
+    return [session for user_id in user_ids for session in manager.getUserSessions(user_id)]
 
 
 def list_for(reader: str) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ DEBUG = False
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 
 INSTALLED_APPS = [
+    "demo",  # before the admin: one of its templates takes the place of the admin's
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -33,21 +34,27 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "users_session_manager.integrations.django",
-    "demo",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "demo.views.harden",
+    "demo.views.show_restart",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "users_session_manager.integrations.django.UserSessionMiddleware",  # directly below SessionMiddleware
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "users_session_manager.integrations.django.UserSessionMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-# The demo is served over plain http, where not every browser would store a Secure cookie.
-USER_SESSIONS = {"COOKIE_SECURE": False}
+USER_SESSIONS = {
+    "TIMEOUT": 60,
+    "LIFETIME": 12 * 60 * 60,
+    "MAX_SESSIONS_PER_USER": 10,
+    # Several workers share their sessions in Redis: "STORE": "redis://127.0.0.1:6379/0",
+    # The demo is served over plain http, where not every browser would store a Secure cookie.
+    "COOKIE_SECURE": False,
+}
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "page"
 LOGOUT_REDIRECT_URL = "login"
@@ -64,6 +71,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "demo.views.client",
             ]
         },
     }

@@ -18,6 +18,7 @@ urlpatterns = [
     ),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("still-here/", views.still_here, name="still-here"),
+    path("logout-elsewhere/", views.logout_elsewhere, name="logout-elsewhere"),
     path("timeout/", views.set_timeout, name="timeout"),
     path("logout-everyone/", views.logout_everyone, name="logout-everyone"),
     path("socket.io-client.js", views.socket_io_client, name="socket.io-client"),

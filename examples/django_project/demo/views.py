@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
@@ -12,7 +13,7 @@ from django.views.decorators.http import require_POST
 from shared.pages import client_tag, content_security_policy
 from shared.socket_io_client import fetch
 
-from users_session_manager.integrations.django import session_required
+from users_session_manager.integrations.django import session_required, sign_out_elsewhere
 
 from .live import list_for, manager, push_lists
 
@@ -26,7 +27,6 @@ def page(request: HttpRequest) -> HttpResponse:
     push_lists()  # this request has restarted the session, and the other tabs show its time left
     context = {
         "username": request.user_session.username,
-        "client": client_tag(CLIENT_SCRIPT),
         "sessions": list_for(request.user_session.key),
         "timeout": f"{manager.getSessionTimeout():g}",
     }
@@ -38,6 +38,12 @@ def page(request: HttpRequest) -> HttpResponse:
 def still_here(_: HttpRequest) -> HttpResponse:
     push_lists()  # the guard has restarted the session
     return JsonResponse({})
+
+
+@require_POST
+@session_required
+def logout_elsewhere(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"ended": sign_out_elsewhere(request)})
 
 
 def staff_only(view: View) -> View:
@@ -75,6 +81,11 @@ def socket_io_client(_: HttpRequest) -> FileResponse:
     return FileResponse(CLIENT_SCRIPT.open("rb"), content_type="text/javascript")
 
 
+def client(_: HttpRequest) -> dict[str, Any]:
+    """Give all templates, those of the admin included, the tag that loads socket.io-client."""
+    return {"client": client_tag(CLIENT_SCRIPT)}
+
+
 def harden(get_response: View) -> View:
     """Add a security policy to our own pages. Those of the admin have more to load."""
     policy = content_security_policy(CLIENT_SCRIPT)
@@ -83,6 +94,18 @@ def harden(get_response: View) -> View:
         response = get_response(request)
         if not request.path.startswith("/admin/"):
             response.headers["Content-Security-Policy"] = policy
+        return response
+
+    return answer
+
+
+def show_restart(get_response: View) -> View:
+    """Let the pages show the time that is left after a request of the admin, which has restarted the session too."""
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        if request.path.startswith("/admin/"):
+            push_lists()
         return response
 
     return answer

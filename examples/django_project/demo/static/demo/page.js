@@ -32,6 +32,7 @@ function tick(left, timeout) {
 }
 
 el("still-here").addEventListener("click", () => post("/still-here/"));
+el("logout-elsewhere").addEventListener("click", () => post("/logout-elsewhere/"));
 if (el("timeout-form")) onTimeout((seconds) => post("/timeout/", { seconds }));
 el("logout-everyone")?.addEventListener("click", () => post("/logout-everyone/"));
 
