@@ -83,6 +83,9 @@ def measure_requests(rounds: int, requests: int) -> Iterator[Row]:
         times = measure(commands, questions, 1)["request"]
         added = [[a - b for a, b in zip(times[kind], times["bare"], strict=True)] for kind in ("ours", "other")]
         yield Row(f"{framework} request, what the guard adds", "µs", *added, beside, most=30)
+    found = measure({kind: [*REQUESTS, "Django", kind] for kind in ("ours", "other")}, questions, 1)["request"]
+    added = [ours - other for ours, other in zip(found["ours"], found["other"], strict=True)]
+    yield Row("Django request, beyond `login_required`", "µs", added, most=20)
     with redis_server() as url:
         commands = {kind: [*REQUESTS, "Flask", kind, url] for kind in ("ours", "other")}
         found = measure(commands, questions, 1)
@@ -110,9 +113,9 @@ def main() -> None:
     npm = measure_sessions(npm_command(options.cache), "npm", NPM_LIMITS, rounds, sessions, sessions)
     port = measure_sessions([*SESSIONS, "port"], "a thread each", PORT_LIMITS, rounds, threads, threads // 10)
     late, imports = measure_alone(rounds, sessions)
-    flask, fastapi, on_redis, in_redis = measure_requests(rounds, requests)
+    flask, fastapi, in_django, on_redis, in_redis = measure_requests(rounds, requests)
     more = [*port, fastapi, in_redis, *measure_redis(*(QUICK if options.quick else FULL)), imports]
-    parts = {"first": as_table([*npm, late, flask, on_redis]), "more": as_table(more)}
+    parts = {"first": as_table([*npm, late, flask, in_django, on_redis]), "more": as_table(more)}
     print("\n\n".join(parts.values()))
     if options.docs:
         node = run(["node", "--version"], check=True, capture_output=True, text=True).stdout.strip()

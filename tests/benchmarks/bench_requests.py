@@ -77,11 +77,75 @@ def fastapi_requests(kind: str, _: str | None) -> Callable[[int], list[Any]]:
     return lambda requests: loop.run_until_complete(make_requests(requests))
 
 
+def django_requests(kind: str, url: str | None) -> Callable[[int], list[Any]]:
+    """As `flask_requests`, with a login of Django's; `other` is its own guard, without this library."""
+    import django
+    from django.conf import settings
+
+    integration = "users_session_manager.integrations.django"
+    ours, contrib = [integration] * (kind == "ours"), "django.contrib"
+    settings.configure(
+        INSTALLED_APPS=[f"{contrib}.auth", f"{contrib}.contenttypes", f"{contrib}.sessions", *ours],
+        MIDDLEWARE=[
+            f"{contrib}.sessions.middleware.SessionMiddleware",
+            *(f"{app}.UserSessionMiddleware" for app in ours),
+            f"{contrib}.auth.middleware.AuthenticationMiddleware",
+        ],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        SECRET_KEY="only measured",
+        ALLOWED_HOSTS=["*"],
+        USER_SESSIONS={"STORE": url},
+    )
+    django.setup()
+    from django.contrib.auth import get_user_model
+    from django.contrib.auth.decorators import login_required
+    from django.core.management import call_command
+    from django.core.signals import request_finished, request_started
+    from django.core.wsgi import get_wsgi_application
+    from django.db import close_old_connections
+    from django.http import HttpResponse
+    from django.test import Client as DjangoClient
+    from django.urls import path
+
+    def view(request: Any) -> Any:
+        name = "Luca" if kind == "bare" else request.user.get_username()
+        return HttpResponse(f'{{"username":"{name}"}}')
+
+    guards = {"bare": lambda view: view, "other": login_required}
+    if ours:
+        from users_session_manager.integrations.django import session_required
+
+        guards["ours"] = session_required
+    settings.ROOT_URLCONF = (path("", guards[kind](view)),)
+    call_command("migrate", verbosity=0)
+    client = DjangoClient()
+    client.force_login(get_user_model().objects.create_user("Luca"))
+    client.get("/")  # sets the cookie of this library
+    cookies = "; ".join(f"{name}={morsel.value}" for name, morsel in client.cookies.items())
+    environ = EnvironBuilder("/", headers={"Cookie": cookies}).get_environ()
+    app = get_wsgi_application()
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)  # a database in memory would be lost with its connection
+
+    def make_requests(requests: int) -> list[Any]:
+        answers: list[Any] = []
+        for _ in range(requests):
+            answer = app(dict(environ), lambda status, headers: answers.append(int(status[:3])))
+            answers.append(answer.content)
+            answer.close()
+        return answers
+
+    return make_requests
+
+
+FRAMEWORKS = {"Django": django_requests, "Flask": flask_requests, "FastAPI": fastapi_requests}
+
+
 class Requests:
     """The question that is asked."""
 
     def __init__(self, framework: str, kind: str, url: str | None = None) -> None:
-        self.make_requests = {"Flask": flask_requests, "FastAPI": fastapi_requests}[framework](kind, url)
+        self.make_requests = FRAMEWORKS[framework](kind, url)
         self.redis = Redis.from_url(url) if url else None
         self.make_requests(1)  # connects
         if url:
