@@ -27,7 +27,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 import users_session_manager
 from users_session_manager import SessionError, SessionManager, StoreUnavailable
 
-for package in ("socketio", "flask", "django", "fastapi", "prometheus_client", "redis"):
+for package in ("socketio", "flask", "flask_login", "django", "fastapi", "prometheus_client", "redis"):
     pytest.importorskip(package, reason=f"the documents show what needs {package}, which is not installed")
 
 # Django reads its settings once a process: the documents show it in the project that its own tests use.
@@ -49,8 +49,19 @@ SECTION = re.compile(r"^(Args|Returns|Raises):\n((?: +.*(?:\n|\Z))+)", re.MULTIL
 ELSEWHERE = {
     "stores.redis": ["RedisStore"],
     "integrations.socketio": ["attach"],
-    "integrations.flask": ["UserSessions", "session_required"],
-    "integrations.django": ["UserSessionMiddleware", "session_required", "sign_in", "renew_key", "sign_out_elsewhere"],
+    "integrations.flask": ["UserSessions", "session_required", "session_optional", "passive"],
+    "integrations.django": [
+        "UserSessionMiddleware",
+        "session_required",
+        "passive",
+        "sign_in",
+        "renew_key",
+        "sign_out_elsewhere",
+        "get_user_sessions",
+        "delete_user_sessions",
+        "cookie_name",
+        "attach",
+    ],
     "integrations.fastapi": ["UserSessions", "RequestSession"],
     "integrations.prometheus": ["instrument"],
 }
