@@ -118,7 +118,7 @@ class UserSessions:
             at it; 0 by default.
         login_url: The login page, a URL or the name of a route: browsers without a session are redirected to it, with
             the page that they came for as `next`. `None`, the default, for none.
-        api: Whether there are clients that expect JSON, which are told from browsers by their `Accept` header; true by
+        api: Whether there are clients that expect JSON, as their `Accept` header says; true by
             default. With `False` each client without a session is redirected, and other refusals are pages.
 
     Raises:

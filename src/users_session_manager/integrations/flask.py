@@ -23,6 +23,7 @@ from ._web import (
     RequestSession,
     RequestState,
     is_forwarded_https,
+    prefers_html,
     read_cookie,
 )
 
@@ -461,15 +462,11 @@ def _refuse(error: Exception) -> Any:
     refusal, login = _state().refuse(error), installed.login_url
     if login is None and installed.bridge is not None:
         login = installed.bridge.login_view
-    if installed.has_api and not _prefers_html():
+    if installed.has_api and not prefers_html(request.headers.get("Accept", "")):
         return jsonify(refusal.body), refusal.status, refusal.headers
     if isinstance(error, SessionRejected) and login is not None:
         return _redirect_to(login)
     return refusal.page(), refusal.status, refusal.headers
-
-
-def _prefers_html() -> bool:
-    return request.accept_mimetypes.quality("text/html") > request.accept_mimetypes.quality("application/json")
 
 
 def _redirect_to(login: str) -> Any:

@@ -4,7 +4,8 @@
 #   conf.py         the setting USER_SESSIONS, what can be wrong with it, and the manager that has these settings
 #   middleware.py   the middleware
 #   views.py        `session_required`, and what else a project calls
-#   state.py        the state of one request: its session, its login, its answer
+#   state.py        the state of one request: its session, its login, its end
+#   answers.py      the answers to requests that are refused
 #   engine.py       checks the login in Django's own session where that is loaded
 #   signals.py      what Django's login and logout do to sessions, and changes of a user
 #   forms.py        a login too many, in Django's login form

@@ -1,4 +1,4 @@
-"""A login too many is an error of Django's login form, and so of the admin's."""
+"""Shows an error in Django's login form, and so in the admin's, for a login that `MAX_SESSIONS_PER_USER` refuses."""
 
 from __future__ import annotations
 

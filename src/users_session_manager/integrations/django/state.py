@@ -13,14 +13,9 @@ from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, get_user
 from django.contrib.auth import SESSION_KEY as USER_IN_SESSION
 from django.contrib.sessions.backends.base import UpdateError
-from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
-from django.http import HttpResponse, HttpResponseRedirect, JsonResponse
-from django.shortcuts import resolve_url
-from django.template import TemplateDoesNotExist
-from django.template.loader import render_to_string
+from django.core.exceptions import SynchronousOnlyOperation
 from django.urls import Resolver404, resolve
 from django.utils.cache import patch_vary_headers
-from django.utils.http import escape_leading_slashes
 
 from ...errors import SessionRejected, StoreUnavailable
 from ...events import running_loop
@@ -28,6 +23,7 @@ from ...manager import SessionManager
 from ...session import Session
 from .._web import KeyCarrier, RequestSession, RequestState, is_forwarded_https, read_cookie
 from . import conf, testing, users
+from .answers import answer_to
 
 Verdict = Literal["live", "ended", "set aside"]
 """Whether a login in Django's session counts: yes; no, so it is removed; not for this request, so it stays."""
@@ -303,17 +299,9 @@ class DjangoState(RequestState):
     def answer(self, error: Exception) -> Any:
         """Return the answer to a request that is refused."""
         self._varies = True
-        refusal = self.refuse(error)
         self._is_rejected = isinstance(error, SessionRejected)
-        if not self._wants_html():
-            return add_no_store(JsonResponse(refusal.body, status=refusal.status, headers=refusal.headers))
-        if self._is_rejected:
-            return add_no_store(self._redirect_to_login())
-        try:
-            page = render_to_string(f"{refusal.status}.html", request=self._request)
-        except (TemplateDoesNotExist, ImproperlyConfigured):  # the project has none of its own
-            page = refusal.page()
-        return add_no_store(HttpResponse(page, status=refusal.status, headers=refusal.headers))
+        refusal = self.refuse(error)
+        return answer_to(self._request, refusal)
 
     async def afinish(self, response: Any) -> Any:
         """As `finish`, on an event loop."""
@@ -322,7 +310,7 @@ class DjangoState(RequestState):
         return await self.ask(self.finish, response)
 
     def finish(self, response: Any) -> Any:
-        """Bring the session and Django's login into line, and add to an answer what the client and caches need."""
+        """Make the session and Django's login consistent, and add to an answer what the client and caches need."""
         if not isinstance(self.failure, StoreUnavailable):
             try:
                 self._finish_sessions(response.status_code)
@@ -353,7 +341,7 @@ class DjangoState(RequestState):
 
     def _finish_sessions(self, status: int) -> None:
         session = self._request.session
-        if session.accessed and status < 500 and not self._has_begun and self._is_in_line(session):
+        if session.accessed and status < 500 and not self._has_begun and self._is_consistent(session):
             return
         if settings.SESSION_SAVE_EVERY_REQUEST:
             session.get(KEY_IN_SESSION)  # else SessionMiddleware loads it, and nobody answers for the store
@@ -369,7 +357,7 @@ class DjangoState(RequestState):
         self._follow_django()
         self._put_login_back()
 
-    def _is_in_line(self, session: Any) -> bool:
+    def _is_consistent(self, session: Any) -> bool:
         """Return whether the login, Django's session and the cookie agree, as they do at most requests."""
         login, user = self.login(), self._cached_user()
         return (
@@ -440,18 +428,6 @@ class DjangoState(RequestState):
             return True
         return is_forwarded_https(self._request.META.get("HTTP_X_FORWARDED_PROTO", ""), conf.read()["PROXIES"])
 
-    def _wants_html(self) -> bool:
-        accepted = [f"{kind.main_type}/{kind.sub_type}" for kind in self._request.accepted_types]
-        return "text/html" in accepted and "application/json" not in accepted[: accepted.index("text/html")]
-
-    def _redirect_to_login(self) -> Any:
-        from django.contrib.auth.views import redirect_to_login  # its forms wait for the applications
-
-        if self._request.method not in ("GET", "HEAD"):
-            return HttpResponseRedirect(resolve_url(settings.LOGIN_URL))  # a form cannot be sent again
-        # Two slashes at its beginning would be the address of another site.
-        return redirect_to_login(escape_leading_slashes(self._request.get_full_path()))
-
 
 class UserSessionAttribute:
     """`request.user_session`, which the application may replace.
@@ -471,12 +447,6 @@ class UserSessionAttribute:
 def state_of(request: Any) -> DjangoState | None:
     """Return the state of a request, or `None` if the middleware has not seen it, as with a `force_login`."""
     return getattr(request, "_user_session_state", None)
-
-
-def add_no_store(response: Any) -> Any:
-    """Forbid to store an answer. Django's cache of whole pages obeys `private`, everything else `no-store`."""
-    response.headers["Cache-Control"] = "no-store, private"
-    return response
 
 
 def anonymous() -> Any:

@@ -14,7 +14,8 @@ from django.core.exceptions import ImproperlyConfigured
 from ...policy import require_seconds
 from .._web import REFUSED
 from . import conf, users
-from .state import DjangoState, add_no_store, state_of
+from .answers import add_no_store
+from .state import DjangoState, state_of
 
 View = TypeVar("View", bound=Callable[..., Any])
 
