@@ -16,19 +16,36 @@ def handler(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def django_users() -> Iterator[None]:
-    """The users of the project: luca, fabio, and admin, who is a superuser."""
+def _make_users() -> None:
     from django.contrib.auth import get_user_model
-    from django.db import connection
 
     model: Any = get_user_model()
     model.objects.all().delete()
     model.objects.create_user("luca", password="lasagne")
     model.objects.create_user("fabio", password="focaccia")
     model.objects.create_superuser("admin", password="antipasti")
+
+
+@pytest.fixture(scope="module")
+def django_users() -> Iterator[None]:
+    """The users of the project: luca, fabio, and admin, who is a superuser."""
+    from django.db import connection
+
+    _make_users()
     SessionManager().close()  # deleting users has asked for one
     yield
+    connection.close()
+
+
+@pytest.fixture
+def fresh_django_users(manager: SessionManager) -> Iterator[None]:
+    """The users luca, fabio and admin, for one test that may change them."""
+    from django.contrib.auth import get_user_model
+    from django.db import connection
+
+    _make_users()
+    yield
+    get_user_model().objects.all().delete()
     connection.close()
 
 

@@ -14,7 +14,6 @@ from django.conf import settings
 from django.contrib import admin, auth
 from django.contrib.auth import get_user_model
 from django.contrib.auth.views import LoginView
-from django.db import connection
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.template.response import TemplateResponse
@@ -157,15 +156,9 @@ urlpatterns = [
 
 
 @pytest.fixture(autouse=True)
-def project(manager: SessionManager) -> Any:
-    model = get_user_model()
-    model.objects.all().delete()
-    model.objects.create_user("luca", password="lasagne")
-    model.objects.create_superuser("admin", password="antipasti")
+def project(fresh_django_users: None) -> Any:
     with override_settings(ROOT_URLCONF=__name__, LOGIN_URL="/login", TEMPLATES=templates()):
         yield
-    model.objects.all().delete()
-    connection.close()
 
 
 # The store is unavailable

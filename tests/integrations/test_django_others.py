@@ -21,7 +21,6 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.contrib import admin, auth
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
-from django.db import connection
 from django.http import HttpResponse
 from django.test import override_settings
 from django.urls import path
@@ -101,16 +100,9 @@ urlpatterns = [
 
 
 @pytest.fixture(autouse=True)
-def project(manager: SessionManager) -> Any:
-    model = get_user_model()
-    model.objects.all().delete()
-    model.objects.create_user("luca", password="lasagne")
-    model.objects.create_user("fabio", password="focaccia")
-    model.objects.create_superuser("admin", password="antipasti")
+def project(fresh_django_users: None) -> Any:
     with override_settings(ROOT_URLCONF=__name__, LOGIN_URL="/login"):
         yield
-    model.objects.all().delete()
-    connection.close()
 
 
 # Django REST framework

@@ -11,9 +11,7 @@ pytest.importorskip("django_project")  # sets Django up, before modules with mod
 
 from django.conf import settings
 from django.contrib import admin, auth
-from django.contrib.auth import get_user_model
 from django.contrib.auth.views import PasswordChangeView
-from django.db import connection
 from django.http import HttpResponse
 from django.test import override_settings
 from django.urls import path
@@ -88,16 +86,9 @@ urlpatterns = [
 
 
 @pytest.fixture(autouse=True)
-def project(manager: SessionManager) -> Any:
-    model = get_user_model()
-    model.objects.all().delete()
-    model.objects.create_user("luca", password="lasagne")
-    model.objects.create_user("fabio", password="focaccia")
-    model.objects.create_superuser("admin", password="antipasti")
+def project(fresh_django_users: None) -> Any:
     with override_settings(ROOT_URLCONF=__name__, LOGIN_URL="/login"):
         yield
-    model.objects.all().delete()
-    connection.close()
 
 
 def by_key(handler: str, key: str) -> int:
