@@ -210,10 +210,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the event loop that runs on this thread, or `None`."""
     import asyncio
 
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+    return asyncio._get_running_loop()
 
 
 def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:

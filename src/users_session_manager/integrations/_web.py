@@ -231,9 +231,10 @@ class RequestState:
         self.carrier = carrier
         self.presented = (cookie or None) if header is None else header.strip()
         self._cookie = cookie
-        self._session: RequestSession | None = None
-        self._is_loaded = False
-        self._cookie_change: str | None = None  # "set" or "delete"
+
+    _session: RequestSession | None = None
+    _is_loaded = False
+    _cookie_change: str | None = None  # "set" or "delete"
 
     @property
     def manager(self) -> SessionManager:
@@ -266,8 +267,9 @@ class RequestState:
             AuthenticationTooOld: Its user authenticated earlier than that.
             StoreUnavailable: The store cannot be asked.
         """
-        self.manager.serve()
         key = self.key
+        if key is None or not prolong:
+            self.manager.serve()  # a restart does so by itself
         if key is None:
             raise SessionRejected
         session = self._find(key, prolong=prolong)

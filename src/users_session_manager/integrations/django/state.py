@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 from asgiref.sync import sync_to_async
@@ -19,7 +19,6 @@ from django.utils.cache import patch_vary_headers
 
 from ...errors import SessionRejected, StoreUnavailable
 from ...events import running_loop
-from ...manager import SessionManager
 from ...session import Session
 from .._web import KeyCarrier, RequestSession, RequestState, is_forwarded_https, read_cookie
 from . import conf, testing, users
@@ -47,31 +46,28 @@ class DjangoState(RequestState):
     Threads: those of the request, one at a time; `ask` keeps what may wait off an event loop.
     """
 
+    options: Mapping[str, Any] = MappingProxyType({})  # for the session that a login starts
+    failure: Exception | None = None  # what the store, or a login, has failed with
+    _prolonged: frozenset[str] = frozenset()  # the keys of the sessions whose idle timeout has restarted
+    _rejected: frozenset[str] = frozenset()  # keys without a live session
+    _passive: bool | None = None
+    _user_by_key: Any = None  # the user of a session without a login in Django's session
+    _has_begun = False  # whether a login has begun in this request
+    _is_rejected = False  # whether the answer is 401
+    _loaded_with: Any = None  # the session of Django's that `_session` belongs to
+    _login: Session | None = None  # see `login`
+    _login_in: Any = None
+    _varies = False  # whether the answer depends on the key
+
     def __init__(self, request: Any, carrier: KeyCarrier) -> None:
         cookie = None if carrier.cookie is None else read_cookie(request.META.get("HTTP_COOKIE"), carrier.cookie)
         # As the server has it; `request.headers` would first copy all headers.
         header = request.META.get(carrier.variable)
         super().__init__(conf.manager, carrier, header, cookie)
-        self.options: dict[str, Any] = {}  # for the session that a login starts
         self._request = request
         self._has_header = header is not None
         self._came_with = vars(request).get("session")  # Django's session of the client; a view may replace it
         self._found: dict[str, Session] = {}  # live sessions, by the keys that the store was asked for
-        self._prolonged: set[str] = set()  # the keys of those whose idle timeout has restarted
-        self._rejected: set[str] = set()  # keys without a live session
-        self._passive: bool | None = None
-        self._user_by_key: Any = None  # the user of a session without a login in Django's session
-        self.failure: Exception | None = None  # what the store, or a login, has failed with
-        self._has_begun = False  # whether a login has begun in this request
-        self._is_rejected = False  # whether the answer is 401
-        self._loaded_with: Any = None  # the session of Django's that `_session` belongs to
-        self._login: Session | None = None  # see `login`
-        self._login_in: Any = None
-        self._varies = False  # whether the answer depends on the key
-
-    @cached_property
-    def manager(self) -> SessionManager:
-        return conf.manager()
 
     # The session of the request
 
@@ -139,30 +135,30 @@ class DjangoState(RequestState):
             raise SynchronousOnlyOperation(f"this may have to wait: say `await {instead}` here")
 
     def _find(self, key: str, *, prolong: bool) -> Session:
+        session = self._found.get(key)
+        if session is not None and (not prolong or session.key in self._prolonged):
+            return session
         if key in self._rejected:
             raise SessionRejected  # it was announced already
-        if key not in self._found or (prolong and key not in self._prolonged):
-            try:
-                session = super()._find(key, prolong=prolong)
-            except SessionRejected:
-                self._rejected.add(key)
-                raise
-            except StoreUnavailable as error:
-                self.failure = error
-                raise
-            self._remember(key, session, prolong=prolong)
-        return self._found[key]
-
-    def _remember(self, key: str, session: Session, *, prolong: bool) -> None:
+        try:
+            session = super()._find(key, prolong=prolong)
+        except SessionRejected:
+            self._rejected |= {key}
+            raise
+        except StoreUnavailable as error:
+            self.failure = error
+            raise
         self._found[key] = self._found[session.key] = session
         if prolong:
-            self._prolonged |= {key, session.key}
+            self._prolonged |= {session.key}
+        return session
 
     def _load(self, session: Session) -> RequestSession:
         # A former key in Django's session still leads to it, any other session has ended.
-        self._found = {key: found for key, found in self._found.items() if found.key == session.key}
+        self._found = {key: session for key, found in self._found.items() if found.key == session.key}
         self._found[session.key] = session
-        self._login = None
+        if self._login is not None and self._login.key != session.key:
+            self._login = None
         self._loaded_with = self._request.session
         return super()._load(session)
 
@@ -213,8 +209,8 @@ class DjangoState(RequestState):
         if self.presented is not None and (self._has_header or not self._is_swapped()):
             with suppress(SessionRejected):
                 session = self._find(self.presented, prolong=prolong)
-                if key in (session.key, *session.formerKeys):
-                    self._remember(key, session, prolong=prolong)
+                if key == session.key or key in session.formerKeys:
+                    self._found[key] = session
                     return "live"
             if self._has_header:
                 return "set aside"  # a request with the key of another session is not that of this login
@@ -258,7 +254,7 @@ class DjangoState(RequestState):
         if KEY_IN_SESSION in self._request.session:  # the same user was logged in: Django keeps its session key
             self._request.session.cycle_key()
         self.set_login_key(session.key)
-        self._prolonged.add(session.key)
+        self._prolonged |= {session.key}
         self._has_begun = True
 
     def _remove_data_of_another(self, user: Any) -> None:
@@ -359,12 +355,12 @@ class DjangoState(RequestState):
 
     def _is_consistent(self, session: Any) -> bool:
         """Return whether the login, Django's session and the cookie agree, as they do at most requests."""
-        login, user = self.login(), self._cached_user()
+        login, user, stored = self.login(), self._cached_user(), session._session
         return (
             login is not None
-            and login.key == session.get(KEY_IN_SESSION) == self._cookie
-            and login.userId == session.get(USER_IN_SESSION)
-            and login.securityStamp == session.get(HASH_SESSION_KEY)
+            and login.key == stored.get(KEY_IN_SESSION) == self._cookie
+            and login.userId == stored.get(USER_IN_SESSION)
+            and login.securityStamp == stored.get(HASH_SESSION_KEY)
             and (user is None or user.is_authenticated)
         )
 
@@ -376,9 +372,11 @@ class DjangoState(RequestState):
     def _prolong(self) -> None:
         """Restart the idle timeout of the presented key, if the session in Django has not led to it already."""
         presented = self.presented
-        if presented is None or presented in self._prolonged or presented in self._rejected or self.is_passive():
+        if presented is None or presented in self._rejected or self.is_passive():
             return
-        self.manager._resume(presented)  # a stale cookie at an open page is no rejection
+        found = self._found.get(presented)
+        if found is None or found.key not in self._prolonged:
+            self.manager._resume(presented)  # a stale cookie at an open page is no rejection
 
     def _follow_django(self) -> None:
         """End the session of a login that Django has refused or removed; renew its key if the password has changed."""
