@@ -313,15 +313,11 @@ def is_passive() -> bool:
 class FlaskState(RequestState):
     """One request in Flask. The store is asked once for each key, and once more for what prolongs it afterwards."""
 
-    def __init__(
-        self, manager: Callable[[], SessionManager], carrier: KeyCarrier, header: str | None, cookie: str | None
-    ) -> None:
-        super().__init__(manager, carrier, header, cookie)
-        self.varies = False  # whether the answer depends on the session
-        self._asked: str | None = None  # the key that the store was asked for last
-        self._found: Session | None = None  # and what it has answered
-        self._is_prolonged = False
-        self._is_repeated = False  # whether that answer is used once more
+    varies = False  # whether the answer depends on the session
+    _asked: str | None = None  # the key that the store was asked for last
+    _found: Session | None = None  # and what it has answered
+    _is_prolonged = False
+    _is_repeated = False  # whether that answer is used once more
 
     def _find(self, key: str, *, prolong: bool) -> Session:
         self._is_repeated = key == self._asked and (self._found is None or self._is_prolonged or not prolong)
