@@ -1,5 +1,6 @@
 # The modules, from the top down; imports point down only:
 #
+#   testing/        what the tests of an application need, imported by name
 #   integrations/   what each framework needs, imported by name: they call the manager and listen
 #                   _web.py is what the web frameworks share: where a key travels, and the state of a request
 #   manager.py      SessionManager: the npm API, the policy methods and the events; keeps nothing, reads no clock
@@ -17,6 +18,7 @@
 
 from .errors import (
     AuthenticationTooOld,
+    CrossOriginRequest,
     MissingDependency,
     SessionError,
     SessionRejected,
@@ -32,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AuthenticationTooOld",
+    "CrossOriginRequest",
     "MemoryStore",
     "MissingDependency",
     "Session",

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -15,6 +16,7 @@ from math import inf
 from struct import Struct
 from typing import Any, Final, Protocol
 
+from .keys import redact
 from .log import log
 
 MAX_TIMEOUT: Final = threading.TIMEOUT_MAX
@@ -233,9 +235,13 @@ class Clock(Worker):
                 report(alarm if isinstance(alarm, threading.Thread) else threading.current_thread())
             self._ringing = None
 
+    def next_alarm(self) -> float:
+        """Return the time of the next alarm, infinity without any."""
+        return _ENTRY.unpack(self._heap[0])[0] if self._heap else inf
+
     def pause(self) -> float:
         """Return the seconds until the next alarm."""
-        return _ENTRY.unpack(self._heap[0])[0] - self.now() if self._heap else inf
+        return self.next_alarm() - self.now()
 
     def close(self) -> None:
         """End the thread for good; no alarm rings any more. Calling it twice is harmless."""
@@ -277,7 +283,7 @@ def report(thread: threading.Thread) -> None:
     try:
         threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
     except BaseException:  # noqa: BLE001  # the clock must go on, whatever the hook does
-        log.error("threading.excepthook failed", exc_info=True)
+        log.error("threading.excepthook failed\n%s", redact(traceback.format_exc()))  # both failures are in it
 
 
 def threads_run() -> bool:

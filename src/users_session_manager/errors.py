@@ -31,6 +31,13 @@ class TooManySessions(SessionError):
     """A login was refused because the user has the maximum number of sessions; no session was ended."""
 
 
+class CrossOriginRequest(SessionError):
+    """A page of another origin tried to sign in or out, or to open a WebSocket; nothing was changed.
+
+    A browser sends such a request with the user's cookies, whoever has made the page (OWASP ASVS 5.0, 3.5.1, 4.4.2).
+    """
+
+
 class StoreUnavailable(SessionError):
     """The store could not be reached, so the answer is not known, nor is whether the change was made.
 

@@ -50,7 +50,7 @@ class IsolatedEmitter(EventEmitter):
         self._has_async = False  # whether an `async def` listener was ever added
         self._async_events: set[str] = set()  # to which events
         self._has_error_listener = False  # whether one was ever added
-        self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
+        self._tasks: set[Pending] = set()  # under way; the loop itself keeps only weak references
         register(self)
 
     def bindLoop(self, loop: asyncio.AbstractEventLoop | None = None) -> Literal[True]:
@@ -162,6 +162,7 @@ class IsolatedEmitter(EventEmitter):
             raise SessionError(
                 f"an async listener cannot be run ({reason}): call bindLoop() on the application's event loop"
             ) from reason
+        self._tasks.add(future)
         future.add_done_callback(done)
         return future
 

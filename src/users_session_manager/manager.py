@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from logging import DEBUG
 from typing import Any, Final, Literal, Protocol, TypeVar
@@ -30,6 +32,8 @@ _ENDS: Final = ("sessionDeleted", "activeUserDeleted", "sessionEnded")
 _MAX_CHANGES: Final = 10_000
 
 _instance: SessionManager | None = None
+# Makes the store of every manager while a test is isolated, see `isolated`.
+_new_store: Callable[[], Store] | None = None
 
 
 class Watcher(Protocol):
@@ -99,20 +103,28 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     """
 
     def __init__(self, *, store: str | Store | None = None) -> None:
+        _warn_of_import()
         super().__init__()
         self._io: Any = None
         self._watchers: list[Watcher] = []
+        self._followers: list[Callable[[Notice], object]] = []
         self._is_open = True  # then it is the singleton
         self._has_warned = False  # whether the log says that async listeners have no loop
         self._made_at = _caller()
         self._requested_store = store
-        self._opened_store = open_store(store)
-        self._store.open(
-            Callbacks(self._session_ended, self._session_expires, self._noticed, self._interest, self._watched)
-        )
+        requested = open_store(store)
+        self._open(requested if _new_store is None else _new_store())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._store!r}>"
+
+    # What `isolated` has to undo at its end; `None` outside of it.
+    _to_undo: list[Callable[[], object]] | None = None
+
+    def _open(self, store: Store) -> None:
+        self._opened_store = store
+        callbacks = (self._session_ended, self._session_expires, self._noticed, self._interest, self._watched)
+        store.open(Callbacks(*callbacks, on_change=self._changed))
 
     @property
     def _store(self) -> Store:
@@ -216,6 +228,8 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         if evicted:
             self._announce_all(evicted, "evicted", "ended")
         _debug("Session created", key)
+        if self._followers and not self._store.sends_notices and (session := self._store.get(key)) is not None:
+            self._changed(Notice("created", session._id, key))
         self.emit("sessionCreated", key)
         return key
 
@@ -486,6 +500,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         store may lose a notice; so it also looks every few seconds at the sessions in `watcher.watched()`, and sends
         the notices that are missing.
         """
+        _warn_of_import()
         self._watchers = [*self._watchers, watcher]
         self._store.interest_changed()
 
@@ -493,6 +508,31 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         """Pass no more notices to `watcher`; does nothing if it was not added."""
         self._watchers = [each for each in self._watchers if each is not watcher]
         self._store.interest_changed()
+
+    def addFollower(self, follow: Callable[[Notice], object]) -> None:
+        """Call `follow(notice)` for each session that begins or ends, for an integration that shows who is signed in.
+
+        It is called from any thread, in each process that serves, wherever a session begins or ends. After a
+        `"missed"` notice, ask `listSessions` once more.
+        """
+        self._followers = [*self._followers, follow]
+        self._store.interest_changed()
+
+    def removeFollower(self, follow: Callable[[Notice], object]) -> None:
+        """Call `follow` no more; does nothing if it was not added."""
+        self._followers = [each for each in self._followers if each != follow]
+        self._store.interest_changed()
+
+    def listSessions(self) -> Iterator[Sequence[Session]]:
+        """Yield the live sessions of all users, some at a time; one that begins or ends during that may be missing.
+
+        One session may come twice. With a shared store, a hundred thousand of them take seconds.
+        """
+        return self._store.pages()
+
+    def findSessions(self, sessionIds: Sequence[Any]) -> list[Session | None]:
+        """Return the sessions with these ids in the store, `None` for one that has ended."""
+        return self._store.find(sessionIds)
 
     def presentKeys(self, sessionIds: Sequence[Any]) -> list[str | None]:
         """Return the present keys of the sessions with these ids in the store, `None` for one that has ended."""
@@ -517,10 +557,23 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._is_open = False
         self._store.close()
 
+    def _isolate(self, store: Store) -> dict[str, Any]:
+        """Keep sessions in another store from now on; return the attributes that undo this, and what follows."""
+        self._opened_store.stop()
+        with LOCK:
+            kept = {"_to_undo": None, **vars(self)}
+            # The collections that are changed in place are copies, so that the old ones stay as they are.
+            self._events = {event: listeners.copy() for event, listeners in self._events.items()}
+            self._async_events, self.settings = {*self._async_events}, {**self.settings}
+            self._tasks, self._to_undo = set(), []
+            self._open(store)
+        self._changed(Notice("missed", None, None))
+        return kept
+
     # What the store calls
 
     def _session_ended(self, session: Session, reason: Reason) -> list[Pending]:
-        self._notify(Notice("ended", session._id, session.key))
+        self._notify(Notice("ended", session._id, session.key, reason=reason))
         return self._announce_end(session, reason)
 
     def _session_expires(self, session: Session, left: float) -> None:
@@ -534,12 +587,17 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         for watcher in self._watchers:
             self._call("notice", watcher.noticed, watcher.noticed, notice)
 
+    def _changed(self, notice: Notice) -> None:
+        for follow in self._followers:
+            self._call("notice", follow, follow, notice)
+
     def _interest(self) -> Interest:
         return Interest(
             ends=any(map(self._events.get, _ENDS)) and self._can_run_listeners(),
             warnings=bool(self._events.get("sessionExpiring")),
-            notices=self._io is not None or bool(self._watchers),
+            notices=self._io is not None or bool(self._watchers or self._followers),
             logouts=self._io is not None and bool(self._events.get("notifyClientToLogout")),
+            logins=bool(self._followers),
         )
 
     def _can_run_listeners(self) -> bool:
@@ -557,11 +615,17 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def _watched(self) -> Mapping[Any, str]:
         return {session_id: key for watcher in self._watchers for session_id, key in watcher.watched().items()}
 
+    def _check_listener(self, event: str, listener: Any) -> None:
+        _warn_of_import()
+        super()._check_listener(event, listener)
+
     # Announcements
 
     def _notify(self, notice: Notice) -> None:
         if not self._store.sends_notices:
             self._noticed(notice)
+            if notice.kind in ("ended", "deleted"):
+                self._changed(notice)
 
     def _notify_renewal(self, session_id: Any) -> None:
         """Pass on the present key of a session; again if a listener or another thread has renewed it in between."""
@@ -577,7 +641,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             try:
                 if self._store.has_to_announce(session):
                     pending = self._announce_end(session, reason)
-                self._notify(Notice(kind, session._id, session.key))
+                self._notify(Notice(kind, session._id, session.key, reason=reason))
             except BaseException as raised:  # noqa: BLE001  # the rest have ended all the same
                 interrupt = interrupt or raised
             if pending:
@@ -616,6 +680,52 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def _reject(self, key: object) -> Literal[False]:
         self._rejection(key)
         return False
+
+
+@contextmanager
+def isolated(new_store: Callable[[], Store]) -> Iterator[None]:
+    """Let every manager keep its sessions in a store of `new_store()`, and leave no trace of that; for a test.
+
+    At the end the present manager is as it was: its store, its listeners, its settings, its watchers and its socket
+    reference. One that was made in between is closed.
+    """
+    global _instance, _new_store
+    before, outer = _instance, _new_store
+    kept = {} if before is None else before._isolate(new_store())
+    _new_store = new_store
+    try:
+        yield
+    finally:
+        _new_store = outer
+        if _instance is not None and _instance is not before:
+            _instance.close()
+        if before is not None:
+            before._opened_store.close()
+            undo = before._to_undo or []
+            with LOCK:
+                vars(before).update(kept)
+            for each in undo:
+                each()
+            before._changed(Notice("missed", None, None))
+        _instance = before
+
+
+def _warn_of_import() -> None:
+    """Warn, within a test, of a module that sets the manager up while it is being imported: no later test does that."""
+    frame = None if _new_store is None else sys._getframe()
+    module = None
+    while frame is not None:
+        if module is None and frame.f_code.co_name == "<module>":
+            module = frame.f_globals.get("__name__")
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            warnings.warn(
+                f"{module} is imported within a test, and what it adds to the SessionManager ends with that test: "
+                "import it before, at the top of a test module or of conftest.py",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return
+        frame = frame.f_back
 
 
 def _caller() -> str:

@@ -166,3 +166,61 @@ class TestForgetAll:
             manager.loadNewSession(f"user {number % 7}")
         manager._forget_all()
         assert len(manager.sessions) == 0
+
+
+class TestFollowers:
+    """What presence needs: every session that begins or ends, and all that are live."""
+
+    def test_notices(self, manager, clock, events, watcher):
+        """A follower hears of each session that begins and ends, by its id, and a watcher of no login."""
+        heard: list[tuple[str, Any]] = []
+
+        def follow(notice: Any) -> None:
+            heard.append((notice.kind, notice.session_id))
+
+        manager.addFollower(follow)
+        clock.turn(0)
+        assert heard in ([], [("missed", None)])
+        heard.clear()
+        keys = [manager.loadNewSession(name, timeout=60) for name in ("Luca", "Mia", "Gino")]
+        ids = [manager.getSession(key)._id for key in keys]
+        clock.turn(0)
+        manager.renewSessionKey(keys[0])
+        manager.sendLogoutMessage(keys[1])
+        manager.deleteSession(keys[1])
+        clock.turn(0)
+        manager.deleteUserSessions("Gino")
+        clock.turn(0)
+        clock.turn(60)
+        clock.turn(0)
+        assert heard[:3] == [("created", each) for each in ids]
+        assert heard[3:] == [("deleted", ids[1]), ("ended", ids[2]), ("ended", ids[0])]
+        assert not {"created", "missed"} & {*watcher.kinds}
+        manager.removeFollower(follow)
+        manager.removeFollower(follow)
+        heard.clear()
+        manager.deleteSession(manager.loadNewSession("Luca"))
+        clock.turn(0)
+        assert heard == []
+
+    def test_all_sessions(self, manager, clock):
+        """All live sessions are listed, and found by their ids."""
+        keys = [manager.loadNewSession(f"user {number}", userId=number, data={"n": number}) for number in range(1203)]
+        expected = {manager.getSession(key)._id: number for number, key in enumerate(keys[3:], 3)}
+        ended = [manager.getSession(key)._id for key in keys[:3]]
+        for key in keys[:3]:
+            manager.deleteSession(key)
+        pages = [*manager.listSessions()]
+        assert len(pages) > 1
+        found = {each._id: each for page in pages for each in page}
+        assert {session_id: each.data["n"] for session_id, each in found.items()} == expected
+        ids = [*ended, *expected]
+        sessions = manager.findSessions(ids)
+        assert sessions[:3] == [None] * 3
+        assert [(each.userId, each.key) for each in sessions[3:]] == [(str(n), keys[n]) for n in expected.values()]
+        assert manager.findSessions([]) == []
+        clock.seconds += 3000  # they have expired, announced or not
+        assert [each for page in manager.listSessions() for each in page] == []
+        assert {*manager.findSessions(ids)} == {None}
+        manager.close()
+        assert [*manager.listSessions()] == []

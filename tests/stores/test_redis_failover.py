@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificate import make_certificate
 from failover_load import Load
 from redis_failover import (
     WAIT,
@@ -597,16 +598,6 @@ def check_notices(manager: SessionManager) -> None:
     eventually(hears)
     print(f"notices are heard {time.monotonic() - start:.3f} s later")
     manager.remove_all_listeners("notifyClientToLogout")
-
-
-def make_certificate(folder: Path, address: str) -> tuple[Path, Path]:
-    """Make a certificate for an IP address, which is its own authority, and its key."""
-    certificate, key = folder / f"{address}.crt", folder / f"{address}.key"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=sessions", "-addext", f"subjectAltName=IP:{address}"]
-    command += ["-addext", "keyUsage=digitalSignature,keyCertSign", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
 
 
 class TestTLS:

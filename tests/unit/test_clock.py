@@ -14,7 +14,10 @@ import pytest
 from users_session_manager import MemoryStore, SessionManager
 from users_session_manager import clock as clock_module
 from users_session_manager.clock import LOCK, Clock, Worker
+from users_session_manager.keys import new_key
 from users_session_manager.timers import SessionTimer
+
+KEY = new_key()
 
 
 class TestClock:
@@ -210,10 +213,14 @@ class TestClock:
 
         monkeypatch.setattr(threading, "excepthook", broken)
         clock, ran = Clock(), threading.Event()
-        SessionTimer(0, lambda: 1 / 0, clock=clock).start()
+        SessionTimer(0, lambda: {}[KEY], clock=clock).start()
         SessionTimer(0.01, ran.set, clock=clock).start()
         assert ran.wait(30)
         assert "excepthook failed" in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+        name, secret = KEY.split("_")
+        assert f"KeyError: '{name}_" in caplog.text
+        assert secret not in caplog.text
         clock.close()
 
     def test_stop_ends_joins(self):

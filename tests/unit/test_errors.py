@@ -10,6 +10,7 @@ import pytest
 import users_session_manager
 from users_session_manager import (
     AuthenticationTooOld,
+    CrossOriginRequest,
     MissingDependency,
     SessionError,
     SessionRejected,
@@ -20,6 +21,7 @@ from users_session_manager import (
 ERRORS = [
     SessionRejected(),
     *(AuthenticationTooOld("old"), TooManySessions("many"), StoreUnavailable("unreachable"), SessionError("other")),
+    CrossOriginRequest("of another origin"),
     MissingDependency("redis", "extra"),
 ]
 

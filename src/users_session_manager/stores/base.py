@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import SessionError
@@ -13,7 +13,7 @@ from ..session import Reason, Session
 
 
 class Notice(NamedTuple):
-    """What has happened to a session, for its clients in each process: whoever announces an end, they get a logout.
+    """What has happened to a session, for each process that has clients: whoever announces an end, they get a logout.
 
     | kind | |
     |---|---|
@@ -22,14 +22,19 @@ class Notice(NamedTuple):
     | `"logout"` | its clients are to be logged out, by `sendLogoutMessage` |
     | `"renewed"` | it has a new key |
     | `"expiring"` | it expires in `left` seconds |
+    | `"unreachable"` | of no session: the store has not answered for some time, so any of them may have ended |
+    | `"created"` | it has begun; for followers alone |
+    | `"missed"` | notices of any sessions may have been lost until now; for followers alone |
     """
 
-    kind: Literal["ended", "deleted", "logout", "renewed", "expiring"]
+    kind: Literal["ended", "deleted", "logout", "renewed", "expiring", "unreachable", "created", "missed"]
     session_id: Any
     """What identifies the session in its store; `None` for a key that is not that of a live session."""
     key: Any
     """The present key of the session; `None` until the `NoticeReader` of a shared store has added it."""
     left: float | None = None
+    reason: Reason | None = None
+    """Why the session has ended; `None` if that is not known, or it has not."""
 
 
 class Interest(NamedTuple):
@@ -40,6 +45,8 @@ class Interest(NamedTuple):
     notices: bool = False
     logouts: bool = False
     """Whether there are listeners of `notifyClientToLogout`, which need the key of every session that ends."""
+    logins: bool = False
+    """Whether there are followers, which need to know of every session that begins or ends."""
 
 
 class Callbacks(NamedTuple):
@@ -51,6 +58,7 @@ class Callbacks(NamedTuple):
     on; returns the async listeners that are under way |
     | `on_expiring(session, left)` | announces that a session expires in `left` seconds |
     | `on_notice(notice)` | passes a notice to the clients of this process |
+    | `on_change(notice)` | passes a notice that a session has begun or ended to the followers of all sessions |
     | `interest()` | returns the `Interest` of this process |
     | `watched()` | returns the present keys of the sessions that have clients in this process, by their ids |
     """
@@ -60,6 +68,7 @@ class Callbacks(NamedTuple):
     on_notice: Callable[[Notice], object] = lambda _: None
     interest: Callable[[], Interest] = Interest
     watched: Callable[[], Mapping[Any, str]] = dict
+    on_change: Callable[[Notice], object] = lambda _: None
 
 
 NO_LIMITS: Final = Policy()
@@ -235,6 +244,17 @@ class Store(ABC):
     @abstractmethod
     def present_keys(self, session_ids: Sequence[Any]) -> list[str | None]:
         """Return the present key of each of these sessions, `None` for one that has ended."""
+
+    @abstractmethod
+    def find(self, session_ids: Sequence[Any]) -> list[Session | None]:
+        """Return each of these sessions, `None` for one that has ended."""
+
+    @abstractmethod
+    def pages(self) -> Iterator[Sequence[Session]]:
+        """Yield the live sessions, some at a time.
+
+        A session that begins or ends during that may be among them or not, and one may come twice.
+        """
 
     def send_logout(self, key: object) -> None:
         """Pass on a `"logout"` notice for the session of a key; without a live session, to `on_notice` alone."""

@@ -8,11 +8,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from math import inf
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 from ..clock import LOCK, Clock
 from ..errors import SessionError, TooManySessions
@@ -22,6 +22,9 @@ from ..policy import OwnLimits, Policy
 from ..session import Session, not_negative
 from ..timers import SessionTimer, require_interval
 from .base import MAX_FORMER_KEYS, NO_LIMITS, NOT_OWN, Store
+
+# How many sessions are listed at a time.
+PAGE_SIZE: Final = 1000
 
 
 class MemorySession(Session):
@@ -317,6 +320,16 @@ class MemoryStore(Store):
         with LOCK:
             return [each.key if self.get(each.key) is each else None for each in session_ids]
 
+    def find(self, session_ids: Sequence[MemorySession]) -> list[Session | None]:
+        with LOCK:
+            return [each if self.get(each.key) is each else None for each in session_ids]
+
+    def pages(self) -> Iterator[Sequence[MemorySession]]:
+        with LOCK:
+            sessions = self._live()
+        for first in range(0, len(sessions), PAGE_SIZE):
+            yield sessions[first : first + PAGE_SIZE]
+
     def is_foreign(self, key: object) -> bool:
         return is_foreign(key)
 
@@ -420,7 +433,7 @@ class MemoryStore(Store):
         if policy.warning is None:
             session._warn_at = None
         elif session._warn_at is None or deadline != session._deadline:
-            session._warn_at = deadline - policy.warning
+            session._warn_at = max(now, deadline - policy.warning)  # the clock's times are not negative
         is_sooner = deadline < session._deadline
         session._deadline, session._interval = deadline, interval
         if session._timer is not None:

@@ -17,6 +17,8 @@ from .base import Notice, Store
 RETRY_INTERVAL: Final = 0.5
 # How often a process looks at the sessions of its own clients, in seconds: a notice may be lost.
 CHECK_INTERVAL: Final = 4.0
+# For how long connections stay open without a check of their sessions while the store does not answer, in seconds.
+MAX_SILENCE: Final = 30.0
 
 
 class NotifyingStore(Store):
@@ -33,10 +35,11 @@ class NotifyingStore(Store):
         """Return the present key of each of these sessions; `with_ended`, also that of one that has just ended."""
 
     @abstractmethod
-    def _read(self, timeout: float) -> Iterator[Sequence[Notice]]:
+    def _read(self, timeout: float, *, logins: bool) -> Iterator[Sequence[Notice]]:
         """Subscribe to notices; yield none once subscribed, then those that have come after `timeout` at most.
 
-        They have no key: one who reads the notices of a store shall not be able to log in.
+        With `logins` also to those of sessions that begin. If it had to subscribe again, a `"missed"` says so. They
+        have no key: one who reads the notices of a store shall not be able to log in.
         """
 
     @abstractmethod
@@ -66,11 +69,13 @@ class NoticeReader:
         """Have no subscription: at the beginning, and in a forked child."""
         self._read_at = self._check_at = 0.0
         self._notices: Iterator[Sequence[Notice]] | None = None
+        self._silent_since: float | None = None  # when the first of these checks was made that have had no answer
+        self._reads_logins = False
         self._failed_checks = 0  # how often in a row no subscription could be made while the store answered
 
     def interest_changed(self) -> None:
         """Start or stop reading."""
-        if not self._is_wanted():
+        if not self._is_wanted() or self._store._callbacks.interest().logins != self._reads_logins:
             self.stop()
         if self._is_wanted():  # perhaps because of another thread in between
             self._worker.start()
@@ -80,7 +85,7 @@ class NoticeReader:
         if self._notices is not None:
             self._store._interrupt()
         self._worker.stop()  # without a subscription it may be about to make one
-        self._notices = None
+        self._notices = self._silent_since = None
 
     def run_due(self) -> None:
         """Pass on what has come, on the calling thread: for a store without threads."""
@@ -100,9 +105,12 @@ class NoticeReader:
         is_new = self._notices is None
         try:
             if self._notices is None:
-                self._notices = self._store._read(self._timeout)
+                self._reads_logins = self._store._callbacks.interest().logins
+                self._notices = self._store._read(self._timeout, logins=self._reads_logins)
                 self._check_at = min(self._check_at, now())
-            notices = next(self._notices)
+            notices = [*next(self._notices)]
+            if is_new and self._reads_logins:
+                notices.append(Notice("missed", None, None))
             self._failed_checks = 0
         except StoreUnavailable as unavailable:
             self._notices, failure = None, unavailable if is_new else None  # one that was lost can be made again
@@ -110,16 +118,23 @@ class NoticeReader:
         except BaseException:
             self._notices, self._read_at = None, now() + RETRY_INTERVAL
             raise
+        self._pass_to_followers(notices)
         with suppress(StoreUnavailable):  # it is in the log, once
-            for notice in self._with_keys(notices):
+            for notice in self._with_keys([each for each in notices if each.kind not in ("created", "missed")]):
                 self._store._callbacks.on_notice(notice)
         if self._check_at <= now():
             self._check_at = now() + CHECK_INTERVAL
             with suppress(StoreUnavailable):
-                self._check()
+                self._check_in_time()
                 if failure is not None:
                     self._warn(failure)
         return bool(notices)
+
+    def _pass_to_followers(self, notices: Sequence[Notice]) -> None:
+        if self._reads_logins:
+            for notice in notices:
+                if notice.kind in ("created", "deleted", "ended", "missed"):
+                    self._store._callbacks.on_change(notice)
 
     def _with_keys(self, notices: Sequence[Notice]) -> list[Notice]:
         """Return those notices that something in this process waits for, each with the key of its session."""
@@ -147,6 +162,18 @@ class NoticeReader:
             "needs in docs/deployment.md",
             failure,
         )
+
+    def _check_in_time(self) -> None:
+        """Check, and send a notice if no check has had an answer for `MAX_SILENCE`."""
+        now = self._store._now
+        try:
+            self._check()
+            self._silent_since = None
+        except StoreUnavailable:
+            self._silent_since = now() if self._silent_since is None else self._silent_since
+            if self._silent_since + MAX_SILENCE <= now():
+                self._store._callbacks.on_notice(Notice("unreachable", None, None))
+            raise
 
     def _check(self) -> None:
         """Pass on what no notice has said of the sessions that have clients in this process."""

@@ -98,7 +98,7 @@ class RedisStore(SharedStore):
     longer than the lease just then. A warning is announced at most once.
 
     Notices: Redis publishes each end on the channel `<prefix>2:notices`, to which a process subscribes that serves and
-    has clients or a socket reference.
+    has clients or a socket reference, and each login on `<prefix>2:logins`, for processes that show who is signed in.
 
     Threads: any thread may call any method. The poller's thread starts when the process begins to serve, the reader's
     with the subscription, the announcer's with the first end, and one for timers with the first timer that is asked
@@ -297,6 +297,19 @@ class RedisStore(SharedStore):
     def present_keys(self, session_ids: Sequence[str]) -> list[str | None]:
         return self._keys_of(session_ids, with_ended=False)
 
+    def find(self, session_ids: Sequence[str]) -> list[Session | None]:
+        found: dict[str, Session | None] = {}
+        for some, records in [] if self._closed else self._call_by_group("sessions", session_ids):
+            found |= {each: self._live(record or None) for each, record in zip(some, records, strict=True)}
+        return [found.get(each) for each in session_ids]
+
+    def pages(self) -> Iterator[Sequence[Session]]:
+        for groups in [] if self._closed else self._scripts.batches:
+            for (records,) in self._scripts.pages(
+                groups, lambda groups, *cursors: self._scripts.call("pages", groups, LIST_PAGE_SIZE, *cursors)
+            ):
+                yield [session for session in map(self._live, records) if session is not None]
+
     def send_logout(self, key: object) -> None:
         if not self._ask("send_logout", key):
             self._callbacks.on_notice(Notice("logout", None, key))
@@ -399,8 +412,8 @@ class RedisStore(SharedStore):
             found |= {each: key.decode() if key else None for each, key in zip(some, keys, strict=True)}
         return [found.get(each) for each in ids]
 
-    def _read(self, timeout: float) -> Iterator[list[Notice]]:
-        return self._scripts.subscribe(timeout)
+    def _read(self, timeout: float, *, logins: bool) -> Iterator[list[Notice]]:
+        return self._scripts.subscribe(timeout, logins=logins)
 
     def _interrupt(self) -> None:
         self._scripts.interrupt()

@@ -138,11 +138,11 @@ def data_of(record: bytes) -> bytes:
 def notice(message: bytes) -> Notice | None:
     """Return the notice of a message, without a key; `None` for one that no RedisStore has sent."""
     kind, *values = message.decode("ascii", "replace").split(" ")
-    if kind not in _NOTICE_KINDS or len(values) != 2 or not _SESSION_ID.fullmatch(values[0]):
+    if kind not in _NOTICE_KINDS or len(values) != 3 or not _SESSION_ID.fullmatch(values[0]):
         return None
-    session_id, left = values
+    session_id, left, reason = values
     try:
-        return Notice(cast(Any, kind), session_id, None, float(left) if left else None)
+        return Notice(cast(Any, kind), session_id, None, float(left) if left else None, _REASONS.get(reason))
     except ValueError:
         return None
 

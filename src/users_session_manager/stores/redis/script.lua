@@ -23,7 +23,8 @@
 --                  answer was lost, it answers the same. One with `!` is that of a session whose warning it claimed
 --
 -- A digest is the SHA-256 of a key, so that no name is a key. Notices of sessions are published on the channel
--- `notices`, which all groups share: a kind, `<group>:<id>`, and perhaps the seconds left, as words of a text.
+-- `notices`, which all groups share: a kind, `<group>:<id>`, the seconds left and why it has ended, as words of a text,
+-- of which the last two may be empty. Those of logins are on the channel `logins`, to which few processes subscribe.
 --
 -- Times are Unix times, deadlines perhaps those of another clock; in hashes they are whole microseconds, for their memory.
 --
@@ -215,9 +216,9 @@ end
 
 --- notify: global_id
 -- The user may lack the permission to publish: an end is one all the same.
-local function notify(prefix, kind, id, left)
-  local notice = kind .. ' ' .. global_id(prefix, id) .. ' ' .. (left and string.format('%.17g', left) or '')
-  redis.pcall('PUBLISH', string.match(prefix, '^(.*){') .. 'notices', notice)
+local function notify(prefix, kind, id, left, reason, channel)
+  local words = {kind, global_id(prefix, id), left and string.format('%.17g', left) or '', reason or ''}
+  redis.pcall('PUBLISH', string.match(prefix, '^(.*){') .. (channel or 'notices'), table.concat(words, ' '))
 end
 
 --- forget: ttl
@@ -243,7 +244,7 @@ local function end_session(s, reason, lease, kind)
       redis.call('PEXPIRE', ended, string.format('%.0f', (lease + GRACE) * 1000))
     end
   else redis.call('PEXPIRE', hash, REMEMBERED * 1000) end
-  if kind then notify(prefix, kind, s.id) end
+  if kind then notify(prefix, kind, s.id, nil, reason) end
   s.fields[#s.fields + 1], s.fields[#s.fields + 2] = 'reason', reason
   return s
 end
@@ -358,6 +359,7 @@ set('stamp', stamp)
 redis.call('ZADD', users, 0, user_entry(user, created, digest))
 redis.call('ZADD', prefix .. 'due', text(alarm_of(deadline, tonumber(warning))), digest)
 keep(prefix, {id = digest}, deadline - now)
+notify(prefix, 'created', digest, nil, nil, 'logins')
 return {'added', records_of(evicted)}
 
 --- renew_key: found live former notify ttl microseconds
@@ -402,6 +404,16 @@ for index = 3, #ARGV do
   keys[index - 2] = s and s.k or ''
 end
 return keys
+
+--- sessions: replica live record
+-- The sessions of these ids, '' for one that has ended.
+refuse_replica()
+local records = {}
+for index = 2, #ARGV do
+  local s = live(prefix, ARGV[index])
+  records[index - 1] = s and record(s) or ''
+end
+return records
 
 --- set_stamp: found
 if not s then return 0 end
@@ -495,6 +507,12 @@ local found = {}
 local cursors = scan(tonumber(ARGV[2]), {unpack(ARGV, 3)}, function(_, s)
   found[#found + 1] = {s.id, s.c, s.n, s.k}
 end)
+return {cursors, found}
+
+--- pages: replica scan record
+refuse_replica()
+local found = {}
+local cursors = scan(tonumber(ARGV[2]), {unpack(ARGV, 3)}, function(_, s) found[#found + 1] = record(s) end)
 return {cursors, found}
 
 --- count: replica live text

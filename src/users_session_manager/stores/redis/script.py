@@ -86,6 +86,7 @@ class Scripts:
     def __init__(self, client: Redis | RedisCluster, prefix: str, now: Callable[[], float] | None) -> None:
         self.client = ProcessClient(client)
         self.channel = f"{prefix}{LAYOUT}notices"
+        self._logins_channel = f"{prefix}{LAYOUT}logins"
         self._due = [f"{prefix}{LAYOUT}{{{group}}}:due".encode() for group in ALL_GROUPS]
         self._old_names = [f"{prefix}{{{group}}}:due".encode() for group in ALL_GROUPS]  # of layout 1
         self._now = now
@@ -150,24 +151,25 @@ class Scripts:
         text = f"Redis is unreachable, and a change may have been made: {type(failure).__name__}: {failure}"
         return StoreUnavailable(text)
 
-    def subscribe(self, timeout: float) -> Iterator[list[Notice]]:
+    def subscribe(self, timeout: float, *, logins: bool = False) -> Iterator[list[Notice]]:
         """Subscribe to the notices; yield an empty list once that is done, then what has come after at most `timeout`.
 
-        A failure is not logged here: the next call of the script says whether Redis is reachable.
+        With `logins` also to those of logins. If redis-py had to connect again, a `"missed"` says so. A failure is not
+        logged here: the next call of the script says whether Redis is reachable.
         """
         try:
             with self.client.use() as client:
-                yield from self._read(client, timeout)
+                yield from self._read(client, timeout, [self.channel, *([self._logins_channel] if logins else [])])
         except FAILURES as failure:
             raise StoreUnavailable(f"{type(failure).__name__}: {failure}") from failure
 
-    def _read(self, client: Any, timeout: float) -> Iterator[list[Notice]]:
+    def _read(self, client: Any, timeout: float, channels: list[str]) -> Iterator[list[Notice]]:
         self._subscription = subscription = client.pubsub()
         try:
-            subscription.subscribe(self.channel)
+            subscription.subscribe(*channels)
             # It yields at once when this comes back, and the scripts must be allowed to do it, too.
             client.publish(self.channel, b"")
-            silent_for, is_subscribed = 0, False
+            silent_for = subscribed = 0
             notices: list[Notice] = []
             while self.client.is_present(client):  # else it was closed after a failure
                 message = subscription.get_message(timeout=0 if notices else timeout)
@@ -181,11 +183,11 @@ class Scripts:
                 if found is not None:
                     notices.append(found)
                 is_over = kind in (None, "message")  # a timeout, or an empty message
-                is_again = kind == "subscribe" and is_subscribed  # redis-py has connected again
-                if len(notices) >= _NOTICES_AT_ONCE or (found is None and (notices or is_over or is_again)):
+                if kind == "subscribe" and (subscribed := subscribed + 1) > len(channels):  # connected again
+                    notices.append(Notice("missed", None, None))
+                if len(notices) >= _NOTICES_AT_ONCE or (found is None and (notices or is_over)):
                     yield notices
                     notices = []
-                is_subscribed = is_subscribed or kind == "subscribe"
             raise RedisConnectionError("the connections have been closed")
         finally:
             if self._subscription is subscription:  # else this is a forked child
