@@ -26,14 +26,19 @@ LAYERS = [
     ["stores"],
     ["manager"],
     ["integrations"],
+    ["testing"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+PACKAGES = ("integrations", "testing")  # whose modules may import each other
 
 
 def name_of(path: Path) -> str:
     parts = path.relative_to(SOURCE).with_suffix("").parts
-    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    return "integrations" if name.startswith("integrations") else name
+    return layer_of(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+
+
+def layer_of(name: str) -> str:
+    return name.partition(".")[0] if name.startswith(PACKAGES) else name
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -54,8 +59,8 @@ def test_imports_point_down():
     for path in MODULES:
         name = name_of(path)
         for other in imports(path):
-            other_name = "integrations" if other.startswith("integrations") else other
-            below = name == "" or RANK[other_name] < RANK[name] or name == other_name == "integrations"
+            other_name = layer_of(other)
+            below = name == "" or RANK[other_name] < RANK[name] or name == other_name in PACKAGES
             assert below, f"{name} imports {other_name}"
 
 

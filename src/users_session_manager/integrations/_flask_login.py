@@ -19,12 +19,12 @@ from flask_login import (
     user_login_confirmed,
 )
 
-from ..errors import SessionError, SessionRejected, StoreUnavailable
+from ..errors import CrossOriginRequest, SessionError, SessionRejected, StoreUnavailable
 from ..log import log
 from ..manager import SessionManager
 from ..session import Session
 from ._web import KeyCarrier, RequestSession
-from .flask import FlaskState, is_passive
+from .flask import FlaskState, is_passive, require_own_form
 
 KEY_IN_SESSION: Final = "_user_session_key"
 """Where Flask's own session keeps the key of its login."""
@@ -45,7 +45,6 @@ class LoginState(FlaskState):
         self, manager: Callable[[], SessionManager], carrier: KeyCarrier, header: str | None, cookie: str | None
     ) -> None:
         super().__init__(manager, carrier, header, cookie)
-        self.has_header = header is not None
         self.is_undoing = False  # whether a login has failed and is being removed
 
     @property
@@ -82,6 +81,17 @@ class LoginState(FlaskState):
         user_id = id_of(user)
         self.sign_in(name_of(user, user_id), timeout=timeout, userId=user_id, securityStamp=STAMP)
         self._is_prolonged = True
+
+    def restore_cookie(self, found: Session) -> None:
+        """Set our cookie again if the client has lost it, as it does before a permanent session of Flask's.
+
+        Without it the Socket.IO clients of the login could not join its session.
+        """
+        if self.has_header or self.cookie_changed or self._cookie in (found.key, *found.formerKeys):
+            return
+        if session[KEY_IN_SESSION] == found.key:  # a former one, which may be a copy, gets no new one
+            self._cookie_change = "set"
+            self._load(found)
 
     def end_login(self) -> None:
         """End the session of a user whom Flask-Login does not know any more."""
@@ -190,6 +200,7 @@ class Bridge:
             return
         key = session.get(KEY_IN_SESSION)
         if found is not None and key in (found.key, *found.formerKeys) and str(session["_user_id"]) == found.userId:
+            state.restore_cookie(found)
             return
         if state.has_header or (key is not None and state.manager.isForeign(key)):
             state.put_aside()
@@ -217,15 +228,25 @@ class Bridge:
             duration = session.pop("_remember_seconds", app.config.get("REMEMBER_COOKIE_DURATION", COOKIE_DURATION))
             timeout = duration.total_seconds() if isinstance(duration, timedelta) else duration
         try:
+            require_own_form()
             state.begin(user, timeout)
         except Exception:
             state.is_undoing = True  # Flask-Login has stored its login already; without a session there is none
             logout_user()
             state.is_undoing = False
-            session.update(_login_that_came())
+            _restore_login()
             raise
 
     def _logged_out(self, _: Flask, **__: Any) -> None:
+        if not self._state().is_undoing:
+            try:
+                require_own_form()
+            except CrossOriginRequest:
+                _restore_login()  # Flask-Login has removed it already
+                raise
+        self._end_login()
+
+    def _end_login(self) -> None:
         state = self._state()
         if not state.is_undoing:
             state.sign_out()
@@ -236,10 +257,10 @@ class Bridge:
         if state.find_login() is not None:
             state.renew_key()
 
-    def _protected(self, app: Flask, **_: Any) -> None:
+    def _protected(self, _: Flask, **__: Any) -> None:
         """End the session of a login that Flask-Login has removed, since the client looks like another one."""
         if KEY_IN_SESSION in session and "_user_id" not in session:
-            self._logged_out(app)
+            self._end_login()
 
     def _follow(self, response: Response) -> Response:
         """End the session of a login that the application has removed, as `session.clear()` does."""
@@ -249,7 +270,7 @@ class Bridge:
         try:
             if KEY_IN_SESSION in login and self._state().manager.findSession(login[KEY_IN_SESSION]) is not None:
                 session[KEY_IN_SESSION] = login[KEY_IN_SESSION]
-                self._logged_out(current_app)
+                self._end_login()
                 self._answer(response)
         except StoreUnavailable as error:
             session.update(login)
@@ -284,10 +305,26 @@ _EXTENSION: Final = "users_session_manager"
 _TEST_CLIENT: Final = "werkzeug.debug.preserve_context"
 
 
+def _session_that_came() -> dict[str, Any]:
+    """Return what Flask's session was when the request came."""
+    return dict(current_app.session_interface.open_session(current_app, request) or {})
+
+
 def _login_that_came() -> dict[str, Any]:
     """Return the login that Flask's session had when the request came, empty without one."""
-    came_with: Any = current_app.session_interface.open_session(current_app, request) or {}
+    came_with = _session_that_came()
     return {name: came_with[name] for name in (*_LOGIN, "_id") if name in came_with}
+
+
+def _restore_login() -> None:
+    """Let Flask's session have the login with which the request came, or none."""
+    for name in (*_LOGIN, "_id", "_remember"):
+        session.pop(name, None)
+    session.update(_login_that_came())
+    if dict(session) == _session_that_came():
+        session.modified = (
+            False  # an empty one that is modified deletes the cookie, which a forged request has not shown
+        )
 
 
 def forget_login() -> None:

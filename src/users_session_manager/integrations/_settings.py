@@ -13,6 +13,7 @@ from ..manager import SessionManager
 from ..policy import PolicySettings, require_timeout
 from ..stores import store_class
 from ..stores.base import Store
+from ._forgery import check_origins
 from ._web import KeyCarrier
 
 DEFAULTS: Final[dict[str, Any]] = {
@@ -25,13 +26,32 @@ DEFAULTS: Final[dict[str, Any]] = {
     "HEADER": "Session-Key",
     "COOKIE": "session_key",
     "COOKIE_SECURE": True,
+    "COOKIE_SAMESITE": "Lax",
+    "COOKIE_DOMAIN": None,
+    "COOKIE_PARTITIONED": False,
     "PROXIES": 0,
+    "TRUSTED_ORIGINS": (),
 }
 """The default of each option that all frameworks have; `None` leaves the manager as it is."""
 
 
+def carrier_of(options: Mapping[str, Any], *, bearer: bool = False) -> KeyCarrier:
+    """Return where requests carry their keys, by what `DEFAULTS` names; `bearer` as for `KeyCarrier`."""
+    return KeyCarrier(
+        header=options["HEADER"],
+        cookie=options["COOKIE"],
+        secure=options["COOKIE_SECURE"],
+        bearer=bearer,
+        samesite=options["COOKIE_SAMESITE"],
+        domain=options["COOKIE_DOMAIN"],
+        partitioned=options["COOKIE_PARTITIONED"],
+    )
+
+
 class ConfiguredManager:
     """Returns the manager of the sessions, with the settings of an application, when it is called.
+
+    The manager of a store that the settings name is made at once, before the application asks for `SessionManager()`.
 
     Args:
         options: What `DEFAULTS` names.
@@ -43,6 +63,8 @@ class ConfiguredManager:
         self._manager = manager
         # The manager that has the settings; `close` makes room for another one.
         self._configured: weakref.ref[SessionManager] | None = None
+        if options["STORE"] is not None:
+            self()
 
     def __call__(self) -> SessionManager:
         found = None if self._configured is None else self._configured()
@@ -50,12 +72,12 @@ class ConfiguredManager:
             found = SessionManager(store=self._options["STORE"]) if self._manager is None else self._manager
             _apply(self._options, found)
             self._configured = weakref.ref(found)
+            if found._to_undo is not None:  # the settings are gone at the end of the test
+                found._to_undo.append(self._forget)
         return found
 
-    def open(self) -> None:
-        """Make the manager of a store that the settings name, before the application asks for `SessionManager()`."""
-        if self._options["STORE"] is not None:
-            self()
+    def _forget(self) -> None:
+        self._configured = None
 
 
 def wrong_values(options: Mapping[str, Any], taken: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -68,7 +90,8 @@ def wrong_values(options: Mapping[str, Any], taken: Collection[str]) -> Iterator
     for name, check in _CHECKS.items():
         try:
             check(options[name], options)
-            if name == "COOKIE" and not {options[name], f"__Host-{options[name]}"}.isdisjoint(taken):
+            names = {f"{prefix}{options['COOKIE']}" for prefix in ("", "__Host-", "__Secure-")}
+            if name == "COOKIE" and not names.isdisjoint(taken):
                 raise ValueError(f"cannot be {options[name]!r}: the framework has a cookie of that name")
         except (TypeError, ValueError, SessionError) as problem:  # noqa: PERF203
             yield name, str(problem)
@@ -118,9 +141,23 @@ def _check_cookie(value: Any, options: Mapping[str, Any]) -> None:
     KeyCarrier(header=None if options["HEADER"] is None else "Session-Key", cookie=value)
 
 
-def _check_secure(value: Any, _: Any) -> None:
+def _check_flag(value: Any, _: Any) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"has to be True or False, not {value!r}")
+
+
+def _check_samesite(value: Any, options: Mapping[str, Any]) -> None:
+    KeyCarrier(samesite=value, secure=options["COOKIE_SECURE"])
+
+
+def _check_domain(value: Any, _: Any) -> None:
+    KeyCarrier(domain=value)
+
+
+def _check_partitioned(value: Any, options: Mapping[str, Any]) -> None:
+    _check_flag(value, options)
+    if value:
+        KeyCarrier(secure=options["COOKIE_SECURE"], samesite=options["COOKIE_SAMESITE"], partitioned=True)
 
 
 def _check_proxies(value: Any, _: Any) -> None:
@@ -137,6 +174,10 @@ _CHECKS: Final[dict[str, Callable[[Any, Mapping[str, Any]], object]]] = {
     "WARNING": lambda value, _: PolicySettings().setExpiryWarning(value),
     "HEADER": _check_header,
     "COOKIE": _check_cookie,
-    "COOKIE_SECURE": _check_secure,
+    "COOKIE_SECURE": _check_flag,
+    "COOKIE_SAMESITE": _check_samesite,
+    "COOKIE_DOMAIN": _check_domain,
+    "COOKIE_PARTITIONED": _check_partitioned,
     "PROXIES": _check_proxies,
+    "TRUSTED_ORIGINS": lambda value, _: check_origins(value),
 }

@@ -2,14 +2,16 @@
 
 # Without `from __future__ import annotations`: FastAPI reads the annotations of a dependency.
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from inspect import GEN_RUNNING, getgeneratorstate
+from typing import Any, NoReturn
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from ..errors import (
     AuthenticationTooOld,
+    CrossOriginRequest,
     MissingDependency,
     SessionError,
     SessionRejected,
@@ -20,36 +22,49 @@ from ..events import running_loop
 from ..manager import SessionManager
 from ..policy import Overflow, require_seconds
 from ..stores.base import Store
-from ._settings import DEFAULTS, ConfiguredManager, wrong_values
+from ._forgery import OriginCheck
+from ._settings import DEFAULTS, ConfiguredManager, carrier_of, wrong_values
+from ._streams import CONNECTIONS, Item, stream
 from ._web import (
+    HAS_BEGUN,
     NO_STORE,
     OWN_PATH,
     REFUSED,
+    SCRIPT,
+    SCRIPT_MAX_AGE,
+    SCRIPT_PATH,
+    SCRIPT_URL,
     KeyCarrier,
     Refusal,
     RequestSession,
     RequestState,
+    SameSite,
     is_forwarded_https,
     prefers_html,
     read_cookie,
 )
+from ._websockets import SessionSocket
 
 try:
+    from anyio import CancelScope  # of Starlette's own requirements
     from fastapi import FastAPI, HTTPException
     from fastapi.openapi.models import APIKey, HTTPBearer
     from fastapi.security.base import SecurityBase
-    from starlette.concurrency import run_in_threadpool
+    from starlette.applications import Starlette
+    from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
     from starlette.datastructures import MutableHeaders
     from starlette.middleware import Middleware
-    from starlette.requests import HTTPConnection
-    from starlette.responses import HTMLResponse, JSONResponse, Response
-    from starlette.routing import NoMatchFound
+    from starlette.requests import HTTPConnection, Request
+    from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+    from starlette.routing import NoMatchFound, Route, Router
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.websockets import WebSocketClose
 except ImportError as missing:
     raise MissingDependency("fastapi", "fastapi") from missing
 
 __all__ = [
     "AuthenticationTooOld",
+    "CrossOriginRequest",
     "KeyCarrier",
     "RequestSession",
     "SessionError",
@@ -70,7 +85,7 @@ def _require_arguments(
 ) -> None:
     """Raise `ValueError` for arguments of `UserSessions` that cannot work."""
     # The header of `bearer` may be the only one.
-    checked = {**options, "HEADER": "Authorization"} if bearer and options["HEADER"] is None else options
+    checked = {**options, "HEADER": DEFAULTS["HEADER"]} if bearer and options["HEADER"] is None else options
     problems = [f"{name.lower().removeprefix('cookie_')}: {text}" for name, text in wrong_values(checked, ())]
     if manager is not None and options["STORE"] is not None:
         problems.append("store: the manager has a store already")
@@ -104,7 +119,7 @@ class UserSessions:
 
     Args:
         manager: The manager of the sessions; `SessionManager()`, at the moment when it is needed, by default.
-        header, cookie, secure: As for `KeyCarrier`.
+        header, cookie, secure, samesite, domain, partitioned: As for `KeyCarrier`.
         bearer: Whether a request may carry its key as `Authorization: Bearer` too; false by default. Another scheme in
             that header, such as Basic, counts for nothing.
         store: Where the sessions are, as for `SessionManager(store=...)`; it is chosen at once. `None`, the default,
@@ -116,6 +131,8 @@ class UserSessions:
         warning: As for `setExpiryWarning`.
         proxies: How many proxies in front of the application add to `X-Forwarded-Proto`, for servers that do not look
             at it; 0 by default.
+        trusted_origins: Other origins, such as `["https://app.example.com"]`, whose pages may sign in and out by a
+            form, and open WebSockets; none by default.
         login_url: The login page, a URL or the name of a route: browsers without a session are redirected to it, with
             the page that they came for as `next`. `None`, the default, for none.
         api: Whether there are clients that expect JSON, as their `Accept` header says; true by
@@ -136,6 +153,9 @@ class UserSessions:
         header: str | None = "Session-Key",
         cookie: str | None = "session_key",
         secure: bool = True,
+        samesite: SameSite = "Lax",
+        domain: str | None = None,
+        partitioned: bool = False,
         bearer: bool = False,
         store: str | Store | None = None,
         timeout: float | None = None,
@@ -144,19 +164,25 @@ class UserSessions:
         overflow: Overflow = "evict",
         warning: float | None = None,
         proxies: int = 0,
+        trusted_origins: Collection[str] = (),
         login_url: str | None = None,
         api: bool = True,
     ) -> None:
         limits = (store, timeout, lifetime, max_sessions_per_user, overflow, warning)
-        options = dict(zip(DEFAULTS, (*limits, header, cookie, secure, proxies), strict=True))
+        key = (header, cookie, secure, samesite, domain, partitioned)
+        options = dict(zip(DEFAULTS, (*limits, *key, proxies, trusted_origins), strict=True))
         _require_arguments(options, manager, login_url, api=api, bearer=bearer)
         self._login_url, self._api, self._proxies = login_url, api, proxies
         self._manager = ConfiguredManager(options, manager)
-        self._manager.open()
-        self.carrier = KeyCarrier(header=header, cookie=cookie, secure=secure, bearer=bearer)
+        self.carrier = carrier_of(options, bearer=bearer)
+        self._set_up(trusted_origins)
+
+    def _set_up(self, trusted_origins: Collection[str]) -> None:
+        """Make the dependencies, and what each request needs."""
+        self._origins = OriginCheck(trusted_origins, self._proxies)
         self._place = f"users_session_manager.{id(self)}"  # of its state in a scope, which several may share
-        self._header = (header or "").lower().encode()
-        self._vary = (b"vary", ", ".join(self.carrier.varies_by).encode())
+        self._header = (self.carrier.header or "").lower().encode()
+        self._vary = ", ".join(self.carrier.varies_by).encode()
         self.current, self.passive = _Guard(self), _Guard(self, prolong=False)
         self.optional = _Guard(self, optional=True)
 
@@ -178,7 +204,7 @@ class UserSessions:
         """The manager of the sessions, with the settings that were given here."""
         return self._manager()
 
-    def install(self, app: FastAPI) -> None:
+    def install(self, app: FastAPI, *, script: str | None = SCRIPT_URL) -> None:
         """Add the answers to rejections to `app`, the cookie to its responses and to its OpenAPI schema.
 
         From now on `app` answers a rejection with 401, an unavailable store with 503, and an authentication that is too
@@ -190,25 +216,28 @@ class UserSessions:
         that is mounted on another one has no start-up; without a call of its own, its guards raise an `HTTPException`,
         whose body is that of FastAPI.
 
+        Args:
+            app: The application.
+            script: Where it serves the script for its pages, by a route named `"user_sessions_script"`; `None` for
+                nowhere.
+
         Raises:
-            SessionError: `app` has answered requests already; or, at its start-up, it has no route of the name
-                `login_url`.
+            ValueError: `script` is no path.
+            SessionError: `app` has answered requests or has its `UserSessions` already; or, at its start-up, it has no
+                route of the name `login_url`.
         """
-        if app.middleware_stack is not None:
-            raise SessionError(
-                "sessions.install(app) has to be called before the application answers its first request"
-            )
+        _require_new(app)
+        _serve_script(app, script)
         build_middleware_stack = app.build_middleware_stack
 
         def with_ours() -> ASGIApp:
             app.user_middleware.insert(0, Middleware(_Refuser, self))
+            self._answer_below(app)
             # Outside of Starlette's own, or the answer to an unexpected exception would not carry the cookie.
             return _Finisher(self, build_middleware_stack())
 
         app.build_middleware_stack = with_ours  # type: ignore[method-assign]  # `add_middleware` adds inside of it
-        for error in REFUSED:
-            app.add_exception_handler(error, self._refuse)
-        _document(app, _schemes(self.carrier))
+        self._register(app)
         lifespan = app.router.lifespan_context
 
         @asynccontextmanager
@@ -223,6 +252,12 @@ class UserSessions:
                 await run_in_threadpool(self.manager.stop)  # which waits for threads and for the store
 
         app.router.lifespan_context = with_loop
+
+    def _register(self, app: FastAPI) -> None:
+        app.state.users_session_manager = self  # where the testing kit finds it
+        for error in REFUSED:
+            app.add_exception_handler(error, self._refuse)
+        _document(app, _schemes(self.carrier))
 
     def _require_login_route(self, app: FastAPI) -> None:
         if self._login_url is not None and "/" not in self._login_url:
@@ -260,10 +295,12 @@ class UserSessions:
 
         Raises:
             TypeError, ValueError, TooManySessions, StoreUnavailable: As `loadNewSession`.
+            CrossOriginRequest: A form of another origin has made the request; see `trusted_origins`.
             SessionError: The store may wait, and an event loop runs on this thread: in an `async def` route say
                 `await run_in_threadpool(sessions.sign_in, ...)`.
         """
-        state = self._sync_state(request)
+        state = self._answered_state(request)
+        self._require_own_form(request)
         options: dict[str, Any] = {"data": data, "timeout": timeout, "userId": userId, "securityStamp": securityStamp}
         key = state.sign_in(username, **options).key
         self._write_cookie(request, response)
@@ -283,7 +320,7 @@ class UserSessions:
             SessionRejected: There is no live session.
             SessionError: As for `sign_in`.
         """
-        state = self._sync_state(request)
+        state = self._answered_state(request)
         key = state.renew_key(overlap).key
         self._write_cookie(request, response)
         return key
@@ -303,12 +340,49 @@ class UserSessions:
         """End the session of `request` and delete its cookie on `response`; return whether there was a session.
 
         Raises:
-            SessionError: As for `sign_in`.
+            CrossOriginRequest, SessionError: As for `sign_in`.
         """
         state = self._sync_state(request)
+        self._require_own_form(request)
         ended = state.sign_out()
         self._write_cookie(request, response)
         return ended
+
+    def stream(self, request: HTTPConnection, items: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:
+        """Return an iterator over `items` that ends with the session of `request`, for a `StreamingResponse`.
+
+        If `items` are asynchronous it ends at once: what it waits for is cancelled. Plain ones run in threads, and it
+        ends at the next item. Either way `items` is closed, and so it is when the client has left. Nothing of this
+        prolongs the session.
+
+        Args:
+            request: The request, of a guarded route.
+            items: An asynchronous generator or iterator, or a plain one.
+
+        Raises:
+            SessionError: The route is not guarded, or `optional` has found no session.
+            TypeError: `items` cannot be iterated over.
+        """
+        session = self._state(request)._session
+        if isinstance(items, AsyncIterable):
+            return stream(session, items)
+        return _in_threads(stream(session, items))
+
+    def attach(self, io: Any, *, namespace: str = "/") -> Callable[[], None]:
+        """Send the Socket.IO clients of a session a `logout` when it ends; return a callable that detaches.
+
+        As `users_session_manager.integrations.socketio.attach`, with this manager and cookie.
+
+        Args:
+            io: The server, see there.
+            namespace: The namespace of the clients.
+
+        Raises:
+            SessionError, TypeError: As there.
+        """
+        from .socketio import attach  # an extra of its own
+
+        return attach(self.manager, io, namespace=namespace, cookie=self.carrier.cookie)
 
     def next_page(self, request: HTTPConnection, default: str = "/", *, path: str | None = None) -> str:
         """Return the page to go to after the login.
@@ -347,9 +421,39 @@ class UserSessions:
         return answer.state
 
     def _write_cookie(self, request: HTTPConnection, response: Response) -> None:
+        add, is_https = response.headers.append, self._is_https(request)
+        self._state(request).write_cookie(lambda cookie: add("set-cookie", cookie.OutputString()), is_https=is_https)
+
+    def _is_https(self, request: HTTPConnection) -> bool:
         forwarded = request.headers.get("x-forwarded-proto", "")
-        is_https = request.scope.get("scheme") in ("https", "wss") or is_forwarded_https(forwarded, self._proxies)
-        self._state(request).write_cookie(response.set_cookie, is_https=is_https)
+        return request.scope.get("scheme") in ("https", "wss") or is_forwarded_https(forwarded, self._proxies)
+
+    def _require_own_form(self, request: HTTPConnection) -> None:
+        if request.scope["type"] == "websocket":
+            self._require_own_socket(request)  # without a guard it is open to the pages of every origin
+            return
+        # Without a cookie a form has nothing to set or to use; a header with the key takes a CORS preflight.
+        if self.carrier.cookie is not None and not self._state(request).has_header:
+            header, is_https = request.headers.get, self._is_https(request)
+            self._origins.require_own_form(request.scope.get("method"), header, is_https=is_https)
+
+    def _require_own_socket(self, connection: HTTPConnection) -> None:
+        """Refuse a WebSocket of another origin whose key is in a cookie, which a browser sends whoever opens it."""
+        state = self._state(connection)
+        if not state.has_header and state.presented is not None:
+            self._origins.require_own_origin(connection.headers.get, is_https=self._is_https(connection))
+
+    async def _end_with_session(self, connection: HTTPConnection, session: RequestSession) -> None:
+        """Let a WebSocket be closed when its session ends."""
+        answer: _Answer = connection.scope[self._place]
+        if answer.socket is None:
+            return
+        manager = self.manager
+        CONNECTIONS.add(session, answer.socket)
+        present = manager.presentKeys
+        keys = await run_in_threadpool(present, [session._id]) if manager.blocking else present([session._id])
+        if keys == [None]:  # it has ended in between
+            raise SessionRejected
 
     def _sync_state(self, request: HTTPConnection) -> RequestState:
         """Return the state of a request to a caller that may wait for the store."""
@@ -360,9 +464,36 @@ class UserSessions:
             )
         return self._state(request)
 
-    # A plain function, so that Starlette calls it in a thread: it asks the store.
-    def _refuse(self, request: HTTPConnection, error: Exception) -> Response:
+    def _answered_state(self, request: HTTPConnection) -> RequestState:
+        """Return the state of a request to a caller that sets the cookie."""
+        if request.scope["type"] == "websocket" and self.carrier.cookie is not None:
+            raise SessionError(
+                "a WebSocket has no answer that could set the cookie: sign in, and renew keys, by an HTTP request, "
+                "and let the page connect again; or say cookie=None, for clients that send a header alone"
+            )
+        answer: _Answer | None = request.scope.get(self._place)
+        if answer is not None and answer.has_started and self.carrier.cookie is not None:
+            raise SessionError(HAS_BEGUN)
+        return self._sync_state(request)
+
+    def _answer_below(self, app: FastAPI) -> None:
+        """Answer the exceptions of ours in the applications that are mounted on `app`, and do without `install`."""
+        for mounted in _mounted_apps(app.routes):
+            if mounted.middleware_stack is None:  # else it has answered requests already, and takes no handler any more
+                for error in REFUSED:
+                    mounted.exception_handlers.setdefault(error, self._raise_http)
+
+    # Plain functions, so that Starlette calls them in a thread: they ask the store.
+    def _raise_http(self, request: HTTPConnection, error: Exception) -> NoReturn:
+        """Raise the `HTTPException` for an exception of ours, which an application without `install` answers."""
         refusal = self._refusal(request, error)
+        raise HTTPException(refusal.status, refusal.body, refusal.headers) from None
+
+    def _refuse(self, request: HTTPConnection, error: Exception) -> Any:
+        refusal = self._refusal(request, error)
+        answer: _Answer | None = request.scope.get(self._place)
+        if answer is not None and answer.socket is not None and answer.socket.is_accepted:
+            return WebSocketClose(4000 + refusal.status, refusal.text)  # it takes no answer any more
         if not self._wants_page(request):
             return JSONResponse(refusal.body, refusal.status, refusal.headers)
         return HTMLResponse(refusal.page(), refusal.status, refusal.headers)
@@ -406,13 +537,58 @@ class UserSessions:
         if state.cookie_changed or b"cache-control" not in names:
             headers = [*(each for each in headers if each[0] != b"cache-control"), _NO_STORE]
         if b"vary" not in names:
-            return [*headers, self._vary]
+            return [*headers, (b"vary", self._vary)]
         vary = MutableHeaders(raw=headers)
         given = ", ".join(vary.getlist("vary"))
         named = {name.strip().lower() for name in given.split(",")}
         if "*" not in named:
             vary["vary"] = ", ".join([given, *(name for name in self.carrier.varies_by if name.lower() not in named)])
         return vary.raw
+
+
+def _require_new(app: FastAPI) -> None:
+    """Raise `SessionError` if nothing can be installed in an application any more."""
+    if app.middleware_stack is not None:
+        raise SessionError("call sessions.install(app) before the application answers its first request")
+    if isinstance(getattr(app.exception_handlers.get(SessionRejected), "__self__", None), UserSessions):
+        raise SessionError("this application has its UserSessions already")
+
+
+def _serve_script(app: FastAPI, path: str | None) -> None:
+    if path is None:
+        return
+    if not (isinstance(path, str) and SCRIPT_PATH.fullmatch(path)):
+        raise ValueError(f"script: has to be a path that begins with a slash, or None, not {path!r}")
+
+    async def send_script(_: Request) -> Response:
+        headers = {"Cache-Control": f"max-age={SCRIPT_MAX_AGE}"}
+        return FileResponse(SCRIPT, media_type="text/javascript", headers=headers)
+
+    # Before all others, one of which may take every path.
+    app.router.routes.insert(0, Route(path, send_script, name="user_sessions_script", include_in_schema=False))
+
+
+async def _in_threads(items: Generator[Item]) -> AsyncIterator[Item]:
+    """Iterate in threads, as Starlette does, which leaves closing the items to the garbage collector."""
+    try:
+        async for item in iterate_in_threadpool(items):
+            yield item
+    finally:
+        if (
+            getgeneratorstate(items) != GEN_RUNNING
+        ):  # it still does in a task that was cancelled without regard to its thread
+            with CancelScope(shield=True):
+                await run_in_threadpool(items.close)
+
+
+def _mounted_apps(routes: Iterable[Any]) -> Iterator[Starlette]:
+    """Yield the applications that are mounted at one of the routes, or further below."""
+    for route in routes:
+        app = getattr(route, "app", None)
+        if isinstance(app, Starlette):
+            yield app
+        if isinstance(app, Starlette | Router):
+            yield from _mounted_apps(app.routes)
 
 
 _STARTS = ("http.response.start", "websocket.http.response.start")
@@ -422,11 +598,12 @@ _NO_STORE = (b"cache-control", NO_STORE.encode())
 class _Answer:
     """What is known of the answer to a request. It is the same one where a middleware has copied the scope."""
 
-    __slots__ = ("has_started", "state")
+    __slots__ = ("has_started", "socket", "state")
 
     def __init__(self) -> None:
         self.has_started = False
         self.state: RequestState | None = None
+        self.socket: SessionSocket | None = None
 
 
 class _Finisher:
@@ -451,7 +628,14 @@ class _Finisher:
                     message = {**message, "headers": headers}
             await send(message)
 
-        await self._app(scope, receive, finish)
+        if scope["type"] == "http":
+            await self._app(scope, receive, finish)
+            return
+        answer.socket = socket = SessionSocket(finish)
+        try:
+            await self._app(scope, receive, socket.send)
+        finally:
+            CONNECTIONS.remove(socket)
 
 
 class _Refuser:
@@ -494,18 +678,28 @@ class _Guard(SecurityBase):
             raise SessionError("sessions.install(app) has not been called for the application of this route")
         if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(connection):
             return None
-        state = sessions._state(connection)
         try:
-            if state.manager.blocking:
-                return await run_in_threadpool(state.authenticate, prolong=self._prolong, max_age=self._max_age)
-            return state.authenticate(prolong=self._prolong, max_age=self._max_age)
+            if scope["type"] == "websocket":
+                return await self._let_socket_in(connection)
+            return await self._authenticate(connection)
         except REFUSED as error:
-            if self._optional and isinstance(error, SessionRejected):
+            if self._optional and isinstance(error, (SessionRejected, CrossOriginRequest)):
                 return None
             if is_installed:
                 raise
-            refusal = await run_in_threadpool(sessions._refusal, connection, error)
-            raise HTTPException(refusal.status, refusal.body, refusal.headers) from None
+            await run_in_threadpool(sessions._raise_http, connection, error)
+
+    async def _authenticate(self, connection: HTTPConnection) -> RequestSession:
+        state = self._sessions._state(connection)
+        if state.manager.blocking:
+            return await run_in_threadpool(state.authenticate, prolong=self._prolong, max_age=self._max_age)
+        return state.authenticate(prolong=self._prolong, max_age=self._max_age)
+
+    async def _let_socket_in(self, connection: HTTPConnection) -> RequestSession:
+        self._sessions._require_own_socket(connection)
+        session = await self._authenticate(connection)
+        await self._sessions._end_with_session(connection, session)
+        return session
 
 
 def _is_preflight(connection: HTTPConnection) -> bool:

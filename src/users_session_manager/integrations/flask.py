@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 from urllib.parse import urlencode
 from uuid import UUID
@@ -14,11 +14,18 @@ from ..errors import MissingDependency, SessionError, SessionRejected
 from ..manager import SessionManager
 from ..policy import require_seconds
 from ..session import Session
-from ._settings import DEFAULTS, ConfiguredManager, nearest, wrong_values
+from ._forgery import OriginCheck
+from ._settings import DEFAULTS, ConfiguredManager, carrier_of, nearest, wrong_values
+from ._streams import Item, stream
 from ._web import (
+    HAS_BEGUN,
     NO_STORE,
     OWN_PATH,
     REFUSED,
+    SCRIPT,
+    SCRIPT_MAX_AGE,
+    SCRIPT_PATH,
+    SCRIPT_URL,
     KeyCarrier,
     RequestSession,
     RequestState,
@@ -28,7 +35,7 @@ from ._web import (
 )
 
 try:
-    from flask import Flask, Response, after_this_request, current_app, jsonify, redirect, request, url_for
+    from flask import Flask, Response, after_this_request, current_app, jsonify, redirect, request, send_file, url_for
     from werkzeug.local import LocalProxy
 except ImportError as missing:
     raise MissingDependency("flask", "flask") from missing
@@ -42,7 +49,7 @@ EXTENSION: Final = "users_session_manager"
 PREFIX: Final = "USER_SESSIONS_"
 
 # The settings that other frameworks do not have.
-_OWN_DEFAULTS: Final[dict[str, Any]] = {"LOGIN_URL": None, "API": True, "USERNAME": "username"}
+_OWN_DEFAULTS: Final[dict[str, Any]] = {"LOGIN_URL": None, "API": True, "USERNAME": "username", "SCRIPT": SCRIPT_URL}
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -64,9 +71,15 @@ class UserSessions:
     | `USER_SESSIONS_HEADER` | `"Session-Key"` | the header that carries the key; `None` for the cookie alone |
     | `USER_SESSIONS_COOKIE` | `"session_key"` | the cookie that does, without a prefix; `None` for the header alone |
     | `USER_SESSIONS_COOKIE_SECURE` | not `app.debug` | whether that is for https alone, and begins with `__Host-` |
+    | `USER_SESSIONS_COOKIE_SAMESITE` | `"Lax"` | which requests of other sites bring it; or `"Strict"`, or `"None"` |
+    | `USER_SESSIONS_COOKIE_DOMAIN` | `None` | the domain whose hosts all get it; it then begins with `__Secure-` |
+    | `USER_SESSIONS_COOKIE_PARTITIONED` | `False` | whether each site that embeds the application has one of its own |
     | `USER_SESSIONS_PROXIES` | `0` | how many proxies add `X-Forwarded-Proto` in front of the application |
+    | `USER_SESSIONS_TRUSTED_ORIGINS` | `()` | other origins whose forms may sign in and out |
     | `USER_SESSIONS_LOGIN_URL` | `None` | an endpoint or a URL, to which browsers without a session are redirected |
     | `USER_SESSIONS_API` | `True` | whether some clients take JSON; else every client is redirected, or gets a page |
+    | `USER_SESSIONS_SCRIPT` | `"/user-sessions.js"` | where the script for pages is served, by the endpoint \
+`"user_sessions_script"`; `None` for nowhere |
     | `USER_SESSIONS_USERNAME` | `"username"` | the attribute or method of a user of Flask-Login that is shown |
 
     Args:
@@ -88,6 +101,7 @@ class UserSessions:
         self._given = manager
         self._login_manager = login_manager
         self._manager = ConfiguredManager(DEFAULTS, manager)
+        self._carrier: KeyCarrier | None = None
         if app is not None:
             self.init_app(app)
 
@@ -99,9 +113,9 @@ class UserSessions:
     def init_app(self, app: Flask) -> None:
         """Read the settings of `app`, and register its error handlers.
 
-        From now on `app` answers a rejection with 401, an unavailable store with 503, a login too many with 409, and an
-        authentication that is too old for a view with 403: JSON, or a page for a browser. `app` may replace these error
-        handlers.
+        From now on `app` answers a rejection with 401, an unavailable store with 503, a login too many with 409, and
+        with 403 an authentication that is too old for a view, or a form of another origin: JSON, or a page for a
+        browser. `app` may replace these error handlers.
 
         Its first request is a `SessionError` if the login page is no endpoint of `app`, or a setting was changed after
         this call.
@@ -112,21 +126,63 @@ class UserSessions:
         """
         if EXTENSION in app.extensions:
             raise SessionError("this application has its UserSessions already")
-        options = _read(app)
+        taken = [app.config["SESSION_COOKIE_NAME"]]
+        if self._login_manager is not None:
+            taken.append(app.config.get("REMEMBER_COOKIE_NAME", "remember_token"))  # which Flask-Login deletes for us
+        options = _read(app, taken)
         if self._given is not None and options["STORE"] is not None:
             raise ValueError("USER_SESSIONS_STORE: the manager that UserSessions was given has a store already")
         app.extensions[EXTENSION] = installed = _Installed(self, options)
+        self._carrier = installed.carrier
         if self._login_manager is not None:
             from ._flask_login import Bridge, LoginState  # a package that only its users have
 
             installed.bridge = Bridge(app, self._login_manager, state=_state, answer=_finish, refuse=_refuse)
             installed.state_class = LoginState
         self._manager = ConfiguredManager(options, self._given)
-        self._manager.open()
         for error in REFUSED:
             app.register_error_handler(error, _refuse)
         app.before_request(installed.check_once)
+        if options["SCRIPT"] is not None:
+            app.add_url_rule(options["SCRIPT"], "user_sessions_script", passive(_send_script))
         app.context_processor(lambda: {"current_session": current_session})
+
+    def attach(self, io: Any, *, namespace: str = "/") -> Callable[[], None]:
+        """Send the Socket.IO clients of a session a `logout` when it ends; return a callable that detaches.
+
+        As `users_session_manager.integrations.socketio.attach`, with this manager and the cookie of the application
+        that `init_app` was given last.
+
+        Args:
+            io: The server, see there.
+            namespace: The namespace of the clients.
+
+        Raises:
+            SessionError: `init_app` has not been called; and as there.
+            TypeError: As there.
+        """
+        from .socketio import attach  # an extra of its own
+
+        if self._carrier is None:
+            raise SessionError("call init_app(app) before attach(io): the name of the cookie is a setting")
+        return attach(self.manager, io, namespace=namespace, cookie=self._carrier.cookie)
+
+    def stream(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Return an iterator over `items` that ends at its next item once the session of this request has ended.
+
+        For an answer that is streamed: `Response(sessions.stream(events()))`. Then `items` is closed, and so it is when
+        the server finds that the client has left. Nothing of this prolongs the session.
+
+        Args:
+            items: A generator, or anything else to iterate over.
+
+        Raises:
+            SessionError: This request has no live session.
+            TypeError: `items` cannot be iterated over, or only on an event loop, which Flask does not have.
+        """
+        if not isinstance(items, Iterable):
+            raise TypeError(f"Flask streams what a plain generator yields, not {type(items).__name__}")
+        return stream(_state().find_session(), items)
 
     def sign_in(
         self,
@@ -153,8 +209,10 @@ class UserSessions:
 
         Raises:
             TypeError, ValueError, TooManySessions, StoreUnavailable: As `loadNewSession`.
+            CrossOriginRequest: A form of another origin has made the request; see `USER_SESSIONS_TRUSTED_ORIGINS`.
         """
         options = {"data": data, "timeout": timeout, "userId": userId, "securityStamp": securityStamp}
+        require_own_form()
         return _state().sign_in(username, **options).key
 
     def renew_key(self, *, overlap: float = 0) -> str:
@@ -181,7 +239,12 @@ class UserSessions:
         return _state().sign_out_others()
 
     def sign_out(self) -> bool:
-        """End the session of this request and delete its cookie; return whether there was a session."""
+        """End the session of this request and delete its cookie; return whether there was a session.
+
+        Raises:
+            CrossOriginRequest: As for `sign_in`.
+        """
+        require_own_form()
         return _state().sign_out()
 
     def next_page(self, default: str = "/") -> str:
@@ -263,6 +326,10 @@ def passive(view: View) -> View:
     return cast(View, marked)
 
 
+def _send_script() -> Response:
+    return send_file(SCRIPT, mimetype="text/javascript", max_age=SCRIPT_MAX_AGE)
+
+
 def _guard(view: View, passive: bool, max_age: float | None) -> View:
     if max_age is not None:
         require_seconds("max_age", max_age)
@@ -299,7 +366,7 @@ def _guarded(view: View, let_in: Callable[[], Response | None]) -> View:
 
 
 def _prolong_if_live() -> None:
-    if request.endpoint not in (None, "static") and not is_passive():
+    if (request.endpoint or "static").split(".")[-1] != "static" and not is_passive():  # those of blueprints have a dot
         with suppress(SessionRejected):
             _state_of_request().authenticate()
 
@@ -314,10 +381,31 @@ class FlaskState(RequestState):
     """One request in Flask. The store is asked once for each key, and once more for what prolongs it afterwards."""
 
     varies = False  # whether the answer depends on the session
+    is_answered = False  # whether its answer takes no cookie any more
     _asked: str | None = None  # the key that the store was asked for last
     _found: Session | None = None  # and what it has answered
     _is_prolonged = False
     _is_repeated = False  # whether that answer is used once more
+
+    def sign_in(self, username: str, **options: Any) -> RequestSession:
+        self._require_answer()
+        return super().sign_in(username, **options)
+
+    def renew_key(self, overlap: float = 0, securityStamp: str | None = None) -> RequestSession:
+        self._require_answer()
+        return super().renew_key(overlap, securityStamp)
+
+    def _require_answer(self) -> None:
+        """Raise `SessionError` where no answer can set the cookie, as in a handler of flask_socketio."""
+        if self.carrier.cookie is None:
+            return
+        if self.is_answered and _installed().bridge is None:  # else Flask's own session, stored later, has the key
+            raise SessionError(HAS_BEGUN)
+        if {"sid", "namespace"} <= vars(request._get_current_object()).keys():  # type: ignore[attr-defined]
+            raise SessionError(
+                "a Socket.IO handler has no answer that could set the cookie: sign in, and renew keys, in a view, and "
+                "let the page connect again; or set USER_SESSIONS_COOKIE to None, for clients that send a header alone"
+            )
 
     def _find(self, key: str, *, prolong: bool) -> Session:
         self._is_repeated = key == self._asked and (self._found is None or self._is_prolonged or not prolong)
@@ -350,10 +438,11 @@ class _Installed:
 
     def __init__(self, sessions: UserSessions, options: dict[str, Any]) -> None:
         self.sessions = sessions
-        self.carrier = KeyCarrier(header=options["HEADER"], cookie=options["COOKIE"], secure=options["COOKIE_SECURE"])
+        self.carrier = carrier_of(options)
         self.login_url: str | None = options["LOGIN_URL"]
         self.has_api: bool = options["API"]
         self.proxies: int = options["PROXIES"]
+        self.origins = OriginCheck(options["TRUSTED_ORIGINS"], self.proxies)
         self.bridge: Bridge | None = None
         self.state_class: type[FlaskState] = FlaskState
         self._options = options
@@ -373,6 +462,9 @@ class _Installed:
             raise SessionError(f"USER_SESSIONS_LOGIN_URL: there is no endpoint {login!r}; {nearest(login, endpoints)}")
         if self.bridge is not None:
             self.bridge.check(app)
+        # Outside of what extensions such as Flask-RESTful have put in its place.
+        app.handle_user_exception = partial(_answer_ours, app.handle_user_exception)  # type: ignore[method-assign]
+        app.process_response = partial(_finish_late, app.process_response)  # type: ignore[method-assign]
         # Another list, since this one is being gone through: no later request pays for the check.
         hooks = app.before_request_funcs[None]
         app.before_request_funcs[None] = [hook for hook in hooks if hook != self.check_once]
@@ -414,8 +506,10 @@ current_session: RequestSession = LocalProxy(lambda: _state().find_session())  #
 
 def _finish(response: Response) -> Response:
     state = _state_of_request()
+    state.is_answered = True
     if state.cookie_changed:
-        state.write_cookie(response.set_cookie, is_https=_is_https())
+        add = response.headers.add
+        state.write_cookie(lambda cookie: add("Set-Cookie", cookie.OutputString()), is_https=_is_https())
     if not state.varies and not state.cookie_changed:
         return response
     headers = response.headers
@@ -428,6 +522,13 @@ def _finish(response: Response) -> Response:
     else:
         response.vary.update(state.carrier.varies_by)
     return response
+
+
+def _finish_late(process: Callable[..., Response], *args: Any) -> Response:
+    """Finish the answer of a request for whose session only an `after_request` function has asked."""
+    response = process(*args)
+    state: FlaskState | None = vars(request._get_current_object()).get(EXTENSION)  # type: ignore[attr-defined]
+    return response if state is None or state.is_answered else _finish(response)
 
 
 def _has_own_cache_control(response: Response) -> bool:
@@ -444,6 +545,15 @@ def _is_https() -> bool:
     return request.is_secure or is_forwarded_https(forwarded, _installed().proxies)
 
 
+def require_own_form() -> None:
+    """Raise `CrossOriginRequest` if a form of another origin has made this request."""
+    installed = _installed()
+    # Without a cookie a form has nothing to set or to use; a header with the key takes a CORS preflight.
+    has_cookie = installed.carrier.cookie is not None or installed.bridge is not None
+    if has_cookie and not _state().has_header:
+        installed.origins.require_own_form(request.method, request.headers.get, is_https=_is_https())
+
+
 def _answer(error: Exception) -> Response:
     """Return the answer to a request that is refused: that of the application, if it has a handler for the error."""
     # Not for its base classes: who handles every exception has not thought of these.
@@ -451,6 +561,11 @@ def _answer(error: Exception) -> Response:
     specs = [current_app.error_handler_spec.get(name, {}).get(None, {}) for name in (*request.blueprints, None)]
     handler = next(spec[kind] for spec in specs if kind in spec)  # of the application it is ours, if no other
     return current_app.make_response(current_app.ensure_sync(handler)(error))
+
+
+def _answer_ours(answer_others: Callable[[Exception], Any], error: Exception) -> Any:
+    """Return the answer to what a view has raised."""
+    return _answer(error) if isinstance(error, REFUSED) else answer_others(error)
 
 
 def _refuse(error: Exception) -> Any:
@@ -478,21 +593,27 @@ def _settings_of(app: Flask) -> dict[str, Any]:
     return {name.removeprefix(PREFIX): value for name, value in app.config.items() if name.startswith(PREFIX)}
 
 
-def _read(app: Flask) -> dict[str, Any]:
-    """Return all settings of `app`; raise `ValueError` for what cannot work."""
+def _read(app: Flask, taken: list[str]) -> dict[str, Any]:
+    """Return all settings of `app`, which has the `taken` cookies; raise `ValueError` for what cannot work."""
     for name, default in {**DEFAULTS, "COOKIE_SECURE": not app.debug, **_OWN_DEFAULTS}.items():
         app.config.setdefault(f"{PREFIX}{name}", default)
     options = _settings_of(app)
     names = [*DEFAULTS, *_OWN_DEFAULTS]
     problems = [(name, f"does not exist; {nearest(name, names, PREFIX)}") for name in options if name not in names]
-    problems += wrong_values(options, [app.config["SESSION_COOKIE_NAME"]])
-    login = options["LOGIN_URL"]
-    if login is not None and not (isinstance(login, str) and login):
-        problems.append(("LOGIN_URL", f"has to be an endpoint, a URL or None, not {login!r}"))
-    if not isinstance(options["API"], bool):
-        problems.append(("API", f"has to be True or False, not {options['API']!r}"))
-    if not isinstance(options["USERNAME"], str):
-        problems.append(("USERNAME", f"has to be the name of an attribute or a method, not {options['USERNAME']!r}"))
+    problems += wrong_values(options, taken)
+    problems += _wrong_own_values(options)
     if problems:
         raise ValueError("; ".join(f"{PREFIX}{name}: {problem}" for name, problem in problems))
     return options
+
+
+def _wrong_own_values(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    login, script = options["LOGIN_URL"], options["SCRIPT"]
+    if login is not None and not (isinstance(login, str) and login):
+        yield "LOGIN_URL", f"has to be an endpoint, a URL or None, not {login!r}"
+    if script is not None and not (isinstance(script, str) and SCRIPT_PATH.fullmatch(script)):
+        yield "SCRIPT", f"has to be a path that begins with a slash, or None, not {script!r}"
+    if not isinstance(options["API"], bool):
+        yield "API", f"has to be True or False, not {options['API']!r}"
+    if not isinstance(options["USERNAME"], str):
+        yield "USERNAME", f"has to be the name of an attribute or a method, not {options['USERNAME']!r}"

@@ -31,6 +31,7 @@ from .views import (
     session_required,
     sign_in,
     sign_out_elsewhere,
+    stream,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "session_required",
     "sign_in",
     "sign_out_elsewhere",
+    "stream",
 ]

@@ -10,27 +10,36 @@ from django.http import HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import resolve_url
 from django.template import TemplateDoesNotExist
 from django.template.loader import render_to_string
+from django.utils.cache import patch_vary_headers
 from django.utils.http import escape_leading_slashes
 
-from .._web import NO_STORE, Refusal, prefers_html
+from .._web import NO_STORE, KeyCarrier, Refusal, prefers_html
 
 
 def answer_to(request: Any, refusal: Refusal) -> Any:
     """Return the answer: JSON, or for a client that prefers HTML the login page after a rejection, else a page."""
     if not prefers_html(request.META.get("HTTP_ACCEPT", "")):
-        return add_no_store(JsonResponse(refusal.body, status=refusal.status, headers=refusal.headers))
+        return JsonResponse(refusal.body, status=refusal.status, headers=refusal.headers)
     if refusal.status == 401:
-        return add_no_store(_redirect_to_login(request))
+        response = _redirect_to_login(request)
+        response.headers["Cache-Control"] = NO_STORE
+        return response
     try:
         page = render_to_string(f"{refusal.status}.html", request=request)
     except (TemplateDoesNotExist, ImproperlyConfigured):  # the project has none of its own
         page = refusal.page()
-    return add_no_store(HttpResponse(page, status=refusal.status, headers=refusal.headers))
+    return HttpResponse(page, status=refusal.status, headers=refusal.headers)
 
 
-def add_no_store(response: Any) -> Any:
-    """Forbid caches to store an answer."""
-    response.headers["Cache-Control"] = NO_STORE
+def add_no_store(response: Any, carrier: KeyCarrier) -> Any:
+    """Forbid caches to store the answer of a guarded view; one that says itself what they may do tells them by what.
+
+    Not the middleware does so: a decorator that stores answers may be above the guard.
+    """
+    if "Cache-Control" in response.headers:
+        patch_vary_headers(response, [name for name in (carrier.header, "Cookie") if name])
+    else:
+        response.headers["Cache-Control"] = NO_STORE
     return response
 
 

@@ -18,6 +18,8 @@ class UserSessionsConfig(AppConfig):  # type: ignore[misc]  # Django is not type
 
         register(conf.problems)
         register(conf.unknown_names)
+        register(conf.shown_names)
+        register(conf.unlike_session_cookie)
         signals.connect()
         forms.watch()
         engine.watch()

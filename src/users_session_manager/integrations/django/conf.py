@@ -12,10 +12,12 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.urls import URLResolver, get_resolver
 from django.utils.module_loading import import_string
+from django.views.debug import get_default_exception_reporter_filter
 
 from ...manager import SessionManager
 from .. import _settings
-from .._settings import DEFAULTS, ConfiguredManager, nearest
+from .._forgery import OriginCheck
+from .._settings import DEFAULTS, ConfiguredManager, carrier_of, nearest
 from .._web import KeyCarrier
 
 APP = "users_session_manager.integrations.django"
@@ -28,6 +30,7 @@ NOT_LISTED = "users_session_manager.E002"
 # What was read from the settings, and what returns the manager that has them.
 _options: dict[str, Any] | None = None
 _manager: ConfiguredManager | None = None
+_origins: OriginCheck | None = None
 
 
 def defaults() -> dict[str, Any]:
@@ -46,8 +49,7 @@ def read() -> dict[str, Any]:
 
 def read_carrier() -> KeyCarrier:
     """Return where requests carry their keys; raise `ValueError` for names that cannot work."""
-    options = read()
-    return KeyCarrier(header=options["HEADER"], cookie=options["COOKIE"], secure=options["COOKIE_SECURE"])
+    return carrier_of(read())
 
 
 def manager() -> SessionManager:
@@ -56,6 +58,14 @@ def manager() -> SessionManager:
     if _manager is None:
         _manager = ConfiguredManager(read())
     return _manager()
+
+
+def origins() -> OriginCheck:
+    """Return what refuses the forms of other origins, with the settings of the project."""
+    global _origins
+    if _origins is None:
+        _origins = OriginCheck(read()["TRUSTED_ORIGINS"], read()["PROXIES"])
+    return _origins
 
 
 def is_passive(path: str, match: Any) -> bool:
@@ -68,8 +78,8 @@ def is_passive(path: str, match: Any) -> bool:
 
 def forget_settings(**_: Any) -> None:
     """Read the settings anew, and apply them; they have been changed."""
-    global _options, _manager
-    _options = _manager = None
+    global _options, _manager, _origins
+    _options = _manager = _origins = None
 
 
 def problems(**_: Any) -> list[CheckMessage]:
@@ -91,6 +101,42 @@ def unknown_names(**_: Any) -> list[CheckMessage]:
     ]
 
 
+def shown_names(**_: Any) -> list[CheckMessage]:
+    """Return which names let Django's error reports show keys (OWASP ASVS 5.0, 16.2.5); a system check of Django's."""
+    if [*wrong_values()]:
+        return []
+    carrier, hide = read_carrier(), get_default_exception_reporter_filter().cleanse_setting
+    names = [("HEADER", carrier.variable), ("COOKIE", carrier.cookie)]
+    return [
+        CheckWarning(
+            f"USER_SESSIONS[{option!r}]: Django's error reports show the keys, since they do not hide {name!r}",
+            hint="They hide what has KEY, TOKEN or SECRET in its name.",
+            id="users_session_manager.W003",
+        )
+        for option, name in names
+        if name and hide(name, "a key") == "a key"
+    ]
+
+
+def unlike_session_cookie(**_: Any) -> list[CheckMessage]:
+    """Return which attributes of our cookie Django's session cookie has not; a system check of Django's."""
+    options = {} if [*wrong_values()] else read()
+    own = {name: value for name, value in options.items() if DEFAULTS.get(name, value) != value}
+    return [
+        CheckWarning(
+            f"USER_SESSIONS[{name!r}] has no effect on logins without the same SESSION_{name}: Django's own session "
+            "decides who is logged in",
+            id="users_session_manager.W004",
+        )
+        for name in ("COOKIE_DOMAIN", "COOKIE_SAMESITE")
+        if name in own and _plain(own[name]) != _plain(getattr(settings, f"SESSION_{name}"))
+    ]
+
+
+def _plain(attribute: Any) -> str:
+    return str(attribute).lower().removeprefix(".")
+
+
 def _view_names(resolver: Any, prefix: str = "") -> Iterator[str]:
     for pattern in resolver.url_patterns:
         if isinstance(pattern, URLResolver):
@@ -109,7 +155,8 @@ def wrong_values() -> Iterator[str]:
         if name not in defaults():
             yield f"USER_SESSIONS has no option {name!r}; {nearest(str(name), defaults())}"
     options = {**defaults(), **given}
-    taken = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME)
+    names = ("SESSION", "CSRF", "LANGUAGE")
+    taken = [*(getattr(settings, f"{name}_COOKIE_NAME") for name in names), "messages"]
     for name, problem in [*_settings.wrong_values(options, taken), *_own_wrong_values(options)]:
         yield f"USER_SESSIONS[{name!r}]: {problem}"
 

@@ -28,8 +28,8 @@ class UserSessionMiddleware:
     Each request of a signed-in user restarts the idle timeout, but those of `passive` views.
 
     A `SessionRejected` that a view raises is answered 401 with `{"logout": true}`, or, if the client prefers HTML to
-    JSON, with a redirect to `LOGIN_URL`; an `AuthenticationTooOld` 403, a `TooManySessions` 409, a `StoreUnavailable`
-    503. It works on WSGI and on ASGI.
+    JSON, with a redirect to `LOGIN_URL`; an `AuthenticationTooOld` and a `CrossOriginRequest` 403, a `TooManySessions`
+    409, a `StoreUnavailable` 503. It works on WSGI and on ASGI.
 
     Raises:
         ImproperlyConfigured: A setting cannot work.

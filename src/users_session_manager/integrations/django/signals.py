@@ -54,6 +54,7 @@ def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
         return  # Channels' login gets its session with its next request, that of an API with tokens has none
     state = _state(request)
     try:
+        state.require_own_form()
         state.begin(user)
     except Exception as error:
         if isinstance(error, REFUSED):
@@ -66,7 +67,9 @@ def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
 
 def _logged_out(*, request: Any, **_: Any) -> None:
     if hasattr(request, "session"):  # not for Channels, where the session ends with Django's
-        _state(request).sign_out()
+        state = _state(request)
+        state.require_own_form()  # before Django removes its login
+        state.sign_out()
 
 
 def _state(request: Any) -> DjangoState:

@@ -20,7 +20,7 @@ from django.utils.cache import patch_vary_headers
 from ...errors import SessionRejected, StoreUnavailable
 from ...events import running_loop
 from ...session import Session
-from .._web import KeyCarrier, RequestSession, RequestState, is_forwarded_https, read_cookie
+from .._web import NO_STORE, KeyCarrier, RequestSession, RequestState, is_forwarded_https, read_cookie
 from . import conf, testing, users
 from .answers import answer_to
 
@@ -58,6 +58,7 @@ class DjangoState(RequestState):
     _login: Session | None = None  # see `login`
     _login_in: Any = None
     _varies = False  # whether the answer depends on the key
+    has_begun_answer = False  # whether it takes no cookie any more
 
     def __init__(self, request: Any, carrier: KeyCarrier) -> None:
         cookie = None if carrier.cookie is None else read_cookie(request.META.get("HTTP_COOKIE"), carrier.cookie)
@@ -65,7 +66,6 @@ class DjangoState(RequestState):
         header = request.META.get(carrier.variable)
         super().__init__(conf.manager, carrier, header, cookie)
         self._request = request
-        self._has_header = header is not None
         self._came_with = vars(request).get("session")  # Django's session of the client; a view may replace it
         self._found: dict[str, Session] = {}  # live sessions, by the keys that the store was asked for
 
@@ -73,9 +73,9 @@ class DjangoState(RequestState):
 
     @property
     def key(self) -> str | None:
-        login = None if self._has_header else self.login()
+        login = None if self.has_header else self.login()
         if login is None:
-            return self.presented if self._has_header or not self._is_swapped() else None
+            return self.presented if self.has_header or not self._is_swapped() else None
         return login.key
 
     def presented_keys(self) -> list[str | None]:
@@ -177,7 +177,7 @@ class DjangoState(RequestState):
                 raise SessionRejected  # a middleware refuses the user for this request
         elif session.securityStamp is None:
             return  # the application has made it, with users of its own
-        elif not self._has_header:
+        elif not self.has_header:
             # Our cookie alone is no login: Django's has expired or was removed, unless the cookie is not sent here.
             if settings.SESSION_COOKIE_NAME not in self._request.COOKIES:
                 raise SessionRejected
@@ -206,13 +206,13 @@ class DjangoState(RequestState):
         back to the client. Then the presented key, if it is that of the same session, proves the login.
         """
         key, prolong = data.get(KEY_IN_SESSION), not self.is_passive()
-        if self.presented is not None and (self._has_header or not self._is_swapped()):
+        if self.presented is not None and (self.has_header or not self._is_swapped()):
             with suppress(SessionRejected):
                 session = self._find(self.presented, prolong=prolong)
                 if key == session.key or key in session.formerKeys:
                     self._found[key] = session
                     return "live"
-            if self._has_header:
+            if self.has_header:
                 return "set aside"  # a request with the key of another session is not that of this login
         if key is None:
             return "live"  # and it is given a session, see `_adopt`
@@ -257,6 +257,20 @@ class DjangoState(RequestState):
         self._prolonged |= {session.key}
         self._has_begun = True
 
+    def require_own_form(self) -> None:
+        """Raise `CrossOriginRequest` if a form of another origin has made this request, and Django has not looked."""
+        request = self._request
+        # A middleware that logs in whoever has a certificate does so before Django has looked, and at any request.
+        is_in_view = request.resolver_match is not None
+        has_looked = getattr(request, "csrf_processing_done", False) or _is_of_test_client(request)
+        if is_in_view and not self.has_header and not has_looked:
+            conf.origins().require_own_form(request.method, self._header, is_https=self._is_https())
+
+    def _header(self, name: str) -> str | None:
+        """Return a header of the request; without a `Host`, what the server says."""
+        value: str | None = self._request.headers.get(name)
+        return self._request.get_host() if value is None and name == "Host" else value
+
     def _remove_data_of_another(self, user: Any) -> None:
         """Remove the data of another user whose login was set aside; else Django's `login` removes it."""
         session = self._request.session
@@ -272,7 +286,7 @@ class DjangoState(RequestState):
 
     def _adopt(self) -> None:
         """Start a session for a login that has none: one made by hand, elsewhere, or before this library was there."""
-        if self._has_header or self.login() is not None or USER_IN_SESSION not in self._request.session:
+        if self.has_header or self.login() is not None or USER_IN_SESSION not in self._request.session:
             return
         user = get_user(self._request)
         if user.is_authenticated and not self._was_adopted():
@@ -323,8 +337,11 @@ class DjangoState(RequestState):
                 patch_vary_headers(response, names)
             else:
                 response.headers["Vary"] = ", ".join(names)
+        self.has_begun_answer = True
         if self.cookie_changed:
-            self.write_cookie(response.set_cookie, is_https=self._is_https())
+            is_https = self._is_https() or _is_of_test_client(self._request)
+            self.write_cookie(lambda each: response.cookies.update({each.key: each}), is_https=is_https)
+            response.headers["Cache-Control"] = NO_STORE  # as Flask and FastAPI, whatever the view says
         return response
 
     def _leave_unloaded(self, status: int) -> None:
@@ -400,7 +417,7 @@ class DjangoState(RequestState):
                 self.manager._set_security_stamp(login.key, stamp)  # of the same password, with a new SECRET_KEY
             elif has_changed:
                 self._renew_stamp(stamp)
-        elif self._has_header or self.cookie_changed or self._cookie == login.key or self._is_swapped():
+        elif self.has_header or self.cookie_changed or self._cookie == login.key or self._is_swapped():
             return
         elif session[KEY_IN_SESSION] == login.key:  # a former one, which may be a copy, gets no new one
             self._replace(login)
@@ -422,9 +439,14 @@ class DjangoState(RequestState):
 
     def _is_https(self) -> bool:
         """Return whether the client came over https, as far as that is known."""
-        if self._request.is_secure() or getattr(self._request, "_dont_enforce_csrf_checks", False):  # of a test client
+        if self._request.is_secure():
             return True
         return is_forwarded_https(self._request.META.get("HTTP_X_FORWARDED_PROTO", ""), conf.read()["PROXIES"])
+
+
+def _is_of_test_client(request: Any) -> bool:
+    """Return whether a test client has made a request, to which Django lets forms of all origins in."""
+    return getattr(request, "_dont_enforce_csrf_checks", False)
 
 
 class UserSessionAttribute:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import wraps
 from inspect import isawaitable
 from typing import Any, TypeVar, overload
@@ -11,8 +11,11 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.contrib.auth import login
 from django.core.exceptions import ImproperlyConfigured
 
+from ...errors import SessionError
 from ...policy import require_seconds
-from .._web import REFUSED
+from .._streams import Item
+from .._streams import stream as stream_of
+from .._web import HAS_BEGUN, REFUSED
 from . import conf, users
 from .answers import add_no_store
 from .state import DjangoState, state_of
@@ -34,8 +37,8 @@ def session_required(view: Any = None, *, passive: bool = False, max_age: float 
     If the key comes in the header, `request.user` is the user of its session in the view.
 
     Else the answer is 401 with `{"logout": true}`, or a redirect to the login page; 503 while the store is
-    unavailable. No answer may be stored by a cache. `method_decorator(session_required, name="dispatch")` guards a
-    class.
+    unavailable. No answer may be stored by a cache, unless the view sets a `Cache-Control` of its own, which is kept
+    with a `Vary` by the key. `method_decorator(session_required, name="dispatch")` guards a class.
 
     Args:
         view: The view, a function or an `async def`.
@@ -82,8 +85,10 @@ def sign_in(request: Any, user: Any, *, data: Any = None, timeout: float | None 
 
     Raises:
         TypeError, ValueError, TooManySessions, StoreUnavailable: As `loadNewSession`; no user is then logged in.
+        CrossOriginRequest: A form of another origin has made the request, which Django itself has not checked.
     """
-    state = _sync_state(request, "sign_in")
+    state = _answered_state(request, "sign_in")
+    state.require_own_form()
     state.options = {"data": data, "timeout": timeout}
     try:
         login(request, user, backend)
@@ -106,7 +111,7 @@ def renew_key(request: Any, *, overlap: float = 0) -> str:
     Raises:
         SessionRejected: There is no live session.
     """
-    state = _sync_state(request, "renew_key")
+    state = _answered_state(request, "renew_key")
     login = state.login()
     is_of_login = login is not None and login.key == state.key
     session = state.renew_key(overlap)
@@ -164,6 +169,33 @@ def cookie_name() -> str | None:
     return conf.read_carrier().cookie
 
 
+@overload
+def stream(request: Any, items: AsyncIterable[Item]) -> AsyncIterator[Item]: ...
+
+
+@overload
+def stream(request: Any, items: Iterable[Item]) -> Iterator[Item]: ...
+
+
+def stream(request: Any, items: Any) -> Any:
+    """Return an iterator over `items` that ends with the session of `request`, for a `StreamingHttpResponse`.
+
+    An asynchronous one, which Django streams on ASGI, ends at once: what it waits for is cancelled. A plain one, which
+    Django streams on WSGI, ends at its next item. Either way `items` is closed, and so it is when the client has left.
+    Nothing of this prolongs the session.
+
+    Args:
+        request: The request.
+        items: An asynchronous generator or iterator, or a plain one.
+
+    Raises:
+        SessionError: The request has no live session.
+        SynchronousOnlyOperation: An `async def` view is not guarded and has not awaited `request.auser_session()`.
+        TypeError: `items` cannot be iterated over.
+    """
+    return stream_of(_state(request).user_session(), items)
+
+
 def attach(io: Any, *, namespace: str = "/") -> Callable[[], None]:
     """Send the Socket.IO clients of a session a `logout` when it ends; return a callable that detaches.
 
@@ -189,7 +221,7 @@ def _guard(view: Callable[..., Any], *, prolong: bool, max_age: float | None) ->
             state.let_in(prolong=prolong, max_age=max_age)
         except REFUSED as error:
             return state.answer(error)
-        return add_no_store(view(request, *args, **kwargs))
+        return add_no_store(view(request, *args, **kwargs), state.carrier)
 
     @wraps(view)
     async def aguarded(request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -199,7 +231,7 @@ def _guard(view: Callable[..., Any], *, prolong: bool, max_age: float | None) ->
         except REFUSED as error:
             return await state.ask(state.answer, error)
         response = view(request, *args, **kwargs)
-        return add_no_store(await response if isawaitable(response) else response)
+        return add_no_store(await response if isawaitable(response) else response, state.carrier)
 
     found: Any = aguarded if iscoroutinefunction(view) or _is_dispatch_of_async_class(view) else guarded
     found.is_passive_for_sessions = not prolong or getattr(view, "is_passive_for_sessions", False)
@@ -215,6 +247,14 @@ def _state(request: Any) -> DjangoState:
     state = state_of(request)
     if state is None:
         raise ImproperlyConfigured(f"the sessions of requests need {conf.MIDDLEWARE!r} in MIDDLEWARE")
+    return state
+
+
+def _answered_state(request: Any, function: str) -> DjangoState:
+    """Return the state of a request to a caller that sets the cookie."""
+    state = _sync_state(request, function)
+    if state.has_begun_answer:
+        raise SessionError(HAS_BEGUN)
     return state
 
 
