@@ -28,6 +28,7 @@ FIRST_ROWS = [
     "Django request, beyond `login_required`",
     "Flask request on Redis",
 ]
+PRESENCE = [f"CPU time that presence adds to a second with 50 logins, {where}" for where in ("in memory", "on Redis")]
 MORE_ROWS = [
     *("loadNewSession", "restartSessionTimer", "memory of a session"),
     "FastAPI request, what the guard adds",
@@ -35,18 +36,20 @@ MORE_ROWS = [
     "guarded request among 1,000 sessions",
     *("login", "logout with its acknowledgement", "logout with its acknowledgement, each by itself"),
     "memory of a session in Redis",
+    *PRESENCE,
     "import, after that of pyee",
 ]
 WITHOUT_OTHER = (
     *("lateness of an expiry, 99th percentile", "memory of a session in Redis"),
     "Django request, beyond `login_required`",
+    *PRESENCE,
 )
 
 
 @pytest.fixture(scope="module")
 def programs() -> None:
     """The programs and packages that the benchmarks run are there."""
-    for package in ("fastapi", "flask", "flask_session", "redis"):
+    for package in ("fastapi", "flask", "flask_session", "redis", "simple_websocket", "socketio", "websockets"):
         pytest.importorskip(package)
     for program in ("node", "npm", "redis-server"):
         if shutil.which(program) is None:

@@ -19,6 +19,9 @@ from subprocess import PIPE, Popen, run
 from typing import Any
 
 from bench_page import Row, as_picture, as_table, write_page
+from bench_presence import FULL as FULL_PRESENCE
+from bench_presence import QUICK as QUICK_PRESENCE
+from bench_presence import measure_presence
 from bench_redis import FULL, QUICK, measure_redis, redis_server
 
 HERE = Path(__file__).parent
@@ -114,7 +117,8 @@ def main() -> None:
     port = measure_sessions([*SESSIONS, "port"], "a thread each", PORT_LIMITS, rounds, threads, threads // 10)
     late, imports = measure_alone(rounds, sessions)
     flask, fastapi, in_django, on_redis, in_redis = measure_requests(rounds, requests)
-    more = [*port, fastapi, in_redis, *measure_redis(*(QUICK if options.quick else FULL)), imports]
+    present = measure_presence(*(QUICK_PRESENCE if options.quick else FULL_PRESENCE))
+    more = [*port, fastapi, in_redis, *measure_redis(*(QUICK if options.quick else FULL)), *present, imports]
     parts = {"first": as_table([*npm, late, flask, in_django, on_redis]), "more": as_table(more)}
     print("\n\n".join(parts.values()))
     if options.docs:

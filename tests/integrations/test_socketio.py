@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import os
 import queue
 import re
 import secrets
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -23,9 +24,7 @@ import pytest
 socketio = pytest.importorskip("socketio")
 from interpreter import run  # noqa: E402
 from socketio_client import new_client  # noqa: E402
-
-serving = pytest.importorskip("werkzeug.serving")
-pytest.importorskip("simple_websocket")
+from socketio_servers import Client, LoopServer, Server  # noqa: E402
 
 from users_session_manager import (  # noqa: E402
     MemoryStore,
@@ -39,108 +38,6 @@ from users_session_manager.integrations.socketio import attach  # noqa: E402
 KEY = re.compile(r"[A-Z][a-z]+-[a-z]+-\d\d-[a-z2-7]{4}_[0-9A-F]{32}")
 ROUNDS = 30
 """How often a race is run."""
-
-
-class Server:
-    """python-socketio in threading mode behind Werkzeug, on a free port of loopback."""
-
-    def __init__(self, **options: object) -> None:
-        # A client that polls may leave no sooner than its poll is answered.
-        self.io = socketio.Server(async_mode="threading", ping_interval=1, **options)
-        self.io.on("private", lambda sid: self.io.emit("private", to=sid))
-        self._http = serving.make_server("127.0.0.1", 0, socketio.WSGIApp(self.io), threaded=True)
-        self._http.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-
-    def attach(self, manager: SessionManager, **options: Any) -> Callable[[], None]:
-        return attach(manager, self.io, **options)
-
-    def call(self, call: Callable[[], Any]) -> Any:
-        """Call where the application would."""
-        return call()
-
-    def emit(self, event: str, to: object) -> None:
-        self.io.emit(event, to=to)
-
-    def settle(self) -> None:
-        """Nothing is under way here once a call has returned."""
-
-    def remove(self, client: Client) -> None:
-        client.leave()
-
-    def stop(self) -> None:
-        self.io.shutdown()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join(30)
-
-
-class LoopServer:
-    """python-socketio on an event loop of its own, behind uvicorn, on a free port of loopback."""
-
-    def __init__(self, **options: object) -> None:
-        uvicorn = pytest.importorskip("uvicorn")
-        self.io = socketio.AsyncServer(async_mode="asgi", **options)
-
-        async def private(sid: str) -> None:
-            await self.io.emit("private", to=sid)
-
-        self.io.on("private", private)
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(socketio.ASGIApp(self.io), log_config=None, lifespan="off", timeout_graceful_shutdown=0)
-        self._http = uvicorn.Server(config)
-        ready = threading.Event()
-
-        async def serve() -> None:
-            self._loop = asyncio.get_running_loop()
-            ready.set()
-            await self._http.serve(sockets=[listener])
-
-        self._thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
-        self._thread.start()
-        assert ready.wait(30)
-
-    def attach(self, manager: SessionManager, **options: Any) -> Callable[[], None]:
-        return self.call(lambda: attach(manager, self.io, **options))
-
-    def call(self, call: Callable[[], Any]) -> Any:
-        """Call on the thread of the loop; return what it returns."""
-
-        async def there() -> Any:
-            return call()
-
-        return self.run(there())
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
-
-    def emit(self, event: str, to: object) -> None:
-        self.run(self.io.emit(event, to=to))
-
-    def settle(self) -> None:
-        """Let the loop do what it has been handed."""
-
-        async def some_turns() -> None:
-            for _ in range(20):
-                await asyncio.sleep(0)
-
-        self.run(some_turns())
-
-    def remove(self, client: Client) -> None:
-        if client.io.connected and client.io.transport() == "polling":
-            # Its own good-bye would wait until its poll is answered, which that is not here.
-            self.run(self.io.disconnect(client.sid))
-            assert client.gone.wait(30)
-        else:
-            client.leave()
-
-    def stop(self) -> None:
-        self._http.should_exit = True
-        self._thread.join(30)
-        assert not self._thread.is_alive()
 
 
 class Queue(socketio.PubSubManager):
@@ -159,43 +56,6 @@ class Queue(socketio.PubSubManager):
     def of_ours(self) -> list[dict[str, Any]]:
         """Return what was published, but for what the application of these tests sends itself."""
         return [data for data in self.published if data.get("event") not in ("mark", "private")]
-
-
-class Client:
-    """A python-socketio client that keeps what it hears."""
-
-    def __init__(self, address: str, transport: str = "websocket", cookie: str | None = None) -> None:
-        self.words: queue.Queue[object] = queue.Queue()
-        self.io = new_client()
-        for word in ("logout", "mark", "private"):
-            self.io.on(word, lambda *_, word=word: self.words.put(word))
-        self.io.on("session_expiring", lambda *data: self.words.put(("session_expiring", *data)))
-        self.gone = threading.Event()
-        self.io.on("disconnect", lambda *_: self.gone.set())
-        headers = {} if cookie is None else {"Cookie": cookie}
-        self.io.connect(address, transports=[transport], headers=headers, wait_timeout=30)
-        self.sid = self.io.get_sid()
-
-    def leave(self) -> None:
-        if self.io.connected and self.io.transport() == "websocket":
-            # As a closed tab does; a polite good-bye would wait three seconds for an answer.
-            end = self.io.eio.ws.sock
-            end.shutdown(socket.SHUT_RDWR)
-            assert self.gone.wait(30)
-            end.close()  # its own library leaves that to the garbage collector
-        else:
-            self.io.disconnect()
-
-    def present(self, *data: object) -> object:
-        return self.io.call("session_key", *data, timeout=30)
-
-    def heard(self, server: Server | LoopServer) -> list[object]:
-        """Return all that this client has heard: what is sent to it arrives in order, so a mark comes last."""
-        server.emit("mark", to=self.sid)
-        heard = []
-        while (word := self.words.get(timeout=30)) != "mark":
-            heard.append(word)
-        return heard
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +144,9 @@ ENDS: dict[str, Callable[..., Any]] = {
     "deleteUserSessions": lambda manager, clock, key: manager.deleteUserSessions("Luca"),
     "evicted": lambda manager, clock, key: evict(manager),
 }
+
+REASONS = {"expires": "expired", "evicted": "evicted"}
+"""The reasons of those ends that are not a deletion."""
 
 
 ELSEWHERE = """
@@ -391,7 +254,7 @@ class TestJoining:
         manager.deleteSession(key)
         back = connect()
         assert back.present(key) is False
-        assert back.heard(server) == ["logout"]
+        assert (back.heard(server), back.reasons) == (["logout"], [{"reason": None}])
 
 
 class TestTheEnd:
@@ -409,6 +272,7 @@ class TestTheEnd:
                 assert other_client.present(other) is True
             end(manager, clock, key)
             assert [tab.heard(server) for tab in tabs] == [["logout"], ["logout"]], name
+            assert {str(tab.reasons.pop()) for tab in tabs} == {str({"reason": REASONS.get(name, "deleted")})}
             assert other_client.heard(server) == [], name
             assert manager.getUsernameFromSessionKey(key) is False
             assert key not in session_rooms(server)
@@ -429,6 +293,7 @@ class TestTheEnd:
         for key in (old, new):
             manager.sendLogoutMessage(key)
             assert [tab.heard(server) for tab in tabs] == [["logout"], ["logout"]]
+        assert tabs[0].reasons == [{"reason": None}] * 3
         assert (stranger.heard(server), session_rooms(server)) == ([], {new})
         manager.sendLogoutMessage(stranger.sid)  # the name of a room, and no key
         assert stranger.heard(server) == []
@@ -1103,17 +968,20 @@ class TestOnRedis:
         return elsewhere
 
     @pytest.mark.parametrize(
-        "end",
+        ("end", "reason"),
         [
-            "manager.deleteSession(key)",
-            "manager.deleteAllSessions()",
-            "assert manager.deleteUserSessions('Luca') == 1",
-            "manager.setMaxSessionsPerUser(1); manager.loadNewSession('Luca')",
-            "manager.deleteSession(manager.renewSessionKey(key))",
-            "manager.setMaxSessionLifetime(2)\nwith suppress(SessionRejected): manager.restartSessionTimer(key)",
+            ("manager.deleteSession(key)", "deleted"),
+            ("manager.deleteAllSessions()", "deleted"),
+            ("assert manager.deleteUserSessions('Luca') == 1", "deleted"),
+            ("manager.setMaxSessionsPerUser(1); manager.loadNewSession('Luca')", "evicted"),
+            ("manager.deleteSession(manager.renewSessionKey(key))", "deleted"),
+            (
+                "manager.setMaxSessionLifetime(2)\nwith suppress(SessionRejected): manager.restartSessionTimer(key)",
+                "expired",
+            ),
         ],
     )
-    def test_end_elsewhere(self, manager, server, connect, elsewhere, end):
+    def test_end_elsewhere(self, manager, server, connect, elsewhere, end, reason):
         """A session that another process ends is a logout for each of its clients here, and for no other."""
         key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Fabio")
         tabs, stranger = [connect(), connect()], connect()
@@ -1122,6 +990,7 @@ class TestOnRedis:
         elsewhere(end, key)
         assert [tab.words.get(timeout=30) for tab in tabs] == ["logout", "logout"]
         assert [tab.heard(server) for tab in tabs] == [[], []]
+        assert [tab.reasons for tab in tabs] == [[{"reason": reason}]] * 2
         assert stranger.heard(server) == (["logout"] if "deleteAllSessions" in end else [])
         assert key not in session_rooms(server)
 
@@ -1270,6 +1139,73 @@ def test_emptied_environ(manager):
         assert client.present() is True
     finally:
         client.leave()
+        detach()
+        server.stop()
+
+
+def flask_sessions(manager: SessionManager) -> Any:
+    flask = pytest.importorskip("flask")
+    from users_session_manager.integrations.flask import UserSessions
+
+    sessions = UserSessions(manager=manager)
+    with pytest.raises(SessionError, match="init_app"):
+        sessions.attach(object())  # it has no cookie yet
+    app = flask.Flask(__name__)
+    app.config["USER_SESSIONS_COOKIE"] = "login"
+    sessions.init_app(app)
+    return sessions
+
+
+def fastapi_sessions(manager: SessionManager) -> Any:
+    pytest.importorskip("fastapi")
+    from users_session_manager.integrations.fastapi import UserSessions
+
+    return UserSessions(manager, cookie="login")
+
+
+@on_every_server
+@pytest.mark.parametrize("sessions_of", [flask_sessions, fastapi_sessions])
+class TestIntegrations:
+    @pytest.fixture
+    def attached(self, manager, server, sessions_of):
+        detach = server.call(lambda: sessions_of(manager).attach(server.io))
+        yield detach
+        detach()
+
+    @pytest.mark.usefixtures("sessions_of")
+    def test_own_cookie(self, manager, server, connect):
+        """The object of an integration knows the name of its cookie, and its prefix."""
+        manager.on("error", lambda *_: None)
+        key = manager.loadNewSession("Luca")
+        clients = {name: connect(cookie=f"{name}={key}") for name in ("__Host-login", "login", "__Host-session_key")}
+        assert [clients[name].present() for name in clients] == [True, False, False]
+        manager.deleteSession(key)
+        assert clients["__Host-login"].heard(server) == ["logout"]
+        assert manager.getSocketReference() is server.io
+
+
+def test_several_cookie_headers(manager):
+    """Over HTTP/2 browsers send each cookie in a header of its own, which some ASGI servers pass on as they are."""
+    server = LoopServer()
+    detach = server.attach(manager, cookie="sid")
+    key = manager.loadNewSession("Luca")
+    try:
+        with closing(HTTPConnection(server.address.removeprefix("http://"), timeout=30)) as connection:
+
+            def send(method: str, session: str = "", body: str = "") -> str:
+                connection.putrequest(method, f"/socket.io/?EIO=4&transport=polling{session}")
+                for cookie in ("a=b", f"sid={key}", "c=d"):
+                    connection.putheader("Cookie", cookie)
+                connection.putheader("Content-Length", str(len(body)))
+                connection.endheaders(body.encode())
+                return connection.getresponse().read().decode()
+
+            session = "&sid=" + json.loads(send("GET")[1:])["sid"]
+            assert send("POST", session, "40") == "OK"
+            assert send("GET", session).startswith("40")
+            assert send("POST", session, '420["session_key"]') == "OK"
+            assert send("GET", session) == "430[true]"
+    finally:
         detach()
         server.stop()
 

@@ -1,7 +1,7 @@
 """The Socket.IO hook: the clients of a session join a room named by its key, and get `logout` when it ends.
 
 `notifier.py` answers and notifies the clients, on both kinds of server; `registry.py` keeps which of them belong to
-which session.
+which session; `presence.py` sends them the names of all users who are signed in.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import MissingDependency, SessionError
 from ...manager import SessionManager
+from ...session import Session
 
 try:
     import socketio
@@ -20,6 +21,10 @@ except ImportError as missing:
     raise MissingDependency("python-socketio", "socketio") from missing
 
 from .notifier import JOIN, LoopNotifier, Notifier
+from .presence import Presence
+from .registry import SIGNED_IN_ROOM
+
+__all__ = ["SIGNED_IN_ROOM", "attach", "presence"]
 
 
 def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: str | None = None) -> Callable[[], None]:
@@ -32,20 +37,22 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
             or a `flask_socketio.SocketIO` that has its application.
         namespace: The namespace of the clients.
         cookie: The name of a cookie of the handshake that holds the key, for clients that send `session_key` without
-            one: a page whose key is in an HttpOnly cookie cannot read it (OWASP ASVS 5.0, 3.3.4).
+            one: a page whose key is in an HttpOnly cookie cannot read it (OWASP ASVS 5.0, 3.3.4). Which origins may
+            connect, and so send that cookie, the server decides by its `cors_allowed_origins`: its own by default.
 
     Raises:
         TypeError: `io` is anything else.
         SessionError: The server is attached already, or would lose what is sent from another thread.
 
     A client that sends `session_key` with `{"session_key": key}`, or with the key itself, leaves the session it
-    belonged to before. If the session of the key is live, the client joins the room named by that key and is
-    acknowledged with `True`; else it is acknowledged with `False` and gets `logout` at once. While the store is
-    unavailable, it is acknowledged with `False` alone.
+    belonged to before. If the session of the key is live, the client joins the room named by that key, and that of all
+    clients of live sessions, `SIGNED_IN_ROOM`, and is acknowledged with `True`; else it is acknowledged with `False`
+    and gets `logout` at once. While the store is unavailable, it is acknowledged with `False` alone.
 
-    Each client of a session gets one `logout` when the session ends, however it ends, and one for each
-    `sendLogoutMessage`; with every `sessionExpiring` it gets `session_expiring` and the seconds left. When the key of
-    the session is renewed, its clients move to the room of the new key.
+    Each client of a session gets one `logout` when the session ends, however it ends, with `{"reason": reason}`, where
+    `reason` is that of `sessionEnded`, or `None` if it is not known. It gets one without a reason for each
+    `sendLogoutMessage`, and with every `sessionExpiring` it gets `session_expiring` and the seconds left. When the key
+    of the session is renewed, its clients move to the room of the new key.
 
     With a shared store, call it in each process that has a server: each notifies its own clients, wherever a session
     ends. That needs no message queue, and no call in a process without a server; a queue that the application has for
@@ -65,6 +72,48 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
     manager.addWatcher(notifier)
     manager.initSocketReference(io)
     return undo.close
+
+
+def presence(
+    manager: SessionManager,
+    io: Any,
+    *,
+    show: Callable[[Session], str | None] | None = None,
+    namespace: str = "/",
+) -> Callable[[], None]:
+    """Send the pages of signed-in users who came and who went, in all processes; return a callable that ends it.
+
+    Args:
+        manager: The manager of the sessions.
+        io: A server that `attach` has; call it before this.
+        show: Returns the name of a session that others see, a `str`, or `None` to hide it; the username by default. It
+            is called once for each session, on a thread of its own. If it fails, the session is hidden, and the log
+            says so once.
+        namespace: That of `attach`.
+
+    Raises:
+        TypeError: `io` is no server.
+        SessionError: The server is not attached, or has presence already.
+
+    Only clients whose `session_key` was acknowledged with `True` hear any of it. All of them get `presence` with
+    `{"all": False, "came": names, "went": names}`, at most once a second and only if something has changed: the
+    names of which the first session has begun or the last one has ended. A message has 10 KB at most; what does not fit
+    comes with the next. A client that sends `presence` is acknowledged with `True`, and gets
+    `{"all": True, "came": names, "went": []}` with the names of all; any other is acknowledged with `False` alone.
+
+    Each process that has clients keeps the name of every session, in all processes. With a shared store it lists them
+    when its first client joins and once its connection was lost, else every ten minutes; that needs no message queue.
+    While the store is unavailable, nothing changes in the pages.
+    """
+    server = _server_of(io)
+    notifiers = [each for each in manager._watchers if isinstance(each, Notifier) and each.serves(server, namespace)]
+    if not notifiers:
+        raise SessionError(f"call attach() before presence(), with the same server and namespace {namespace!r}")
+    if notifiers[0].presence is not None:
+        raise SessionError(f"this server has presence in namespace {namespace!r} already")
+    started = Presence(manager, notifiers[0], show or (lambda session: session.username))
+    started.attach(server, namespace)
+    return started.detach
 
 
 # The modes whose queues lose what a thread of the system puts into them, without an exception; the function that

@@ -16,6 +16,7 @@ from ...events import running_loop
 from ...keys import redact
 from ...log import log
 from ...manager import SessionManager
+from ...session import Reason
 from ...stores.base import Notice
 from .._web import read_cookie
 from .registry import ClientRegistry, retry_on_key_error
@@ -24,7 +25,7 @@ JOIN = "session_key"
 """The event with which a client presents its key."""
 
 LOGOUT = "logout"
-"""The event that a client gets when its session ends."""
+"""The event that a client gets when its session ends, with the reason."""
 
 EXPIRING = "session_expiring"
 """The event that a client gets before, with the seconds that are left."""
@@ -51,6 +52,7 @@ class Notifier:
 
     def __init__(self, manager: SessionManager, io: Any, namespace: str, cookie: str | None) -> None:
         self.registry = ClientRegistry(io.manager, namespace)
+        self.presence: Any = None
         self._manager = manager
         self._io = io
         self._namespace = namespace
@@ -74,17 +76,23 @@ class Notifier:
         """Pass a notice to the clients of its session."""
         session_id, key = notice.session_id, notice.key
         if notice.kind in ("ended", "deleted"):
-            self._run(self._end(session_id, key))
+            self._run(self._end(session_id, key, notice.reason))
         elif not self.registry.has_clients(session_id):
             pass  # a client that joins at this moment looks at the session once more
         elif notice.kind == "renewed":
             self._run(self._change(self.registry.move, session_id, key))
         else:
-            event = LOGOUT if notice.kind == "logout" else EXPIRING
-            self._run(self._send(self.registry.clients(session_id), event, notice.left))
+            sent = (LOGOUT, _why(None)) if notice.kind == "logout" else (EXPIRING, notice.left)
+            self._run(self._send(self.registry.clients(session_id), *sent))
+
+    def serves(self, io: Any, namespace: str) -> bool:
+        """Return whether it has the clients of this server in this namespace."""
+        return self._io is io and self._namespace == namespace
 
     def detach(self) -> None:
         """Remove the clients of this server from the rooms of their sessions, and send nothing."""
+        if self.presence is not None:
+            self.presence.detach()
         if self.registry.watched():
             self._run(self._change(self.registry.remove_all))
 
@@ -106,6 +114,8 @@ class Notifier:
                 self.registry.move(session._id, key)
                 known, key = key, await self._present_key(session._id)  # it may be renewed before the move
             if key is not None:
+                if self.presence is not None:
+                    self.presence.start()
                 return True
             if not self.registry.remove(sid):
                 return False  # `_end` has sent the logout
@@ -115,22 +125,31 @@ class Notifier:
             if session is not None:
                 self.registry.remove(sid)
             return False
-        await self._send([sid], LOGOUT)
+        await self._send([sid], LOGOUT, _why(None))
         return False
 
-    async def _end(self, session_id: Any, key: str) -> None:
+    async def _end(self, session_id: Any, key: str, reason: Reason | None) -> None:
         """Send a logout to the clients of a session that has ended, and close its room."""
         clients = self.registry.begin_end(session_id, key)
         try:
-            await self._send(clients, LOGOUT)
+            await self._send(clients, LOGOUT, _why(reason))
         finally:
             self.registry.finish_end(session_id)
 
-    async def _send(self, clients: list[str], event: str, data: Any = None) -> None:
+    async def _send(self, clients: list[str], event: str, data: Any) -> None:
         """Send to these clients of this server; a failure for one does not keep the others from it."""
         with ExitStack() as each:
             for sid in clients:
                 each.callback(self._emit, sid, event, data)
+
+    async def _send_together(self, clients: list[str], event: str, data: Any) -> None:
+        """Send to these clients what they may get twice; it is encoded once for all of them."""
+        if not clients:  # an empty list means all clients
+            return
+        try:
+            retry_on_key_error(self._io.emit, event, data, to=clients, namespace=self._namespace, ignore_queue=True)
+        except Exception:  # noqa: BLE001  # of one client, which keeps the rest from it
+            await self._send(clients, event, data)
 
     def _emit(self, sid: str, event: str, data: Any) -> None:
         try:
@@ -163,8 +182,22 @@ class Notifier:
         key = data.get(JOIN) if isinstance(data, dict) else data
         if key is None and self._cookie is not None:
             environ = self._io.get_environ(sid, self._namespace) or {}
-            return read_cookie(environ.get("HTTP_COOKIE"), self._cookie)
+            return read_cookie(_cookies_of(environ), self._cookie)
         return key
+
+
+def _cookies_of(environ: dict[str, Any]) -> str | None:
+    """Return the cookies of a handshake."""
+    scope = environ.get("asgi.scope")
+    if scope is None:
+        return environ.get("HTTP_COOKIE")
+    # A browser sends several headers over HTTP/2, which python-engineio joins by commas.
+    return "; ".join(value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"cookie")
+
+
+def _why(reason: Reason | None) -> dict[str, Reason | None]:
+    """Return what a logout carries; without a reason if that is not known, or the session goes on."""
+    return {"reason": reason}
 
 
 class _Environs(dict[str, Any]):
@@ -191,9 +224,11 @@ class LoopNotifier(Notifier):
         self._use_loop(asyncio.get_running_loop())
         return await self._join(sid, data)
 
-    async def _send(self, clients: list[str], event: str, data: Any = None) -> None:
+    async def _send(self, clients: list[str], event: str, data: Any) -> None:
         if clients:  # an empty list means all clients
             await self._io.emit(event, data, to=clients, namespace=self._namespace, ignore_queue=True)
+
+    _send_together = _send
 
     def _run(self, steps: Coroutine[Any, Any, Any]) -> None:
         with LOCK:

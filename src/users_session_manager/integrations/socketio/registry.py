@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from ...clock import LOCK, register
+
+SIGNED_IN_ROOM: Final = "users-session-manager:signed-in"
+"""The room of all clients of a server that belong to a session."""
 
 
 class ClientRegistry:
     """The clients of one server that belong to a session.
 
-    A client is in the room of its session as long as it is registered for it: both change in one step, under `LOCK`.
+    A client is in the room of its session, and in the `SIGNED_IN_ROOM`, as long as it is registered for the session:
+    all of it changes in one step, under `LOCK`.
     Only the caller that removes a client sends its `logout`, so the client gets one.
 
     While the end of a session is being sent, no client enters its rooms: a client that joins then gets its `logout`
     from the second check of the join, and would get another one through the room.
 
     Threads: any thread may call any method for a server with threads; for an `AsyncServer` only that of its loop may,
-    but for `watched` and `has_clients`. The functions of python-socketio that are called with `LOCK` held change its
+    but for what only reads. The functions of python-socketio that are called with `LOCK` held change its
     tables: they send nothing, log nothing and await nothing, unlike the server's own `enter_room` and `close_room`,
     which also tell a message queue.
 
@@ -46,6 +50,19 @@ class ClientRegistry:
     def has_clients(self, session_id: Any) -> bool:
         """Return whether a session has clients."""
         return session_id in self._members
+
+    def has_joined(self, sid: str) -> bool:
+        """Return whether a client belongs to a session."""
+        return sid in self._joined
+
+    def joined(self) -> list[str]:
+        """Return the clients that belong to a session; some may have disconnected."""
+        with LOCK:
+            return [*self._joined]
+
+    def has_connected(self) -> bool:
+        """Return whether a client that belongs to a session is connected."""
+        return any(self.is_connected(sid) for sid in self.joined())
 
     def watched(self) -> dict[Any, str]:
         """Return the key of each session that has clients, by its id."""
@@ -120,10 +137,12 @@ class ClientRegistry:
             self._members.setdefault(new[0], set()).add(sid)
             self._joined[sid] = new
         if old is not None:
-            retry_on_key_error(self._rooms.basic_leave_room, sid, self._namespace, old[1])
+            for room in [old[1]] if new is not None else [old[1], SIGNED_IN_ROOM]:
+                retry_on_key_error(self._rooms.basic_leave_room, sid, self._namespace, room)
         if new and self._joined.get(sid) == new and new[0] not in self._ending and self.is_connected(sid):
             with suppress(KeyError, ValueError):  # it disconnects at this moment
-                retry_on_key_error(self._rooms.basic_enter_room, sid, self._namespace, new[1])
+                for room in (new[1], SIGNED_IN_ROOM):
+                    retry_on_key_error(self._rooms.basic_enter_room, sid, self._namespace, room)
         return old is not None
 
 
