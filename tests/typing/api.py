@@ -1,7 +1,8 @@
 """The public API as a type checker sees it. Read by mypy, never run."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -16,10 +17,11 @@ from users_session_manager import (
     SessionManager,
     SessionRejected,
     Store,
+    testing,
 )
 from users_session_manager.integrations import django, fastapi, flask, prometheus
 from users_session_manager.integrations._web import RequestSession
-from users_session_manager.integrations.socketio import attach
+from users_session_manager.integrations.socketio import attach, presence
 
 manager = SessionManager()
 assert_type(manager, SessionManager)
@@ -88,6 +90,7 @@ error: Exception = SessionRejected()
 lookup: LookupError = SessionRejected()
 base: SessionError = MissingDependency("a package", "extra")
 detach: Callable[[], None] = attach(manager, object(), namespace="/", cookie="session_key")
+end_presence: Callable[[], None] = presence(manager, object(), show=lambda session: session.username)
 undo: Callable[[], None] = prometheus.instrument(SessionManager())
 
 sessions = flask.UserSessions()
@@ -111,6 +114,8 @@ assert_type(polled(1), str)
 guarded("1")  # type: ignore[arg-type]
 
 dependencies = fastapi.UserSessions(secure=False, timeout=60, max_sessions_per_user=1, overflow="reject")
+fastapi.UserSessions(samesite="None", domain="example.com", partitioned=True)
+fastapi.UserSessions(samesite="none")  # type: ignore[arg-type]
 fastapi.UserSessions(overflow="refuse")  # type: ignore[arg-type]
 assert_type(fastapi.UserSessions().manager, fastapi.SessionManager)
 
@@ -160,5 +165,30 @@ assert_type(view(object(), 1), str)
 assert_type(django.sign_in(object(), object(), data={"a": 1}, timeout=9000), str)
 assert_type(django.renew_key(object(), overlap=5), str)
 assert_type(django.sign_out_elsewhere(object()), int)
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+def stream(request: Request) -> None:
+    assert_type(sessions.stream(["event"]), Iterator[str])
+    sessions.stream(numbers())  # type: ignore[arg-type]
+    assert_type(dependencies.stream(request, ["event"]), AsyncIterator[str])
+    assert_type(dependencies.stream(request, numbers()), AsyncIterator[int])
+    assert_type(django.stream(object(), ["event"]), Iterator[str])
+    assert_type(django.stream(object(), numbers()), AsyncIterator[int])
+    django.stream(object(), numbers)  # type: ignore[call-overload]
+
+
 django.session_required(max_age="300")  # type: ignore[call-overload]
 django.renew_key(object(), 5)  # type: ignore[call-arg]
+
+with testing.fresh_sessions() as clock:
+    assert_type(clock, testing.ManualClock)
+    clock.advance(timedelta(minutes=20), days=1, hours=1, minutes=0.5, seconds=1)
+    clock.advance(20)  # type: ignore[arg-type]
+    clock.advance(minutes="20")  # type: ignore[arg-type]
+assert_type(testing.sign_in(object(), "Luca", data=[]), str)
+with testing.expect_logout(key, request_session), testing.expect_session_expiring(key):
+    pass

@@ -1,0 +1,27 @@
+import pytest
+from shop import create_app
+from starlette.testclient import TestClient
+
+from users_session_manager import SessionManager
+
+pytest_plugins = ["users_session_manager.testing.pytest_plugin"]
+
+
+@pytest.fixture
+def options():
+    return {}
+
+
+@pytest.fixture
+def app(options):
+    app = create_app(**options)
+    manager = SessionManager()
+    assert manager.getLoggedUsers() == []
+    assert len(manager.listeners("sessionEnded")) == 1
+    return app
+
+
+@pytest.fixture
+def browser(app):
+    with TestClient(app) as browser:
+        yield browser

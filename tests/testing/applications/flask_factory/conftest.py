@@ -1,0 +1,25 @@
+import pytest
+from shop import create_app
+
+from users_session_manager import SessionManager
+
+pytest_plugins = ["users_session_manager.testing.pytest_plugin"]
+
+
+@pytest.fixture
+def settings():
+    return {}
+
+
+@pytest.fixture
+def app(settings):
+    app = create_app(**settings)
+    manager = SessionManager()
+    assert manager.getLoggedUsers() == []
+    assert len(manager.listeners("sessionEnded")) == 1
+    return app
+
+
+@pytest.fixture
+def browser(app):
+    return app.test_client()

@@ -1,0 +1,3 @@
+"""The applications are tested by a pytest of their own, see `test_kit_applications.py`."""
+
+collect_ignore = ["applications"]
