@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from django.shortcuts import render
 from django.template.response import TemplateResponse
 from django.test import override_settings
 from django.urls import path
+from django.views.decorators.cache import cache_page
 from django_clients import BACKEND, copy_of, middleware_below, of_proxy, sign_in
 from django_project import COOKIE, HTML, new_client, user_named
 
@@ -26,6 +28,7 @@ from users_session_manager import SessionManager
 from users_session_manager.integrations.django import session_required
 
 MESSAGE = "You are signed in as often as you may be."
+numbers = count()
 PAGES = {"user.html": "{{ user.username }}", "hello.html": "hello", "404.html": "{{ user.username }}"}
 
 
@@ -129,6 +132,19 @@ def lasting(request: Any) -> Any:
     return HttpResponse("mine", headers={"Cache-Control": "public, max-age=3600"})
 
 
+@cache_page(60)
+@session_required
+def cached(request: Any) -> Any:
+    number = next(numbers)
+    return HttpResponse(f"{request.user.username} {number}", headers={"Cache-Control": "public, max-age=60"})
+
+
+def sign_in_and_last(request: Any) -> Any:
+    response = sign_in_here(request)
+    response["Cache-Control"] = "public, max-age=60"
+    return response
+
+
 @session_required(max_age=0)
 def recent(request: Any) -> Any:
     return HttpResponse("mine")
@@ -149,6 +165,8 @@ urlpatterns = [
     path("streaming", streaming),
     path("astreaming", astreaming),
     path("lasting", lasting),
+    path("cached", cached),
+    path("sign-in-and-last", sign_in_and_last),
     path("recent", recent),
     path("login", LoginView.as_view(template_name="admin/login.html")),
     path("admin/", admin.site.urls),
@@ -345,6 +363,28 @@ def test_nothing_is_stored(unreachable, handler, url):
     expected = 403 if url == "/recent" else 200
     assert [answer.status_code for answer in answers] == [expected, 401, 302, expected, 503]
     for answer in answers:
-        assert {*answer["Cache-Control"].split(", ")} == {"no-store", "private"}
+        own = url == "/lasting" and answer.status_code == 200  # it says itself what caches may do
+        assert {*answer["Cache-Control"].split(", ")} == (
+            {"public", "max-age=3600"} if own else {"no-store", "private"}
+        )
         assert {"Cookie", "Session-Key"} <= {*answer["Vary"].split(", ")}
         answer.close()
+
+
+def test_cached_above_the_guard(manager, handler):
+    """A decorator above the guard that stores answers gives none to another client, even one that may be stored."""
+    clients = [sign_in(handler, "luca"), sign_in(handler, "fabio")]
+    answers = []
+    for _ in range(2):
+        answers += [client.get("/cached").content.decode().split() for client in clients]
+        assert new_client(handler).get("/cached").status_code == 401
+        assert new_client(handler).get("/cached", headers={"Session-Key": "x"}).status_code == 401
+    assert [name for name, _ in answers] == ["luca", "fabio"] * 2
+    assert answers[:2] == answers[2:]  # which shows that they were stored
+
+
+def test_cookie_is_not_stored(manager, handler):
+    """An answer with a cookie is not to be stored, whatever the view says."""
+    answer = new_client(handler).get("/sign-in-and-last?name=luca")
+    assert answer.cookies[COOKIE].value
+    assert answer["Cache-Control"] == "no-store, private"

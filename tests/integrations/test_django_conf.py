@@ -15,10 +15,12 @@ from django.conf import settings
 from django.core.checks import WARNING, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, RequestFactory, override_settings
-from django_project import is_logged_out, log_in, mine, mine_async, new_client
+from django.views.debug import ExceptionReporter
+from django_project import COOKIE, is_logged_out, log_in, mine, mine_async, new_client
 
 from users_session_manager.integrations.django import UserSessionMiddleware, renew_key, sign_out_elsewhere
 from users_session_manager.integrations.django import sign_in as sign_in_with
+from users_session_manager.integrations.django.conf import read_carrier
 
 MIDDLEWARE = settings.MIDDLEWARE
 OURS = "users_session_manager.integrations.django.UserSessionMiddleware"
@@ -46,11 +48,20 @@ def test_wrong_settings():
         ({"HEADER": None, "COOKIE": None}, "both are None"),
         ({"COOKIE": "a b"}, "'a b'"),
         ({"COOKIE": "sessionid", "COOKIE_SECURE": False}, "'sessionid'"),
+        ({"COOKIE": "__Secure-key"}, "'__Secure-key'.*prefix"),
+        ({"HEADER": "Authorization"}, "'Authorization'.*meaning"),
         ({"COOKIE_SECURE": "yes"}, "COOKIE_SECURE.*'yes'"),
+        ({"COOKIE_SAMESITE": False}, "COOKIE_SAMESITE.*'None', not False"),
+        ({"COOKIE_SAMESITE": "None", "COOKIE_SECURE": False}, "COOKIE_SAMESITE.*COOKIE_SECURE"),
+        ({"COOKIE_DOMAIN": "https://example.com"}, "COOKIE_DOMAIN.*'https://example.com'"),
+        ({"COOKIE_PARTITIONED": "yes"}, "COOKIE_PARTITIONED.*'yes'"),
+        ({"COOKIE_PARTITIONED": True}, "COOKIE_PARTITIONED.*SameSite"),
         ({"TIMEOUT": 1}, "TIMEOUT.*1"),
         ({"TIMEOUT": "60"}, "TIMEOUT.*str"),
         ({"USERNAME": "__class__"}, "USERNAME.*'__class__'"),
         ({"USERNAME": "delete"}, "USERNAME.*'delete'"),
+        ({"COOKIE": "django_language"}, "COOKIE.*'django_language'"),
+        ({"COOKIE": "messages"}, "COOKIE.*'messages'"),
         ({"STORE": "redis://:secret@localhost:none/0"}, "STORE.*port"),
         ({"STORE": "redis://:sec/ret@localhost:6379/0"}, "STORE.*port"),
     ]
@@ -69,6 +80,44 @@ def test_misspelt_passive():
     assert errors_of(USER_SESSIONS={"PASSIVE": [*known, "index", "admin:idnex", ""]}) == [
         f"USER_SESSIONS['PASSIVE']: no URL has the name {name!r}" for name in ("index", "admin:idnex", "")
     ]
+
+
+def test_names_in_error_reports():
+    """A name that Django's error reports do not hide is a warning; by default and with the others, no key is shown."""
+    for options, shown in (
+        ({}, []),
+        ({"HEADER": "X-Login"}, ["HTTP_X_LOGIN"]),
+        ({"COOKIE": "login", "HEADER": None}, ["__Host-login"]),
+        ({"COOKIE": "login_token", "HEADER": "X-Token"}, []),
+        ({"COOKIE": None}, []),
+    ):
+        with override_settings(USER_SESSIONS=options):
+            found = [each.msg for each in run_checks() if each.id == "users_session_manager.W003"]
+            carrier = read_carrier()
+            request = RequestFactory().get("/", headers={carrier.header: "my-key"} if carrier.header else {})
+            if carrier.cookie:
+                request.COOKIES[carrier.cookie] = request.META["HTTP_COOKIE"] = "my-key"
+            report = ExceptionReporter(request, ValueError, ValueError(), None).get_traceback_text()
+            assert ("my-key" in report) is bool(shown)
+        assert len(found) == len(shown)
+        assert all(repr(name) in message for message, name in zip(found, shown, strict=True))
+
+
+def test_session_cookie_elsewhere():
+    """A domain or a SameSite that Django's session cookie has not is a warning, since that cookie decides."""
+    for ours, django, warned in (
+        ({}, {"SESSION_COOKIE_DOMAIN": "example.com", "SESSION_COOKIE_SAMESITE": False}, []),
+        ({"COOKIE_DOMAIN": "example.com"}, {}, ["SESSION_COOKIE_DOMAIN"]),
+        ({"COOKIE_DOMAIN": "example.com"}, {"SESSION_COOKIE_DOMAIN": ".example.com"}, []),
+        ({"COOKIE_DOMAIN": "example.com"}, {"SESSION_COOKIE_DOMAIN": "app.example.com"}, ["SESSION_COOKIE_DOMAIN"]),
+        ({"COOKIE_SAMESITE": "None"}, {}, ["SESSION_COOKIE_SAMESITE"]),
+        ({"COOKIE_SAMESITE": "None"}, {"SESSION_COOKIE_SAMESITE": "none"}, []),
+        ({"COOKIE_SAMESITE": "Strict"}, {"SESSION_COOKIE_SAMESITE": "Lax"}, ["SESSION_COOKIE_SAMESITE"]),
+    ):
+        with override_settings(USER_SESSIONS=ours, **django):
+            found = [each.msg for each in run_checks() if each.id.startswith("users_session_manager.")]
+        assert len(found) == len(warned)
+        assert all(f"the same {name}:" in message for message, name in zip(found, warned, strict=True))
 
 
 def test_wrong_middleware():
@@ -133,6 +182,22 @@ def test_timeout_setting(manager):
     assert Client().get("/sync/mine", headers={"X-Key": key}).status_code == 401  # back to the names of everyone
     with override_settings(USER_SESSIONS=options):
         assert Client().get("/sync/mine", headers={"X-Key": key}).status_code == 200
+
+
+def test_plain_http(manager, caplog):
+    """A cookie for https that a client gets over http is a warning that says what to do, once; no test client does."""
+    luca = {"username": "luca", "password": "lasagne"}
+    with override_settings(USER_SESSIONS={"COOKIE_SECURE": True, "PROXIES": 1}):
+        log_in(new_client())  # as tests of a project do
+        client = Client(enforce_csrf_checks=True)  # as a browser comes
+        for options in ({"secure": True}, {"headers": {"X-Forwarded-Proto": "https"}}):
+            assert client.post("/login", luca, **options).cookies[COOKIE].value
+        assert "https alone" not in caplog.text
+        for _ in range(2):
+            assert client.post("/login", luca).cookies[COOKIE].value
+    (line,) = [each.getMessage() for each in caplog.records if "https alone" in each.getMessage()]
+    assert "set PROXIES to 1" in line
+    assert "COOKIE_SECURE" in line
 
 
 def test_no_cookie(manager):

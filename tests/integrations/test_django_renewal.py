@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,10 +10,24 @@ from foreign_key import foreign_key
 
 pytest.importorskip("django")
 
+from django.http import StreamingHttpResponse
 from django.test import override_settings
-from django_project import COOKIE, EVERY_VIEW, HTML, bare, djangos_session, is_alive, is_logged_out, log_in, new_client
+from django.urls import path
+from django_project import (
+    COOKIE,
+    EVERY_VIEW,
+    HTML,
+    bare,
+    djangos_session,
+    is_alive,
+    is_logged_out,
+    log_in,
+    new_client,
+    user_named,
+)
 
-from users_session_manager.integrations.django import session_required
+from users_session_manager import SessionError
+from users_session_manager.integrations.django import renew_key, session_required, sign_in
 from users_session_manager.integrations.django.state import KEY_IN_SESSION
 
 pytestmark = pytest.mark.usefixtures("django_project")
@@ -38,6 +53,25 @@ def test_renewal(client, manager, clock, kind):
     assert (answer.content, answer.cookies[COOKIE].value) == (b"luca", key)
     del client.cookies[COOKIE]
     assert client.get(f"/{kind}/mine").cookies[COOKIE].value == key
+
+
+def test_after_the_answer(manager):
+    """The generator of a stream cannot change the cookies of its answer: a new key would log the client out."""
+
+    def stream(request: Any) -> Any:
+        yield b"on"
+        for call in (partial(sign_in, request, user_named("fabio")), partial(renew_key, request)):
+            with pytest.raises(SessionError, match="has its cookies already"):
+                call()
+            yield b", refused"
+
+    view = session_required(lambda request: StreamingHttpResponse(stream(request)))
+    client = new_client()
+    log_in(client)
+    with override_settings(ROOT_URLCONF=(path("stream", view),)):
+        assert b"".join(client.get("/stream").streaming_content) == b"on, refused, refused"
+        assert client.get("/stream").status_code == 200
+    assert manager.getLoggedUsers() == ["luca"]
 
 
 def test_renewal_with_overlap(client, manager, clock, kind):

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -21,16 +22,18 @@ from watched_store import WatchedStore
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import Mount, Router
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer versions would rather have another HTTP client than httpx
     from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from users_session_manager import SessionError, SessionManager, StoreUnavailable, TooManySessions
+from users_session_manager import SessionError, SessionManager, SessionRejected, StoreUnavailable, TooManySessions
+from users_session_manager.integrations._web import SCRIPT
 from users_session_manager.integrations.fastapi import RequestSession, UserSessions
 from users_session_manager.keys import new_key
 
@@ -196,6 +199,31 @@ class TestGuard:
             with pytest.raises(WebSocketDenialResponse) as refusal, connection:
                 pass
             assert refusal.value.status_code == status
+
+    @pytest.mark.parametrize("cookie", ["session_key", None])
+    def test_sign_in_on_websocket(self, manager, cookie):
+        """A WebSocket has no answer that sets a cookie: signing in is refused, unless a header carries the key."""
+        sessions = UserSessions(cookie=cookie)
+        app = make_app(sessions)
+
+        @app.websocket("/sign-in")
+        async def sign_in(websocket: WebSocket) -> None:
+            await websocket.accept()
+            answers = []
+            for method, args in ((sessions.sign_in, ["luca"]), (sessions.renew_key, [])):
+                try:
+                    answers.append(method(websocket, Response(), *args))
+                except SessionError as error:  # noqa: PERF203
+                    answers.append(str(error))
+            await websocket.send_json([*answers, sessions.sign_out(websocket, Response())])
+            await websocket.close()
+
+        with client_of(app).websocket_connect("/sign-in") as socket:
+            *answers, was_signed_in = socket.receive_json()
+        assert was_signed_in is (cookie is None)
+        for answer in answers:
+            assert ("by an HTTP request" in answer) is (cookie is not None)
+        assert manager.getLoggedUsers() == []
 
     def test_not_installed(self, manager):
         """Without `install` no request gets through, and the error says why."""
@@ -441,6 +469,84 @@ class TestRefusals:
         answer = client.get("/below/me", headers={"Session-Key": key})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
+    @pytest.mark.parametrize("way", ["mounted", "below a router", "below another"])
+    def test_raised_below_without_install(self, unavailable, way):
+        """What a route there raises without a guard, or behind it, is answered by an `HTTPException` as well."""
+        manager = SessionManager()
+        sessions = UserSessions()
+        app, below = make_app(sessions), FastAPI()
+        current = Annotated[RequestSession, Depends(sessions.current)]
+
+        @below.post("/login")
+        def login(request: Request, response: Response) -> str:
+            return sessions.sign_in(request, response, "luca")
+
+        @below.post("/renew")
+        def renew(request: Request, response: Response) -> str:
+            return sessions.renew_key(request, response)
+
+        @below.post("/ends-and-writes")
+        def ends_and_writes(session: current) -> None:
+            manager.deleteSession(session.key)
+            session.data = "lost"
+
+        @below.post("/looks-up")
+        async def looks_up() -> str:
+            return manager.getSession(UNKNOWN).username
+
+        @below.exception_handler(Exception)
+        def catch(request: Request, error: Exception) -> Response:
+            return PlainTextResponse("caught", 500)
+
+        if way == "mounted":
+            app.mount("/below", below)
+        elif way == "below a router":
+            app.mount("/below", Router([Mount("/", below)]))
+        else:
+            between = FastAPI()
+            between.mount("/", below)
+            app.mount("/below", between)
+        client = client_of(app)
+        manager.setMaxSessionsPerUser(1, "reject")
+        key = manager.loadNewSession("luca")
+        for path, headers, status, name in (
+            ("login", {}, 409, "tooManySessions"),
+            ("renew", {}, 401, "logout"),
+            ("looks-up", {}, 401, "logout"),
+            ("ends-and-writes", {"Session-Key": key}, 401, "logout"),
+        ):
+            answer = client.post(f"/below/{path}", headers=headers)
+            assert (answer.status_code, answer.json()) == (status, {"detail": {name: True}})
+            assert answer.headers["cache-control"] == "no-store, private"
+        unavailable.unreachable = True
+        answer = client.post("/below/login")
+        assert (answer.status_code, answer.json()) == (503, {"detail": {"unavailable": True}})
+        assert answer.headers["retry-after"] == "5"
+
+    def test_below_with_own_handlers(self, manager):
+        """An application that is mounted may have an `install`, or handlers, of its own."""
+        sessions, others = UserSessions(), UserSessions(login_url="/login")
+        app, below, other = make_app(sessions), FastAPI(), make_app(others)
+        below.get("/me")(lambda: manager.getSession(UNKNOWN).username)
+        below.add_exception_handler(SessionRejected, lambda request, error: PlainTextResponse("mine", 403))
+        app.mount("/below", below)
+        app.mount("/other", other)
+        client = client_of(app)
+        assert client.get("/below/me").text == "mine"
+        assert refused(client.get("/other/me"))
+        assert self.browser_of(app).get("/other/me").status_code == 303
+
+    def test_below_after_a_request(self, manager):
+        """A mounted application that has answered requests takes no handler any more; its guards answer as before."""
+        sessions = UserSessions()
+        app, below = make_app(sessions), FastAPI()
+        below.get("/open")(lambda: "x")
+        below.get("/me", dependencies=[Depends(sessions.current)])(lambda: "x")
+        assert client_of(below).get("/open").json() == "x"
+        app.mount("/below", below)
+        answer = client_of(app).get("/below/me")
+        assert (answer.status_code, answer.json()) == (401, {"detail": {"logout": True}})
+
     def test_other_handlers(self, manager):
         """A handler of the application for a status, or for everything, does not replace the answer of a guard."""
         app = make_app(UserSessions())
@@ -474,7 +580,7 @@ class TestRefusals:
         answer = client.options("/mixed", headers=preflight)
         assert (answer.status_code, answer.content) == (204, b"")
         for path in ("/area", "/mixed"):
-            for headers in ({}, origin):
+            for headers in ({}, origin, {"Access-Control-Request-Method": "PUT"}):
                 assert refused(client.options(path, headers=headers))
         assert refused(client.get("/mixed", headers=preflight))
         app = FastAPI()
@@ -588,6 +694,12 @@ class TestSettings:
             ("secure", "no"),
             ("header", "session_key"),
             ("cookie", "a b"),
+            ("cookie", "__Host-x"),
+            ("header", "Host"),
+            ("samesite", "lax"),
+            ("domain", "127.0.0.1"),
+            ("partitioned", "yes"),
+            ("partitioned", True),  # without samesite="None"
             ("api", "no"),
             ("bearer", "yes"),
             ("login_url", ""),
@@ -781,6 +893,53 @@ class TestResponses:
         client.get("/open")
         with pytest.raises(SessionError, match="before the application answers its first request"):
             UserSessions().install(client.app)
+
+    def test_never_stored(self, manager):
+        """An answer with a cookie is not to be stored, whatever the route says."""
+        app, sessions = FastAPI(), UserSessions()
+        sessions.install(app)
+
+        @app.get("/stored")
+        def stored(request: Request, response: Response) -> None:
+            response.headers["Cache-Control"] = "max-age=60"
+            sessions.sign_in(request, response, "luca")
+
+        answer = client_of(app).get("/stored")
+        assert answer.headers.get_list("Cache-Control") == ["no-store, private"]
+
+    def test_twice(self, manager):
+        """Only one of two could answer the rejections of an application, so a second one is an error."""
+        app, sessions = FastAPI(), UserSessions()
+        app.add_exception_handler(SessionRejected, lambda *_: Response(status_code=418))  # one of its own is none
+        sessions.install(app)
+        for again in (sessions, UserSessions(cookie="staff")):
+            with pytest.raises(SessionError, match="has its UserSessions already"):
+                again.install(app)
+
+    @pytest.mark.parametrize("when", ["background", "stream"])
+    def test_after_the_answer(self, manager, when):
+        """What runs after the answer has begun cannot change its cookie: a new key would log the client out."""
+        app, sessions, problems = FastAPI(), UserSessions(), []
+        sessions.install(app)
+
+        def try_both(request: Request) -> Iterator[str]:
+            yield "on"
+            for call in (partial(sessions.sign_in, username="fabio"), sessions.renew_key):
+                with pytest.raises(SessionError, match="has its cookies already") as problem:
+                    call(request, Response())
+                problems.append(problem.value)
+
+        @app.get("/", dependencies=[Depends(sessions.current)])
+        def answer(request: Request, tasks: BackgroundTasks) -> Any:
+            if when == "stream":
+                return StreamingResponse(try_both(request))
+            tasks.add_task(lambda: [*try_both(request)])
+            return "on"
+
+        key = manager.loadNewSession("luca")
+        assert client_of(app).get("/", headers={"Cookie": f"__Host-session_key={key}"}).status_code == 200
+        assert len(problems) == 2
+        assert list(manager.sessions) == [key]
 
 
 class TestDocument:
@@ -980,3 +1139,30 @@ class TestTwoLifespans:
         assert loops[0] is not loops[1]
         assert ended.empty()
         assert messages.empty()
+
+
+class TestScript:
+    """The script that signs a page out."""
+
+    def test_served(self, manager):
+        """An application serves it, before any route of its own that takes every path; a browser may keep it."""
+        app = FastAPI()
+        app.get("/{path:path}")(lambda path: path)
+        UserSessions().install(app)
+        answer = client_of(app).get("/user-sessions.js")
+        assert (answer.status_code, answer.text) == (200, SCRIPT.read_text())
+        assert answer.headers["Content-Type"].startswith("text/javascript")
+        assert (answer.headers["Cache-Control"], answer.headers.get("Vary")) == ("max-age=3600", None)
+        assert app.url_path_for("user_sessions_script") == "/user-sessions.js"
+        assert "/user-sessions.js" not in app.openapi()["paths"]
+
+    def test_elsewhere(self, manager):
+        """It has another path, or none."""
+        app, without = FastAPI(), FastAPI()
+        UserSessions().install(app, script="/js/sessions.js")
+        assert client_of(app).get("/js/sessions.js").status_code == 200
+        UserSessions().install(without, script=None)
+        assert client_of(without).get("/user-sessions.js").status_code == 404
+        for wrong in ("user-sessions.js", "//elsewhere.example/", 1, "/", "/{name}.js", "/a.js?v=1", "/a.js#b"):
+            with pytest.raises(ValueError, match=r"^script: has to be a path"):
+                UserSessions().install(FastAPI(), script=wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ import pytest
 
 pytest.importorskip("flask")
 
-from flask import Blueprint, Flask, render_template_string, request, send_file
+from flask import (
+    Blueprint,
+    Flask,
+    Response,
+    render_template_string,
+    request,
+    send_file,
+    stream_with_context,
+    url_for,
+)
 from flask.views import MethodView
 from watched_store import WatchedStore
 
@@ -27,6 +37,7 @@ from users_session_manager import (
     StoreUnavailable,
     TooManySessions,
 )
+from users_session_manager.integrations._web import SCRIPT
 from users_session_manager.integrations.flask import (
     UserSessions,
     current_session,
@@ -219,6 +230,7 @@ class TestOptional:
         app = make_app()
         app.static_folder = str(tmp_path)
         (tmp_path / "style.css").write_text("x")
+        app.register_blueprint(Blueprint("shop", __name__, static_folder=tmp_path, static_url_path="/shop"))
         app.before_request(session_optional(lambda: None))
         client, key = client_of(app), manager.loadNewSession("Luca")
         for path, left in (("/open", 3000), ("/me", 3000), ("/greeting", 3000), ("/passive", 2000), ("/none", 2000)):
@@ -227,8 +239,9 @@ class TestOptional:
             assert manager.getSessionTimeLeft(key) == left, path
             manager.restartSessionTimer(key)
         clock.turn(1000)
-        with client.get("/static/style.css", headers=header(key)) as answer:
-            assert answer.text == "x"
+        for path in ("/static/style.css", "/shop/style.css"):
+            with client.get(path, headers=header(key)) as answer:
+                assert answer.text == "x"
         assert manager.getSessionTimeLeft(key) == 2000
         assert_logged_out(client.get("/me", headers=header(UNKNOWN)))
 
@@ -326,6 +339,13 @@ class TestCaches:
         assert answer(private) == "private, max-age=60"
         assert answer(lambda path: (path.read_text(), {"Cache-Control": "no-cache"})) == "no-cache"
 
+    def test_own_vary(self, manager):
+        """The headers that the view names stay, and none is named twice."""
+        app = make_app()
+        app.add_url_rule("/menu", view_func=session_required(lambda: ("pasta", {"Vary": "Accept-Language, cookie"})))
+        answer = client_of(app).get("/menu", headers=header(manager.loadNewSession("Luca")))
+        assert sorted(each.lower() for each in answer.vary) == ["accept-language", "cookie", "session-key"]
+
     def test_varies(self, client, manager):
         """The answer varies in any case: an application may change the rest afterwards."""
         for headers in (header(manager.loadNewSession("Luca")), {}):
@@ -380,7 +400,7 @@ class TestSignIn:
         answer = client.post("/login", data={"name": "Luca"})
         key = answer.json["session_key"]
         assert answer.json["now"] == manager.getUsernameFromSessionKey(key) == "Luca"
-        assert answer.headers["Set-Cookie"] == f"{COOKIE}={key}; Secure; HttpOnly; Path=/; SameSite=Lax"
+        assert answer.headers["Set-Cookie"] == f"{COOKIE}={key}; HttpOnly; Path=/; SameSite=Lax; Secure"
         assert answer.headers["Cache-Control"] == "no-store, private"
         browser = client.application.test_client()
         browser.post("/login", data={"name": "Fabio"}, base_url="https://localhost")
@@ -445,9 +465,9 @@ class TestSignOut:
 
 def assert_deletes_cookie(answer: Any, name: str = COOKIE) -> None:
     (line,) = answer.headers.getlist("Set-Cookie")
-    assert line.startswith(f"{name}=; Expires=Thu, 01 Jan 1970")
-    assert ("; Secure;" in line) is name.startswith("__Host-")
-    assert line.endswith("; HttpOnly; Path=/; SameSite=Lax")
+    secure = "; Secure" if name.startswith("__Host-") else ""
+    expected = f"{name}=; expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; Max-Age=0; Path=/; SameSite=Lax{secure}"
+    assert line == expected
 
 
 class TestRefusal:
@@ -678,10 +698,15 @@ class TestSettings:
             "USER_SESSIONS_HEADER": "Session-Key",
             "USER_SESSIONS_COOKIE": "session_key",
             "USER_SESSIONS_COOKIE_SECURE": True,
+            "USER_SESSIONS_COOKIE_SAMESITE": "Lax",
+            "USER_SESSIONS_COOKIE_DOMAIN": None,
+            "USER_SESSIONS_COOKIE_PARTITIONED": False,
             "USER_SESSIONS_PROXIES": 0,
+            "USER_SESSIONS_TRUSTED_ORIGINS": (),
             "USER_SESSIONS_LOGIN_URL": None,
             "USER_SESSIONS_API": True,
             "USER_SESSIONS_USERNAME": "username",
+            "USER_SESSIONS_SCRIPT": "/user-sessions.js",
         }
 
     def test_policy(self, manager):
@@ -779,13 +804,43 @@ class TestSettings:
     def test_wrong_settings(self, manager):
         """A setting that cannot work is refused by name; the cookie cannot be that of Flask's own session."""
         wrong = [("HEADER", "session_key"), ("HEADER", ""), ("HEADER", 5), ("COOKIE", "a b"), ("COOKIE", "session")]
-        wrong += [("COOKIE", 5), ("COOKIE_SECURE", "yes"), ("COOKIE_SECURE", None), ("LOGIN_URL", ""), ("LOGIN_URL", 5)]
+        wrong += [("HEADER", "Cookie"), ("HEADER", "Authorization"), ("COOKIE", "__Host-x"), ("COOKIE", "path")]
+        wrong += [("COOKIE_SAMESITE", "lax"), ("COOKIE_SAMESITE", None), ("COOKIE_DOMAIN", "localhost")]
+        wrong += [
+            ("COOKIE_PARTITIONED", 1),
+            ("COOKIE", 5),
+            ("COOKIE_SECURE", "yes"),
+            ("COOKIE_SECURE", None),
+            ("LOGIN_URL", ""),
+            ("LOGIN_URL", 5),
+        ]
         wrong += [("TIMEOUT", 1), ("LIFETIME", 0), ("MAX_SESSIONS_PER_USER", 0), ("OVERFLOW", "drop"), ("WARNING", 0)]
         wrong += [("STORE", 5), ("PROXIES", -1), ("PROXIES", True), ("PROXIES", "1"), ("API", "no"), ("USERNAME", 5)]
         for name, value in wrong:
             with pytest.raises(ValueError, match=f"USER_SESSIONS_{name}\\b") as refusal:
                 make_app(**{name: value})
             assert repr(value) in str(refusal.value) or "both are None" in str(refusal.value)
+
+    @pytest.mark.parametrize("prefix", ["", "__Host-", "__Secure-"])
+    def test_own_cookie_of_flask(self, manager, prefix):
+        """The cookie cannot have the name of that of Flask's own session, with whatever prefix."""
+        app = Flask(__name__)
+        app.config.update(SESSION_COOKIE_NAME=f"{prefix}mine", USER_SESSIONS_COOKIE="mine")
+        with pytest.raises(ValueError, match=r"^USER_SESSIONS_COOKIE: cannot be 'mine': the framework has a cookie"):
+            UserSessions(app)
+
+    def test_wrong_combinations(self, manager):
+        """A cookie that browsers drop is an error that names what to change, in debug mode too."""
+        none, split = {"COOKIE_SAMESITE": "None"}, {"COOKIE_PARTITIONED": True}
+        for debug, wrong, named in (
+            (False, none | {"COOKIE_SECURE": False}, "COOKIE_SAMESITE: .*COOKIE_SECURE .*to True"),
+            (True, none, "COOKIE_SAMESITE: .*COOKIE_SECURE .*to True"),
+            (False, split, "COOKIE_PARTITIONED: .*SameSite is 'None'"),
+            (True, split, "COOKIE_PARTITIONED: .*COOKIE_SECURE .*to True"),
+        ):
+            with pytest.raises(ValueError, match=f"^USER_SESSIONS_{named}"):
+                make_app(debug=debug, **wrong)
+        make_app(debug=True, COOKIE_SECURE=True, **none, **split)
 
     def test_neither(self, manager):
         """A key needs a header or a cookie."""
@@ -871,3 +926,79 @@ except ImportError as missing:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     expected = "MissingDependency flask is not installed: pip install 'users-session-manager[flask]'\n"
     assert done.stdout == expected
+
+
+def test_asked_after_the_view(manager):
+    """An `after_request` function may ask for the session of an open view, and sign in: the answer is as any other."""
+    sessions, app = UserSessions(), Flask(__name__)
+
+    @app.after_request
+    def follow(response: Response) -> Response:
+        if request.path == "/login":
+            sessions.sign_in("luca")
+        response.headers["User"] = current_session.username if current_session else "nobody"
+        return response
+
+    sessions.init_app(app)
+    app.add_url_rule("/<path>", view_func=lambda path: path)
+    client = app.test_client()
+    for path, user in (("home", "nobody"), ("login", "luca"), ("home", "luca")):
+        answer = client.get(f"/{path}", base_url="https://localhost")
+        assert (answer.headers["User"], answer.headers["Cache-Control"]) == (user, "no-store, private")
+        assert set(answer.vary) == {"Cookie", "Session-Key"}
+        assert len(answer.headers.getlist("Set-Cookie")) == (path == "login")
+
+
+@pytest.mark.parametrize("when", ["after_request", "stream"])
+def test_after_the_answer(manager, when):
+    """What runs after a guarded view cannot change the cookie of its answer: a new key would log the client out."""
+    sessions, problems = UserSessions(), []
+    app = make_app(sessions)
+
+    def try_both() -> Iterator[str]:
+        yield "on"
+        for call in (lambda: sessions.sign_in("fabio"), sessions.renew_key):
+            with pytest.raises(SessionError, match="has its cookies already") as problem:
+                call()
+            problems.append(problem.value)
+
+    @app.get("/late")
+    @session_required
+    def late() -> Any:
+        return stream_with_context(try_both()) if when == "stream" else "on"
+
+    @app.after_request
+    def follow(response: Response) -> Response:
+        if when == "after_request":
+            assert [*try_both()] == ["on"]
+        return response
+
+    key = manager.loadNewSession("luca")
+    with client_of(app) as client:
+        assert client.get("/late", headers={"Cookie": f"__Host-session_key={key}"}).text == "on"
+    assert len(problems) == 2
+    assert list(manager.sessions) == [key]
+
+
+class TestScript:
+    def test_served(self, manager):
+        """Each application serves the script, to all, and a browser may keep it; requesting it prolongs nothing."""
+        app = make_app()
+        app.before_request(session_optional(lambda: None))
+        with client_of(app).get("/user-sessions.js") as answer:
+            assert (answer.status_code, answer.mimetype, answer.data) == (200, "text/javascript", SCRIPT.read_bytes())
+            assert len(answer.data) < 3 * 1024
+            assert (answer.headers["Cache-Control"], answer.headers.get("Vary")) == ("public, max-age=3600", None)
+        with app.test_request_context():
+            assert url_for("user_sessions_script") == "/user-sessions.js"
+
+    def test_elsewhere(self, manager):
+        """It has another path, or none."""
+        client = client_of(make_app(SCRIPT="/js/sessions.js"))
+        with client.get("/js/sessions.js") as answer:
+            assert answer.status_code == 200
+        assert client.get("/user-sessions.js").status_code == 404
+        assert client_of(make_app(SCRIPT=None)).get("/user-sessions.js").status_code == 404
+        for wrong in ("user-sessions.js", "//elsewhere.example/", 1, "/", "/<name>.js", "/a.js?v=1", "/a.js#b"):
+            with pytest.raises(ValueError, match=r"^USER_SESSIONS_SCRIPT: has to be a path"):
+                make_app(SCRIPT=wrong)

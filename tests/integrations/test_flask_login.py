@@ -61,7 +61,7 @@ def make_app(users: Users, **config: Any) -> Flask:
     app.test_client_class = FlaskLoginClient
     login_manager = LoginManager(app)
     login_manager.login_view = "login"
-    UserSessions(app, login_manager=login_manager)
+    sessions = UserSessions(app, login_manager=login_manager)
     login_manager.user_loader(users.load)
 
     @login_manager.request_loader
@@ -91,6 +91,11 @@ def make_app(users: Users, **config: Any) -> Flask:
     def confirm() -> Any:
         confirm_login()
         return {"key": current_session.key}
+
+    @app.post("/renew")
+    @login_required
+    def renew() -> Any:
+        return {"key": sessions.renew_key(overlap=60)}
 
     @app.get("/me")
     @login_required
@@ -235,6 +240,13 @@ class TestLogin:
         log_in(browser)
         browser.post("/clear")
         assert (list(manager.sessions), is_in(browser)) == ([], False)
+
+    def test_another_user(self, browser, manager):
+        """A user id that the application has put beside the key of another user's session signs nobody in."""
+        log_in(browser)
+        with browser.session_transaction() as flask_session:
+            flask_session["_user_id"] = "8"
+        assert not is_in(browser)
 
     def test_too_many(self, app, manager):
         """A login too many is 409, and no user is signed in."""
@@ -388,6 +400,24 @@ class TestRemember:
         browser.delete_cookie("session")
         assert not is_in(browser, base_url="https://localhost")
 
+    @pytest.mark.parametrize("lost", [True, False])
+    def test_permanent(self, app, manager, lost):
+        """A login that Flask's own session keeps without our cookie, or beside that of another session, gets ours."""
+        browser, other = app.test_client(), app.test_client()
+        browser.post("/login", data={"id": 7}, base_url="https://localhost")
+        other.post("/login", data={"id": 8}, base_url="https://localhost")
+        name, key = "__Host-session_key", browser.get_cookie("__Host-session_key").value
+        if lost:
+            browser.delete_cookie(name)
+        else:
+            browser.set_cookie(name, other.get_cookie(name).value)
+        answer = browser.get("/me", base_url="https://localhost")
+        assert answer.json["username"] == "luca"
+        assert answer.headers["Cache-Control"] == "no-store, private"
+        assert browser.get_cookie(name).value == key
+        assert "Set-Cookie" not in browser.get("/me", base_url="https://localhost").headers
+        assert is_in(other, base_url="https://localhost")
+
     def test_remember_cookie(self, app, users, manager):
         """The cookie of Flask-Login alone signs nobody in, and is deleted."""
         plain = Flask("plain")
@@ -487,6 +517,16 @@ class TestSeveralProcesses:
         browser.set_cookie("session", before)
         assert is_in(browser, **site)
 
+    def test_copy_of_a_former_key(self, app, manager):
+        """A copy of Flask's cookie with a former key signs in during the overlap, and is given no present key."""
+        browser, thief, site = app.test_client(), app.test_client(), {"base_url": "https://localhost"}
+        browser.post("/login", data={"id": 7}, **site)
+        thief.set_cookie("session", browser.get_cookie("session").value)
+        assert browser.post("/renew", **site).status_code == 200
+        assert is_in(thief, **site)
+        assert thief.get_cookie("__Host-session_key") is None
+        assert is_in(browser, **site)
+
 
 class TestUnreachableStore:
     def test_503(self, users, manager):
@@ -520,6 +560,13 @@ class TestSetUp:
             app.testing = True
             with pytest.raises(SessionError, match=said):
                 app.test_client().get("/")
+
+    @pytest.mark.parametrize("config", [{}, {"REMEMBER_COOKIE_NAME": "mine"}])
+    def test_name_of_the_remember_cookie(self, users, manager, config):
+        """Our cookie cannot be called as that of Flask-Login, which is deleted wherever it is shown."""
+        name = config.get("REMEMBER_COOKIE_NAME", "remember_token")
+        with pytest.raises(ValueError, match=r"USER_SESSIONS_COOKIE: .*the framework has a cookie of that name"):
+            make_app(users, USER_SESSIONS_COOKIE=name, USER_SESSIONS_COOKIE_SECURE=False, **config)
 
     def test_strong_protection(self, users, manager):
         """A login that Flask-Login removes, since the client looks like another one, ends its session."""

@@ -754,6 +754,53 @@ class TestNames:
             assert_rejected(site.get("/me", headers))
 
 
+def attributes(answer: Answer) -> tuple[str, set[str]]:
+    """Return the name of the cookie that an answer sets or deletes, and what else it says of it."""
+    (line,) = [value for name, value in answer.headers if name.lower() == "set-cookie" and "session_key=" in value]
+    pair, *others = line.strip().split("; ")
+    ends = ("expires=", "max-age=")
+    return pair.partition("=")[0], {each.lower() for each in others if not each.lower().startswith(ends)}
+
+
+COMMON = {"path=/", "httponly"}
+ATTRIBUTES = {
+    "strict": ({"samesite": "Strict"}, "__Host-session_key", {"secure", "samesite=strict"}),
+    "of all sites": ({"samesite": "None"}, "__Host-session_key", {"secure", "samesite=none"}),
+    "in frames": (
+        {"samesite": "None", "partitioned": True},
+        "__Host-session_key",
+        {"secure", "samesite=none", "partitioned"},
+    ),
+    "of all hosts": (
+        {"domain": ".example.test"},
+        "__Secure-session_key",
+        {"secure", "samesite=lax", "domain=example.test"},
+    ),
+    "over http": (
+        {"domain": "example.test", "secure": False},
+        "session_key",
+        {"samesite=lax", "domain=example.test"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*ONE_OF_EACH, "django-asgi"])
+@pytest.mark.parametrize("case", ATTRIBUTES)
+def test_attributes(make, name, case):
+    """The attributes of the cookie are configured; its deletion, by a logout and by a rejection, has the same ones."""
+    names, expected, others = ATTRIBUTES[case]
+    site = make(name, **names)
+    answer = site.post("/login", name="Luca")
+    key = answer.json["key"]
+    assert attributes(answer) == (expected, COMMON | others)
+    assert attributes(site.post("/login", name="Luca", timeout=9000)) == (expected, COMMON | others)
+    assert site.get("/me", cookie(key, expected)).status == 200
+    for answer in (site.post("/logout", cookie(key, expected)), site.get("/me", cookie(key, expected))):
+        assert attributes(answer) == (expected, COMMON | others)
+        assert "Max-Age=0" in answer.header("Set-Cookie")
+        assert f"{expected}={key}" not in answer.header("Set-Cookie")
+
+
 class TestKeyCarrier:
     """Its class is the one that the integrations use."""
 
@@ -765,6 +812,8 @@ class TestKeyCarrier:
         """The cookie has the prefix `__Host-` unless it is for http alone."""
         assert (carrier().header, carrier().cookie) == ("Session-Key", COOKIE)
         assert carrier(secure=False).cookie == "session_key"
+        assert carrier(domain="example.com").cookie == "__Secure-session_key"
+        assert carrier(domain="example.com", secure=False).cookie == "session_key"
         assert (carrier(header=None).header, carrier(cookie=None).cookie) == (None, None)
 
     def test_wrong_names(self, carrier):
@@ -775,6 +824,51 @@ class TestKeyCarrier:
             with pytest.raises(ValueError, match=what) as refusal:
                 carrier(**{what: name})
             assert repr(name) in str(refusal.value)
+
+    def test_taken_names(self, carrier):
+        """A header with a meaning of its own, and a cookie with a prefix or named as an attribute, are refused."""
+        taken = "Cookie cookie Authorization Host Origin Content-Type If-None-Match X-Forwarded-For Sec-Key Set-Cookie"
+        taken += " Priority Save-Data Upgrade-Insecure-Requests X-Requested-With X-CSRFToken X-CSRF-Token"
+        for name in taken.split():
+            with pytest.raises(ValueError, match=f"header cannot be '{name}': .*meaning of its own"):
+                carrier(header=name)
+        for name in ("X-Key", "Hostname", "X-Cookie", "My-Authorization", "Session"):
+            assert carrier(header=name).header == name
+        for name in ("__Host-x", "__host-x", "__Secure-x", "__Http-x", "__Host-Http-x"):
+            for secure in (True, False):
+                with pytest.raises(ValueError, match=f"cookie cannot be '{name}': .*prefix"):
+                    carrier(cookie=name, secure=secure)
+        with pytest.raises(ValueError, match=r"cookie cannot be 'Path': .*attribute"):
+            carrier(cookie="Path")
+
+    def test_wrong_attributes(self, carrier):
+        """Attributes with which no browser keeps or sends the cookie are refused."""
+        domains = (
+            "",
+            ".",
+            "com",
+            "localhost",
+            "127.0.0.1",
+            "*.example.com",
+            "example.com:80",
+            "example.com/",
+            "a..b",
+            5,
+        )
+        wrong: list[tuple[dict[str, Any], str]] = [({"domain": domain}, "domain") for domain in domains]
+        wrong += [({"samesite": value}, "SameSite") for value in ("lax", "", None, False, ["Lax"])]
+        wrong += [
+            ({"samesite": "None", "secure": False}, "SameSite=None .*not for https alone"),
+            ({"samesite": "None", "partitioned": True, "secure": False}, "not for https alone"),
+            ({"partitioned": True, "secure": False}, "partitioned .*not for https alone"),
+            ({"partitioned": True}, "partitioned .*SameSite is 'None'"),
+            ({"partitioned": True, "samesite": "Strict"}, "partitioned .*SameSite is 'None'"),
+        ]
+        for options, named in wrong:
+            with pytest.raises(ValueError, match=named):
+                carrier(**options)
+        for domain in ("example.com", ".example.com", "a-b.example.co.uk", "xn--bcher-kva.example"):
+            carrier(domain=domain, samesite="None", partitioned=True)
 
     def test_neither(self, carrier):
         """A key needs one of the two."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -24,10 +25,18 @@ class ServerProcess:
         printed: A pattern of what the process prints once it has a port; its group is the port.
         cwd: The folder in which it runs.
         env: What its environment has beside that of this process.
+        scheme: That of its address.
+        starts_others: Whether it starts processes that it does not end itself, as a reloader does.
     """
 
     def __init__(
-        self, *command: str, printed: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+        self,
+        *command: str,
+        printed: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        scheme: str = "http",
+        starts_others: bool = False,
     ) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `stop`
         self._process = subprocess.Popen(
@@ -36,7 +45,9 @@ class ServerProcess:
             env=os.environ | dict(env or {}),
             stdout=self._output,
             stderr=subprocess.STDOUT,
+            start_new_session=starts_others,
         )
+        self._starts_others = starts_others
         try:
             self.port = int(self._wait_for(printed))
             self._wait_until_listening()
@@ -44,7 +55,7 @@ class ServerProcess:
             self._process.kill()
             self._process.wait(MAX_WAIT)
             raise
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.address = f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def output(self) -> str:
@@ -53,7 +64,10 @@ class ServerProcess:
 
     def stop(self) -> str:
         """End the process; return what it has printed, in which there must be no traceback."""
-        self._process.terminate()
+        if self._starts_others:
+            os.killpg(self._process.pid, signal.SIGTERM)
+        else:
+            self._process.terminate()
         self._process.wait(MAX_WAIT)
         output = self.output
         self._output.close()

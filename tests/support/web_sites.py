@@ -26,6 +26,16 @@ UNKNOWN = new_key()  # issued by this process, and no session has it
 MAX_AGE = 3600
 """The seconds for which a login counts as recent at `/recent`."""
 
+SETTINGS = {
+    "header": "HEADER",
+    "cookie": "COOKIE",
+    "secure": "COOKIE_SECURE",
+    "samesite": "COOKIE_SAMESITE",
+    "domain": "COOKIE_DOMAIN",
+    "partitioned": "COOKIE_PARTITIONED",
+}
+"""The arguments of a `KeyCarrier`, and what Flask and Django call them."""
+
 Headers = list[tuple[str, str]]
 
 
@@ -49,9 +59,14 @@ class Answer:
     def cookie(self) -> "Morsel[str] | None":
         """The last cookie of a session key that the answer sets or deletes: browsers obey the last one."""
         morsel = None
+        # An attribute that Python does not know before 3.14 would hide the cookie.
         for name, value in self.headers:
             if name.lower() == "set-cookie":
-                morsels = [each for each in SimpleCookie(value).values() if each.key.endswith("session_key")]
+                morsels = [
+                    each
+                    for each in SimpleCookie(value.replace("; Partitioned", "")).values()
+                    if each.key.endswith("session_key")
+                ]
                 morsel = morsels[0] if morsels else morsel
         return morsel
 
@@ -62,7 +77,7 @@ def call_wsgi(application: Any, method: str, path: str, query: str, headers: Hea
     setup_testing_defaults(environ)
     environ.update(REQUEST_METHOD=method, PATH_INFO=path, QUERY_STRING=query)
     for name, value in headers:
-        variable = f"HTTP_{name.upper().replace('-', '_')}"
+        variable = f"HTTP_{name.upper().replace('-', '_')}".replace("HTTP_CONTENT_TYPE", "CONTENT_TYPE")
         environ[variable] = f"{environ[variable]},{value}" if variable in environ else value
     started: list[Any] = []
     chunks = application(environ, lambda status, headers, exc_info=None: started.append((status, headers)))
@@ -100,7 +115,7 @@ class Site:
     Args:
         manager: The manager of its sessions.
         is_async: Whether its views are coroutine functions.
-        names: The `header`, `cookie` and `secure` of a `KeyCarrier`.
+        names: Arguments of a `KeyCarrier`, and other settings of all frameworks, as FastAPI has them.
     """
 
     call: Callable[..., Answer]
@@ -112,7 +127,11 @@ class Site:
         self.manager = manager
         self.is_async = is_async
         self._open = ExitStack()
-        self.build(**names)
+        try:
+            self.build(**names)
+        except BaseException:
+            self.close()
+            raise
 
     def build(self, **names: Any) -> None:
         raise NotImplementedError
@@ -146,14 +165,13 @@ class FlaskSite(Site):
 
     call = call_wsgi
 
-    def build(self, *, header: Any = "Session-Key", cookie: Any = "session_key", secure: bool = True) -> None:
+    def build(self, **names: Any) -> None:
         from flask import Flask, request
 
         from users_session_manager.integrations.flask import UserSessions, current_session, session_required
 
         app = Flask(__name__)
-        settings = {"HEADER": header, "COOKIE": cookie, "COOKIE_SECURE": secure}
-        app.config.update({f"USER_SESSIONS_{name}": value for name, value in settings.items()})
+        app.config.update({f"USER_SESSIONS_{SETTINGS.get(name, name.upper())}": value for name, value in names.items()})
         sessions = UserSessions(app)
 
         def login() -> Any:
@@ -408,7 +426,7 @@ class DjangoSite(Site):
 
         return str(get_user_model().objects.get_or_create(username=name)[0].pk)
 
-    def build(self, *, header: Any = "Session-Key", cookie: Any = "session_key", secure: bool = True) -> None:
+    def build(self, **names: Any) -> None:
         set_up_django()
         from asgiref.sync import sync_to_async
         from django.contrib.auth import get_user_model, logout
@@ -508,7 +526,7 @@ class DjangoSite(Site):
             add(path, view, session_required)
         for path, view in (("renews-and-writes", renews_and_writes), ("looks-up", looks_up)):
             add(path, view, session_required)
-        options = {"HEADER": header, "COOKIE": cookie, "COOKIE_SECURE": secure}
+        options = {"COOKIE_SECURE": True} | {SETTINGS.get(name, name.upper()): value for name, value in names.items()}
         self._open.enter_context(override_settings(ROOT_URLCONF=tuple(routes), USER_SESSIONS=options))
         self._open.callback(connection.close)
         self.application = self.handler()
