@@ -4,12 +4,11 @@ from flask import Flask, redirect, render_template_string, request
 from flask_socketio import SocketIO
 
 from users_session_manager.integrations.flask import UserSessions, session_required
-from users_session_manager.integrations.socketio import attach
 
 app = Flask(__name__)
 app.config.update(USER_SESSIONS_LOGIN_URL="login", USER_SESSIONS_COOKIE_SECURE=False)  # False: this is http, not https
 sessions = UserSessions(app)
-attach(sessions.manager, SocketIO(app, async_mode="threading"), cookie="session_key")  # a tab presents that cookie
+sessions.attach(SocketIO(app, async_mode="threading"))  # a tab presents its cookie
 
 
 @app.route("/login", methods=["GET", "POST"])

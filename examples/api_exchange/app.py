@@ -22,7 +22,6 @@ from werkzeug.serving import make_server
 
 from users_session_manager import Session, SessionManager, SessionRejected
 from users_session_manager.integrations.flask import UserSessions, current_session, session_required
-from users_session_manager.integrations.socketio import attach
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))  # for the package `shared`
@@ -56,7 +55,7 @@ def create_app(database: Database, *, timeout: float = 60, client_script: Path |
 
     # From here on every page that sends `session_key` gets `logout` the moment its session ends.
     io = socketio.Server(async_mode="threading")
-    attach(manager, io)
+    sessions.attach(io)
     app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
 
     @manager.on("sessionCreated")

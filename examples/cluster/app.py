@@ -13,7 +13,6 @@ from werkzeug.security import check_password_hash, generate_password_hash
 
 from users_session_manager import Session, SessionManager
 from users_session_manager.integrations.flask import UserSessions, current_session, session_required
-from users_session_manager.integrations.socketio import attach
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the package `shared`
 from shared.flask_pages import shared_pages
@@ -47,7 +46,7 @@ def create_app(redis_url: str, *, worker: int, timeout: float, client_script: st
     io = socketio.Server(async_mode="threading")
 
     manager.setSessionTimeOut(timeout)
-    attach(manager, io, cookie=app.extensions["users_session_manager"].carrier.cookie)
+    user_sessions.attach(io)
     app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
 
     # Each event reaches one worker: the one in which it happens, or any one if a session expires.

@@ -24,7 +24,6 @@ from pydantic import BaseModel, Field
 from users_session_manager import Session, SessionManager
 from users_session_manager.integrations.fastapi import RequestSession, UserSessions
 from users_session_manager.integrations.prometheus import instrument
-from users_session_manager.integrations.socketio import attach
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))  # for the package `shared`
@@ -55,7 +54,7 @@ PassiveSession = Annotated[RequestSession, Depends(sessions.passive)]
 Visitor = Annotated[RequestSession | None, Depends(sessions.optional)]
 
 # From here on every page that sends `session_key` gets `logout` the moment its session ends.
-attach(manager, io, cookie=sessions.carrier.cookie)
+sessions.attach(io)
 instrument(manager)
 
 

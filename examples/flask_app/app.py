@@ -20,7 +20,6 @@ from werkzeug.serving import make_server
 
 from users_session_manager import Session, SessionManager
 from users_session_manager.integrations.flask import UserSessions, current_session, session_required
-from users_session_manager.integrations.socketio import attach
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the package `shared`
 from administration import ADMINISTRATORS, administration
@@ -59,7 +58,7 @@ def create_app(
 
     # From here on every page that sends `session_key` gets `session_expiring` shortly before its session expires, and
     # `logout` the moment it ends.
-    attach(manager, io, cookie=app.extensions["users_session_manager"].carrier.cookie)
+    user_sessions.attach(io)
     app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
 
     presence = Presence(manager, io, administrators=ADMINISTRATORS, warning=warning)

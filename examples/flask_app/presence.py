@@ -57,11 +57,8 @@ class Presence:
     def for_user(self, username: str, key: str, all_sessions: Sessions | None = None) -> dict[str, Any]:
         """Return what the pages of that session show: the user's own sessions, and who is logged in."""
         all_sessions = self._all_sessions() if all_sessions is None else all_sessions
-        users = [
-            # A user is logged in until the last of their sessions has ended.
-            {"id": name, "sessions": len(sessions), "left": max(each["timeLeft"] for each in sessions)}
-            for name, sessions in all_sessions.items()
-        ]
+        # How much time others have left is not for every user to see.
+        users = [{"id": name, "sessions": len(sessions)} for name, sessions in all_sessions.items()]
         own = _rows(all_sessions.get(username, []), key)
         own.sort(key=lambda row: not row["here"])
         return {"you": self._you(username, key, all_sessions), "sessions": own, "users": users}

@@ -24,11 +24,14 @@ def content_security_policy(client_script: Path | str | None) -> str:
 
 
 def security_headers(client_script: Path | str | None) -> dict[str, str]:
-    """Return the headers of every answer. No cache stores an answer, since it may show who is logged in."""
+    """Return the headers of every answer. No cache stores an answer, since it may show who is logged in.
+
+    Under `no-referrer`, browsers would send our own forms with `Origin: null`, as those of an attacker can be.
+    """
     return {
         "Content-Security-Policy": content_security_policy(client_script),
         "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
+        "Referrer-Policy": "same-origin",
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cache-Control": "no-store",
     }

@@ -7,7 +7,6 @@ import threading
 from typing import Any
 
 import socketio
-from shared.pages import label
 
 from users_session_manager import SessionManager
 from users_session_manager.integrations.django import attach
@@ -22,32 +21,37 @@ manager = SessionManager()
 _pushing = threading.Lock()  # so that no page gets an old list after a newer one
 
 
-def all_sessions() -> list[dict[str, Any]]:
-    """Return the details of all sessions, grouped by user. Two users may have had the same name, so ids count."""
+def all_sessions() -> dict[str, list[dict[str, Any]]]:
+    """Return the details of all sessions by user id. Two users may have had the same name, so ids count."""
     user_ids = dict.fromkeys(session.userId for session in list(manager.sessions.values()))
-    return [session for user_id in user_ids for session in manager.getUserSessions(user_id)]
+    found = {user_id: manager.getUserSessions(user_id) for user_id in user_ids}
+    return {user_id: sessions for user_id, sessions in found.items() if sessions}
 
 
-def list_for(reader: str) -> list[dict[str, Any]]:
-    """Return the list of all sessions for the owner of the key `reader`."""
-    return [
-        {
-            "username": session["username"],
-            "label": label(session["key"]),
-            "left": session["timeLeft"],
-            "timeout": manager.getSessionTimeout(),
-            "you": session["key"] == reader,
-        }
-        for session in all_sessions()
+def list_for(reader: dict[str, Any], everyone: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return what the pages of the session `reader` show: its own time left, and who is logged in."""
+    users = [
+        {"name": sessions[0]["username"], "sessions": len(sessions), "you": user_id == reader["userId"]}
+        for user_id, sessions in everyone.items()
     ]
+    return {"left": reader["timeLeft"], "timeout": manager.getSessionTimeout(), "users": users}
+
+
+def list_for_key(key: str) -> dict[str, Any] | None:
+    """Return the list for the session of a key, `None` if it has just ended."""
+    everyone = all_sessions()
+    readers = (session for sessions in everyone.values() for session in sessions)
+    return next((list_for(reader, everyone) for reader in readers if reader["key"] == key), None)
 
 
 def push_lists(*_: Any) -> None:
     """Send each page its current list."""
     with _pushing:
-        for session in all_sessions():
-            # The room of a key holds the pages of that session alone.
-            io.emit("sessions", list_for(session["key"]), to=session["key"])
+        everyone = all_sessions()
+        for sessions in everyone.values():
+            for session in sessions:
+                # The room of a key holds the pages of that session alone.
+                io.emit("sessions", list_for(session, everyone), to=session["key"])
 
 
 for event in ("sessionCreated", "sessionDeleted", "sessionRenewed"):

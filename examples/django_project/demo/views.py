@@ -15,7 +15,7 @@ from shared.socket_io_client import fetch
 
 from users_session_manager.integrations.django import session_required, sign_out_elsewhere
 
-from .live import list_for, manager, push_lists
+from .live import list_for_key, manager, push_lists
 
 View = Callable[[HttpRequest], HttpResponse]
 
@@ -27,7 +27,7 @@ def page(request: HttpRequest) -> HttpResponse:
     push_lists()  # this request has restarted the session, and the other tabs show its time left
     context = {
         "username": request.user_session.username,
-        "sessions": list_for(request.user_session.key),
+        "sessions": list_for_key(request.user_session.key),
         "timeout": f"{manager.getSessionTimeout():g}",
     }
     return render(request, "page.html", context)

@@ -9,7 +9,7 @@ const TITLE = document.title;
 export function enterLive({ draw, ...page }) {
   enter({
     ...page,
-    events: { session_expiring: warn },
+    warn,
     draw: (data) => {
       draw(data);
       if (data.you.expiring) warn(data.you.left);

@@ -1,5 +1,5 @@
 import { drawSessions, enterLive, keepFocus, sync } from "./live.js";
-import { act, countDown, el, onLogin, post, setTime } from "./shared/page.js";
+import { act, el, onLogin, post, setTime } from "./shared/page.js";
 
 const page = { path: "/sessions", event: "sessions", draw };
 
@@ -20,7 +20,6 @@ function draw({ you, sessions, users }) {
     row.querySelector(".name").textContent = user.id;
     row.querySelector(".you").textContent = user.id === you.username ? "this is you" : "";
     row.querySelector(".count").textContent = user.sessions;
-    countDown(row.querySelector(".left"), user.left);
   });
 }
 

@@ -8,6 +8,7 @@ export const el = (id) => document.getElementById(id);
 //     requests them every few seconds
 //   events: further events and their listeners
 //   key: returns what to send as `session_key`, for a page whose key is not in a cookie
+//   warn: called with the seconds left when its session is about to expire
 //   tick: called with the seconds left and the timeout of its session
 //   left: called when the session has ended
 let page = null;
@@ -27,25 +28,28 @@ export function show(view) {
 export function enter(thisPage) {
   page = thisPage;
   show("inside");
-  const isOffline = typeof io === "undefined";
+  const sessions = window.userSessions; // of user-sessions.js, which signs the page out
+  const isOffline = !sessions?.socket;
   if (page.path && (isOffline || !page.event)) polling = setInterval(refresh, 5000);
   if (isOffline) {
     connection("offline", "No live updates: socket.io-client did not load");
     refresh();
     return;
   }
-  socket = io();
-  // Fires on every reconnection too, so a tab that was offline learns that its session has ended.
-  socket.on("connect", () => {
-    socket.emit("session_key", page.key?.() ?? null, (alive) => {
-      if (!alive) return leave();
-      connection("connected", "Connected");
-      refresh();
-    });
-  });
+  sessions.key = page.key;
+  sessions.onlogout = leave;
+  sessions.onwarning = (left) => {
+    newest += 1;
+    page.warn?.(left);
+  };
+  sessions.onjoin = () => {
+    connection("connected", "Connected");
+    refresh();
+  };
+  socket = sessions.socket;
   socket.on("disconnect", () => connection("offline", "Offline, retrying"));
   socket.on("connect_error", () => connection("offline", "Offline, retrying"));
-  socket.on("logout", leave);
+  socket.disconnect().connect(); // the cookie may be that of a login since, and is shown at the beginning
   if (page.event) socket.on(page.event, (data) => (data ? draw(data) : refresh()));
   for (const [event, listener] of Object.entries(page.events ?? {})) {
     socket.on(event, (data) => {

@@ -1,6 +1,6 @@
 // The session key is in an HttpOnly cookie, so this script cannot read it.
 
-import { countDown, el, element, enter, markSoon, onTimeout, request, say, setTime } from "../shared/page.js";
+import { el, element, enter, markSoon, onTimeout, request, say, setTime } from "../shared/page.js";
 
 const headers = { "X-CSRFToken": document.querySelector("[name=csrfmiddlewaretoken]").value };
 const post = (path, fields) => request(path, { method: "POST", headers, body: new URLSearchParams(fields) });
@@ -8,21 +8,18 @@ const post = (path, fields) => request(path, { method: "POST", headers, body: ne
 const page = { event: "sessions", draw, tick, left: () => el("first-sessions").remove() };
 let warned = false;
 
-function draw(sessions) {
+function draw(list) {
   el("sessions").replaceChildren(
-    ...sessions.map((session) => {
+    ...list.users.map((user) => {
       const row = document.createElement("tr");
-      const username = element("th", session.username);
-      username.scope = "row";
-      if (session.you) username.append(" ", element("span", "this is you", "you"));
-      const left = element("td", "", "number digits");
-      countDown(left, session.left);
-      row.append(username, element("td", session.label, "label"), left);
+      const name = element("th", user.name);
+      name.scope = "row";
+      if (user.you) name.append(" ", element("span", "this is you", "you"));
+      row.append(name, element("td", user.sessions, "number digits"));
       return row;
     }),
   );
-  const mine = sessions.find((session) => session.you);
-  if (mine) setTime(mine);
+  setTime(list);
 }
 
 function tick(left, timeout) {
@@ -37,4 +34,5 @@ if (el("timeout-form")) onTimeout((seconds) => post("/timeout/", { seconds }));
 el("logout-everyone")?.addEventListener("click", () => post("/logout-everyone/"));
 
 enter(page);
-draw(JSON.parse(el("first-sessions").textContent));
+const first = JSON.parse(el("first-sessions").textContent);
+if (first) draw(first);
