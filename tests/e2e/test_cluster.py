@@ -92,7 +92,7 @@ class OtherClient:
     def __init__(self, url: str, key: str) -> None:
         self._logouts: queue.Queue[str] = queue.Queue()
         self.io = new_client()
-        self.io.on("logout", lambda: self._logouts.put("logout"))
+        self.io.on("logout", lambda _data: self._logouts.put("logout"))
         self.io.connect(url, transports=["websocket"], wait_timeout=MAX_WAIT)
         assert self.present(key) is True
 
@@ -216,7 +216,7 @@ def test_sticky_websocket(new_person, expect):
     # Not by its button: the answer to that may be here before the push, and then the page leaves without it.
     assert person.context.request.post(person.url + "logout", data={}).ok
     expect(page.get_by_role("heading", name="You are logged out")).to_be_visible()
-    assert received.count('42["logout"]') == 1
+    assert received.count('42["logout",{"reason":"deleted"}]') == 1
 
 
 def test_list_of_users(luca, fabio, expect):

@@ -109,7 +109,7 @@ def test_list_of_users(luca, fabio, expect):
     expect(session_row(luca, "luca")).to_contain_text("this is you")
     expect(session_row(luca, "fabio")).not_to_contain_text("this is you")
     expect(session_row(fabio, "fabio")).to_contain_text("this is you")
-    expect(session_row(fabio, "luca")).to_have_text(re.compile(r"luca.*1.*\d+:\d\d", re.DOTALL))
+    expect(session_row(fabio, "luca").get_by_role("cell")).to_have_text(["1"])  # and no time, which is luca's affair
     expect(own_sessions(luca)).to_have_count(1)
     expect(own_sessions(luca)).to_have_text(
         re.compile(r"Chrome on Linux.*this one.*\w+-\w+-\d\d-[a-z2-7]{4} · since \d\d:\d\d.*\d+:\d\d", re.DOTALL)
@@ -298,7 +298,7 @@ def test_still_here(luca, admin, set_timeout, expect):
     assert time_left() < second, "the new timeout is for countdowns that begin later"
     button(luca, "I’m still here").click()
     expect(luca.locator("#my-time")).to_have_text(re.compile(r"1:00:00|59:\d\d"))
-    for row in (session_row(luca, "luca"), own_sessions(luca), sessions_of(admin, "luca")):
+    for row in (own_sessions(luca), sessions_of(admin, "luca")):
         expect(row).to_contain_text(re.compile(r"1:00:00|59:\d\d"))
 
 
@@ -515,14 +515,14 @@ def test_logout_there(luca, fabio, new_person, expect):
     expect(own_sessions(luca)).to_have_count(2)
     expect(own_sessions(luca).nth(0)).to_contain_text("this one")
     expect(own_sessions(there).nth(0)).to_contain_text("Firefox on Windows this one")
-    expect(session_row(fabio, "luca").get_by_role("cell")).to_have_text(["2", re.compile(r"\d+:\d\d")])
+    expect(session_row(fabio, "luca").get_by_role("cell")).to_have_text(["2"])
     luca.get_by_role("button", name=re.compile(r"^Log out there: Firefox on Windows, since \d\d:\d\d$")).click()
     assert_logged_out(expect, there)
     expect(own_sessions(luca)).to_have_count(1)
     expect(button(luca, "Log out everywhere else")).to_be_hidden()
     # Where the button was that had the focus.
     expect(luca.get_by_role("heading", name="Your sessions")).to_be_focused()
-    expect(session_row(fabio, "luca").get_by_role("cell")).to_have_text(["1", re.compile(r"\d+:\d\d")])
+    expect(session_row(fabio, "luca").get_by_role("cell")).to_have_text(["1"])
 
 
 def test_logout_everywhere_else(luca, fabio, new_person, expect):

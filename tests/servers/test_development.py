@@ -75,7 +75,7 @@ def test_reloader(kind, store, redis_url, tmp_path):
             keys, logouts = [], threading.Semaphore(0)
             clients = [new_client() for _ in range(CLIENTS)]
             for client in clients:
-                client.on("logout", logouts.release)
+                client.on("logout", lambda _data: logouts.release())
                 client.connect(server.address, transports=["polling"], wait_timeout=MAX_WAIT)
                 login = requests.post if kind == "flask" else requests.get
                 keys.append(login(f"{server.address}/login", timeout=MAX_WAIT).json()["session_key"])

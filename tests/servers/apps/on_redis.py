@@ -1,7 +1,7 @@
 """The guarded application that GUARDED names, with its sessions in the Redis at REDIS_URL, as `on_redis:app`.
 
 A worker that answers a request with a `Hold` header does nothing else until a test deletes the file that it makes for
-itself in the folder HELD.
+itself in the folder HELD. With SERVE_ASGI, that of Django is served as ASGI.
 """
 
 import importlib
@@ -45,10 +45,8 @@ def holding_asgi(application):
     return wrapper
 
 
-if module.__name__ == "guarded_django":
-    from django.core.wsgi import get_wsgi_application
-
-    app = holding_wsgi(get_wsgi_application())
+if os.environ.get("SERVE_ASGI") and module.__name__ == "guarded_django":
+    app = holding_asgi(module.asgi)
 elif module.__name__ == "guarded_fastapi":
     app = holding_asgi(module.app)
 else:

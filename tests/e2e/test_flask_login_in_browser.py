@@ -1,0 +1,147 @@
+"""An application with Flask-Login in a real browser: what ends a login, in which tabs, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from site_pages import (
+    LUCA,
+    SITES,
+    button,
+    change_password,
+    expect_login_page,
+    expect_signed_in,
+    fill_in,
+    kept_after_restart,
+    open_page,
+    sign_in,
+    sign_in_twice,
+)
+
+flask_login = pytest.importorskip("flask_login")
+pytest.importorskip("socketio")
+
+pytestmark = pytest.mark.browser
+
+SCRIPT = str(SITES / "flask_login_site.py")
+SECRET_KEY = "a secret key of the tests"
+
+
+@pytest.fixture(scope="module")
+def example(start_shared_example: Callable[..., Any]) -> Any:
+    """The site, with sessions that outlast every test."""
+    return start_shared_example("--secret-key", SECRET_KEY, script=SCRIPT)
+
+
+def test_logout(new_person, expect):
+    """A logout in one tab ends the login in the other one at once, and not that of another browser."""
+    person, other = new_person(), sign_in(new_person())
+    first, second = sign_in_twice(person)
+    button(first, "Log out").click()
+    expect_login_page(expect, first, second)
+    expect_signed_in(expect, other)
+
+
+def test_logout_elsewhere(new_person, expect):
+    """It ends the logins of this user in other browsers, at once; both tabs here and other users stay."""
+    here, there, somebody = new_person(), new_person(), new_person()
+    tabs, elsewhere = sign_in_twice(here), sign_in_twice(there, remember=True)
+    fabio = sign_in(somebody, username="fabio", password="focaccia")
+    button(tabs[0], "Log out elsewhere").click()
+    expect_login_page(expect, *elsewhere)
+    expect_signed_in(expect, *tabs)
+    expect_signed_in(expect, fabio, username="fabio")
+
+
+def test_password(new_person, expect):
+    """A changed password ends the logins elsewhere and keeps this one; a wrong one changes nothing."""
+    tabs, elsewhere = sign_in_twice(new_person()), sign_in(new_person())
+    change_password(tabs[0], "wrong", "pesto")
+    expect(tabs[0].get_by_role("heading", name="Wrong password")).to_be_visible()
+    expect_signed_in(expect, elsewhere)
+    tabs[0].goto(elsewhere.url)
+    change_password(tabs[0], "lasagne", "pesto")
+    expect_login_page(expect, elsewhere)
+    expect_signed_in(expect, *tabs)
+    fill_in(elsewhere, **LUCA)
+    expect(elsewhere.get_by_role("alert")).to_have_text("Wrong username or password.")
+    change_password(tabs[0], "pesto", "lasagne")
+    expect_signed_in(expect, *tabs)
+
+
+def test_expiry(start_example, new_person, expect):
+    """Both tabs go to the login page when the session expires; a remembered one has a timeout of its own."""
+    url = start_example("--timeout", "2", script=SCRIPT).url
+    remembered = sign_in(new_person(url=url), remember=True)
+    person = new_person(url=url)
+    first, second = open_page(person), open_page(person)
+    fill_in(first, **LUCA)
+    second.goto(url)
+    # Whether they have seen the page or not: on a slow machine the session may expire before.
+    expect_login_page(expect, first, second)
+    expect_signed_in(expect, remembered)
+
+
+def test_next(new_person, expect):
+    """The login leads to the page that was asked for, and never to another site."""
+    person = new_person()
+    page = sign_in(person, "orders?of=yesterday")
+    expect(page.get_by_role("heading", name="Orders of yesterday")).to_be_visible()
+    button(page, "Log out").click()
+    expect_login_page(expect, page)
+    page.goto(person.url + "login?next=https://example.com/")
+    fill_in(page, **LUCA)
+    expect(page).to_have_url(person.url)
+
+
+def test_back(new_person, expect):
+    """After the logout the browser's way back shows the page of no user."""
+    page = sign_in(new_person())
+    page.get_by_role("link", name="Orders").click()
+    expect(page.get_by_role("heading", name="Orders of today")).to_be_visible()
+    button(page, "Log out").click()
+    expect_login_page(expect, page)
+    page.go_back()
+    expect_login_page(expect, page)
+
+
+def test_remember(new_person, expect):
+    """A remembered login survives that the browser is closed, and any other one does not."""
+    remembered, plain = new_person(), new_person()
+    sign_in(remembered, remember=True)
+    sign_in(plain)
+    again = new_person()
+    again.context.add_cookies(kept_after_restart(remembered))
+    page = open_page(again)
+    expect_signed_in(expect, page)
+    assert kept_after_restart(plain) == []
+    button(page, "Log out").click()
+    expect_login_page(expect, page)
+    assert kept_after_restart(again) == []
+
+
+def test_lost_cookie(new_person, expect):
+    """A browser that has lost our cookie, which a permanent session of Flask's may outlive, is given it again."""
+    person = new_person()
+    first, second = sign_in_twice(person)
+    person.context.clear_cookies(name="__Host-session_key")
+    expect_signed_in(expect, first, second)
+    button(first, "Log out").click()
+    expect_login_page(expect, first, second)
+
+
+def test_remember_cookie_alone(new_person, expect):
+    """Neither a cookie of Flask-Login's own nor ours signs a user in after a logout everywhere else."""
+    person, stale = new_person(), new_person()
+    sign_in(person, remember=True)
+    cookies = kept_after_restart(person)
+    assert [cookie["name"] for cookie in cookies] == ["__Host-session_key"]
+    button(sign_in(new_person()), "Log out elsewhere").click()
+    stale.context.add_cookies(cookies)
+    expect_login_page(expect, open_page(stale))
+    token = flask_login.encode_cookie("7", key=SECRET_KEY)
+    stale.context.add_cookies([{"name": "remember_token", "value": token, "url": person.url}])
+    expect_login_page(expect, open_page(stale))
+    assert "remember_token" not in {cookie["name"] for cookie in stale.context.cookies()}
