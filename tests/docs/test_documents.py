@@ -57,6 +57,7 @@ ELSEWHERE = {
         "sign_in",
         "renew_key",
         "sign_out_elsewhere",
+        "stream",
         "get_user_sessions",
         "delete_user_sessions",
         "cookie_name",
@@ -64,6 +65,7 @@ ELSEWHERE = {
     ],
     "integrations.fastapi": ["UserSessions", "RequestSession"],
     "integrations.prometheus": ["instrument"],
+    "testing": ["fresh_sessions", "ManualClock", "sign_in", "expect_logout", "expect_session_expiring"],
 }
 
 every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -108,6 +110,10 @@ def test_the_redis_user_of_the_documents_may_do_what_sessions_take(tmp_path: Pat
     notified = threading.Event()
     manager.on("notifyClientToLogout", lambda io, key: notified.set())
     manager.initSocketReference(object())
+    followed, is_followed = [], threading.Event()
+    manager.addFollower(lambda notice: (followed.append(notice.kind), is_followed.set()))
+    manager.serve()
+    assert is_followed.wait(60)
     all_over = threading.Event()
     manager.on("sessionExpiring", lambda key, left: ended.append("expiring"))
     manager.on("sessionEnded", lambda session, reason: reason == "expired" and all_over.set())
@@ -125,12 +131,15 @@ def test_the_redis_user_of_the_documents_may_do_what_sessions_take(tmp_path: Pat
     manager.setMaxSessionsPerUser(1)
     manager.loadNewSession("warned")
     assert manager.getLoggedUsers() == ["warned"]
+    assert [session.username for page in manager.listSessions() for session in page] == ["warned"]
+    assert manager.findSessions([manager.getSession(key)._id for key in manager.sessions])
     assert len(manager.sessions) == 1
     manager.deleteAllSessions()
     manager.setExpiryWarning(1)
     manager.loadNewSession("luca", timeout=2)
     assert all_over.wait(60)
     assert notified.wait(60)
+    assert (followed[0], {*followed}) == ("missed", {"missed", "created", "ended"})
     with Redis.from_url(server.url.replace("//", "//sessions:the-password@")) as user:
         assert user.ping()  # as a subscription that has heard nothing for seconds
     assert ended == ["deleted", *["evicted"] * 3, "deleted", "expiring", "expired"]

@@ -95,7 +95,7 @@ def test_logout_of_a_page(application, url):
     manager = application["sessions"].manager
     key = manager.loadNewSession("luca")
     page, logged_out = new_client(), threading.Event()
-    page.on("logout", logged_out.set)
+    page.on("logout", lambda _data: logged_out.set())
     page.connect(url, headers={"Cookie": f"session_key={key}"}, transports=["polling"])
     assert page.call("session_key") is True
     assert not logged_out.is_set()

@@ -12,7 +12,7 @@ TESTS = Path(__file__).parents[1]
 TABLE = (TESTS.parent / "docs" / "security.md").read_text()
 ROWS = [line for line in TABLE.splitlines() if re.match(r"\| \d", line)]
 ASKED = "7.1.1 7.1.2 7.2.1 7.2.2 7.2.3 7.2.4 7.3.1 7.3.2 7.4.1 7.4.2 7.4.3 7.4.5 7.5.2 3.3.1 3.3.2 3.3.3 3.3.4 "
-ASKED += "4.4.2 4.4.3 4.4.4 14.2.1 16.2.5 16.5.3"
+ASKED += "3.5.1 4.4.2 4.4.3 4.4.4 14.2.1 16.2.5 16.5.3"
 
 
 def cells(row: str) -> list[str]:
@@ -66,10 +66,35 @@ def test_a_page_of_another_origin_gets_no_connection(manager):
     werkzeug = pytest.importorskip("werkzeug.test")
     from users_session_manager.integrations.socketio import attach
 
-    io = socketio.Server(async_mode="threading")
-    attach(manager, io)
-    client = werkzeug.Client(socketio.WSGIApp(io))
-    url = "/socket.io/?EIO=4&transport=polling"
-    for origin, status in (("http://localhost", 200), ("https://elsewhere.example", 400), ("null", 400)):
-        assert client.get(url, headers={"Origin": origin}).status_code == status
-    io.shutdown()
+    app = pytest.importorskip("flask").Flask(__name__)
+    servers = [
+        socketio.Server(async_mode="threading"),
+        pytest.importorskip("flask_socketio").SocketIO(app, async_mode="threading"),
+    ]
+    for io, application in zip(servers, (socketio.WSGIApp(servers[0]), app.wsgi_app), strict=True):
+        attach(manager, io)
+        client = werkzeug.Client(application)
+        for transport in ("polling", "websocket"):
+            url = f"/socket.io/?EIO=4&transport={transport}"
+            for origin in ("https://elsewhere.example", "http://localhost:81", "http://sub.localhost", "null"):
+                answer = client.get(url, headers={"Origin": origin})
+                assert (answer.status_code, answer.text) == (400, '"Not an accepted origin."')
+        url = "/socket.io/?EIO=4&transport=polling"
+        assert client.get(url, headers={"Origin": "http://localhost"}).status_code == 200
+        assert client.get(url).status_code == 200
+        getattr(io, "server", io).shutdown()
+
+
+def test_a_server_told_otherwise_connects_every_page(manager):
+    """`attach` leaves the origins to python-socketio, which then takes the cookie of any page's handshake."""
+    socketio = pytest.importorskip("socketio")
+    werkzeug = pytest.importorskip("werkzeug.test")
+    from users_session_manager.integrations.socketio import attach
+
+    for allowed, status in (("*", 200), ([], 200), (["https://app.example"], 400)):
+        io = socketio.Server(async_mode="threading", cors_allowed_origins=allowed)
+        attach(manager, io, cookie="session_key")
+        client = werkzeug.Client(socketio.WSGIApp(io))
+        answer = client.get("/socket.io/?EIO=4&transport=polling", headers={"Origin": "https://evil.example"})
+        assert answer.status_code == status
+        io.shutdown()

@@ -1,0 +1,349 @@
+"""The applications of the pages, copied word for word into an empty folder, and started as a reader would.
+
+Each is driven by a client that keeps cookies as the strictest browsers do: one for https alone is not kept over http.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificate import make_certificate
+from server_process import MAX_WAIT, ServerProcess
+
+for package in ("flask", "flask_login", "flask_socketio", "fastapi", "gunicorn", "requests", "socketio", "uvicorn"):
+    pytest.importorskip(package, reason=f"the applications of the pages need {package}, which is not installed")
+
+import requests  # noqa: E402
+from socketio_client import new_client  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+FLASK, FASTAPI, README = ROOT / "docs" / "flask.md", ROOT / "docs" / "fastapi.md", ROOT / "README.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MADE = re.compile(r"^(\w+) = (?:Flask|FastAPI)\(", re.MULTILINE)
+SAVED = re.compile(
+    r"^Save (?:it|the blocks up to here) as `(\w+)\.py`, start (?:it|them) with\s`([^`]+)`", re.MULTILINE
+)
+LUCA = {"username": "luca", "password": "lasagne"}
+WRONG = LUCA | {"password": "focaccia"}
+WARNING = "for https alone"  # what the log says if the cookie will be dropped
+
+
+def applications(page: str) -> dict[str, str]:
+    """Return the program of each application of a page, by the name of its variable.
+
+    It is the block that makes the application, with the blocks below that use it.
+    """
+    programs: dict[str, list[str]] = {}
+    for block in BLOCK.findall(page):
+        for name in MADE.findall(block):
+            assert name not in programs, f"the page makes {name} twice"
+            programs[name] = []
+        used = {node.id for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Name)}
+        for name in used & programs.keys():
+            programs[name].append(block)
+    return {name: "\n\n".join(blocks) for name, blocks in programs.items()}
+
+
+PROGRAMS = {path: applications(path.read_text()) for path in (FLASK, FASTAPI, README)}
+
+
+class Client(requests.Session):
+    """A browser without pages.
+
+    Args:
+        address: The address of the server.
+        verify: The certificate of a server of https.
+    """
+
+    def __init__(self, address: str, verify: Any) -> None:
+        super().__init__()
+        self.address, self.verify, self.trust_env = address, verify, False
+        self.headers.update({"Accept": "text/html,*/*;q=0.8", "Origin": address, "Sec-Fetch-Site": "same-origin"})
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:  # type: ignore[override]
+        options |= {"timeout": MAX_WAIT, "allow_redirects": False}
+        return super().request(method, self.address + path, **options)
+
+    def submit(self, path: str, **fields: str) -> str:
+        """Send a form; return where the answer leads."""
+        answer = self.post(path, data=fields)
+        assert answer.is_redirect, answer.text
+        return answer.headers["Location"]
+
+
+# What a reader does with each application. `kept` is whether the client keeps the cookie of the session.
+
+
+def use_app(client: Client, kept: bool = True) -> None:
+    assert "<form" in client.get("/login").text
+    login = client.get("/profile").headers["Location"]
+    assert login == "/login?next=%2Fprofile"
+    assert client.post(login, data=WRONG).status_code == 403
+    assert client.submit(login, **LUCA) == "/profile"
+    if not kept:
+        assert client.get("/profile").headers["Location"] == login
+        return
+    assert client.get("/profile").json() == {"username": "luca"}
+    assert client.get("/unread").json() == {"messages": 0}
+    assert "Log out" in client.get("/").text
+    assert client.submit("/logout") == "/"
+    assert client.get("/").headers["Location"] == "/login?next=%2F"
+
+
+def use_whole_app(client: Client, kept: bool = True) -> None:
+    use_app(client, kept)
+    if not kept:
+        return
+    other = Client(client.address, client.verify)
+    for each in (client, other):
+        each.submit("/login", remember="on", **LUCA)
+    assert client.post("/payment").json() == {"paid": True}
+    assert client.post("/password-again", data={"password": "focaccia"}).status_code == 403
+    assert client.post("/password-again", data={"password": "lasagne"}).json() == {"proved": True}
+    assert client.post("/logout-elsewhere").json() == {"ended": 1}
+    assert other.get("/profile").headers["Location"] == "/login?next=%2Fprofile"
+    expect_push(client, lambda: client.submit("/logout"))
+
+
+def use_shop(client: Client, kept: bool = True) -> None:
+    assert client.get("/").text == "pasta"
+
+
+def use_blog(client: Client, kept: bool = True) -> None:
+    login = client.get("/").headers["Location"]
+    assert login == "/login?next=%2F"
+    assert "<form" in client.get(login).text
+    assert client.post(login, data=WRONG).status_code == 403
+    assert client.submit(login, **LUCA) == "/"
+    # Flask's own cookie, which is for http too unless an application says otherwise, is enough without "remember".
+    assert client.get("/").text.startswith("You are luca.")
+    assert client.submit("/logout") == "/login"
+    assert client.get("/").headers["Location"] == login
+    client.submit("/login", remember="on", **LUCA)
+    client.cookies.clear_session_cookies()  # the browser is closed
+    assert (client.get("/").status_code == 200) == kept
+
+
+def use_site_for_all(client: Client, kept: bool = True) -> None:
+    assert client.get("/").text == "Hello, stranger"
+    assert client.post("/cart").status_code == 401
+
+
+def use_quickstart(client: Client, kept: bool = True) -> None:
+    login = client.get("/").headers["Location"]
+    assert client.submit(login, name="luca", password="lasagne") == "/"
+    assert "You are luca." in client.get("/").text
+    expect_push(client, lambda: client.post("/logout"))
+    assert client.get("/").headers["Location"] == login
+
+
+def use_api(client: Client, kept: bool = True) -> None:
+    assert client.get("/openapi.json").ok
+    assert client.get("/docs").ok
+    assert client.get("/").json() == {"hello": "stranger"}
+    assert client.get("/profile").status_code == 401
+    assert client.post("/login", json=WRONG).status_code == 403
+    key = client.post("/login", json=LUCA).json()["session_key"]
+    if not kept:
+        assert client.get("/profile").status_code == 401
+        client.headers["Session-Key"] = key  # what a script does
+    assert client.post("/cart/lasagne").json() == ["lasagne"]
+    assert client.get("/profile").json() == {"username": "luca", "cart": ["lasagne"]}
+    assert client.get("/news").json()["for"] == "luca"
+    assert client.get("/me").json() == {"name": "Luca"}
+    other = Client(client.address, client.verify)
+    other.headers["Session-Key"] = other.post("/login", json=LUCA | {"remember": True}).json()["session_key"]
+    assert client.post("/logout-elsewhere").json() == {"ended": 1}
+    assert other.get("/profile").status_code == 401
+    assert client.post("/logout").json() == {"was_logged_in": True}
+    assert client.get("/profile").status_code == 401
+
+
+def use_whole_api(client: Client, kept: bool = True) -> None:
+    use_api(client, kept)
+    client.headers.pop("Session-Key", None)
+    key = client.post("/async/login", json=LUCA).json()["session_key"]
+    if not kept:
+        client.headers["Session-Key"] = key
+    assert client.post("/async/cart/pesto").json() == ["pesto"]
+    assert client.post("/payment").json() == {"paid_by": "luca"}
+    assert client.post("/password-again", json={"password": "focaccia"}).status_code == 403
+    assert client.post("/password-again", json={"password": "lasagne"}).json() == {"proved": True}
+
+
+def use_live_api(client: Client, kept: bool = True) -> None:
+    use_whole_api(client)
+    expect_push(client, lambda: client.post("/logout"))
+
+
+def use_site(client: Client, kept: bool = True) -> None:
+    login = client.get("/orders").headers["Location"]
+    assert login == "/login?next=%2Forders"
+    assert "<form" in client.get(login).text
+    assert client.post(login, data=WRONG).status_code == 403
+    assert client.submit(login, **LUCA) == "/orders"
+    if not kept:
+        assert client.get("/orders").headers["Location"] == login
+        return
+    assert "No orders." in client.get("/orders").text
+    assert client.submit("/logout") == "/login"
+    assert client.get("/orders").headers["Location"] == login
+
+
+def expect_push(client: Client, log_out: Callable[[], object]) -> None:
+    """A page that is open, and shows the cookie of the client, hears of the logout."""
+    page, logged_out = new_client(), threading.Event()
+    page.eio.http.verify = client.verify
+    page.on("logout", lambda _data: logged_out.set())
+    cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in client.cookies)
+    headers = {"Cookie": cookies, "Origin": client.address}
+    page.connect(client.address, headers, transports=["polling"], wait_timeout=MAX_WAIT)
+    assert page.call("session_key", timeout=MAX_WAIT) is True
+    log_out()
+    assert logged_out.wait(MAX_WAIT)
+    page.disconnect()
+    page.wait()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for this machine, and its key."""
+    return make_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
+
+
+@pytest.fixture
+def run(tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[Callable[..., Client]]:
+    """Saves a program in an empty folder, starts it by a command, and returns a client."""
+    servers: list[ServerProcess] = []
+
+    def run(program: str, command: str, *, file: str = "main") -> Client:
+        (tmp_path / f"{file}.py").write_text(program)
+        scheme = "https" if "{certificate}" in command else "http"
+        servers.append(
+            ServerProcess(
+                "-m",
+                *command.format(certificate=certificate[0], key=certificate[1]).split(),
+                printed=rf"(?:Running on|Listening at:|Uvicorn running on) {scheme}://127\.0\.0\.1:(\d+)",
+                cwd=tmp_path,
+                env={"FLASK_APP": "", "FLASK_DEBUG": "", "DEBUG": ""},
+                scheme=scheme,
+                starts_others="--debug" in command or "--reload" in command,
+            )
+        )
+        return Client(servers[-1].address, str(certificate[0]))
+
+    run.output = lambda: servers[-1].output  # type: ignore[attr-defined]
+    yield run
+    for server in servers:
+        server.stop()
+
+
+GUNICORN = "gunicorn --threads 4 --bind 127.0.0.1:0 --certfile {{certificate}} --keyfile {{key}} {}"
+UVICORN = "uvicorn --port 0 --ssl-certfile {{certificate}} --ssl-keyfile {{key}} {}"
+
+FLASK_APPLICATIONS = {"app": use_whole_app, "shop": use_shop, "blog": use_blog, "site_for_all": use_site_for_all}
+FASTAPI_APPLICATIONS = {"app": use_whole_api, "site": use_site}
+
+
+def test_all_are_used():
+    """A new application of a page needs a test; `wrong` does not start, `single_sign_on` needs an identity provider."""
+    assert PROGRAMS[FLASK].keys() == {*FLASK_APPLICATIONS, "single_sign_on", "wrong"}
+    assert PROGRAMS[FASTAPI].keys() == {*FASTAPI_APPLICATIONS}
+    assert PROGRAMS[README].keys() == {"app"}
+
+
+@pytest.mark.parametrize(
+    ("path", "port", "use"), [(FLASK, "--port 0", use_app), (FASTAPI, "--port 0", use_api)], ids=["flask", "fastapi"]
+)
+def test_first(path, port, use, run):
+    """The first application of a page, with the name and the command that the page says."""
+    page = path.read_text()
+    [(file, command)] = SAVED.findall(page)
+    program = applications(page[: SAVED.search(page).start()])["app"]
+    client = run(program, f"{command} {port}", file=file)
+    # `flask run --debug` makes a cookie for http too; FastAPI knows no such mode, and the page names the argument.
+    use(client, kept=path == FLASK)
+    assert (WARNING in run.output()) == (path == FASTAPI)
+
+
+@pytest.mark.parametrize("name", FLASK_APPLICATIONS)
+def test_flask_in_debug_mode(name, run):
+    """`flask run --debug` over http."""
+    client = run(PROGRAMS[FLASK][name], "flask --app main run --debug --port 0")
+    FLASK_APPLICATIONS[name](client)
+    assert WARNING not in run.output()
+
+
+@pytest.mark.parametrize("name", FLASK_APPLICATIONS)
+def test_flask_behind_https(name, run):
+    """gunicorn with threads, over https."""
+    client = run(PROGRAMS[FLASK][name], GUNICORN.format(f"main:{name}"))
+    FLASK_APPLICATIONS[name](client)
+    assert WARNING not in run.output()
+
+
+@pytest.mark.parametrize("name", ["app", "blog"])
+def test_flask_over_http(name, run):
+    """`flask run` over http: the cookie is dropped, and the log says so, and what to do."""
+    client = run(PROGRAMS[FLASK][name], "flask --app main run --port 0")
+    FLASK_APPLICATIONS[name](client, kept=False)
+    assert run.output().count(WARNING) == 1
+    assert "COOKIE_SECURE" in run.output()
+
+
+def test_flask_for_http(run):
+    """With the setting that the page names, the first application works over plain http too."""
+    line = 'app.config["USER_SESSIONS_COOKIE_SECURE"] = False\n'
+    program = PROGRAMS[FLASK]["app"].replace("sessions = UserSessions(app)\n", line + "sessions = UserSessions(app)\n")
+    assert line in program
+    use_whole_app(run(program, "flask --app main run --port 0"))
+    assert WARNING not in run.output()
+
+
+def test_flask_wrong_setting(tmp_path):
+    """The application with a wrong setting says which one."""
+    (tmp_path / "wrong.py").write_text(PROGRAMS[FLASK]["wrong"])
+    command = [sys.executable, "wrong.py"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=MAX_WAIT)
+    assert printed.stdout.startswith("USER_SESSIONS_HEADER: ")
+    assert printed.stderr == ""
+
+
+def test_quickstart(run):
+    """The application of the README, with its name and its command."""
+    [command] = re.findall(r"`(flask --app quickstart run) --port 8000`", README.read_text())
+    use_quickstart(run(PROGRAMS[README]["app"], f"{command} --port 0", file="quickstart"))
+
+
+@pytest.mark.parametrize("name", FASTAPI_APPLICATIONS)
+def test_fastapi_behind_https(name, run):
+    """uvicorn, over https."""
+    client = run(PROGRAMS[FASTAPI][name], UVICORN.format(f"main:{name}"))
+    FASTAPI_APPLICATIONS[name](client)
+    assert WARNING not in run.output()
+
+
+@pytest.mark.parametrize("name", FASTAPI_APPLICATIONS)
+def test_fastapi_over_http(name, run):
+    """uvicorn over http: the cookie is dropped, and the log says so, and what to do."""
+    client = run(PROGRAMS[FASTAPI][name], f"uvicorn --port 0 main:{name}")
+    FASTAPI_APPLICATIONS[name](client, kept=False)
+    assert run.output().count(WARNING) == 1
+    assert "secure" in run.output()
+
+
+@pytest.mark.parametrize(("name", "use"), [("app", use_live_api), ("site", use_site)])
+def test_fastapi_for_http(name, use, run):
+    """With the argument that the page names, over http and with the reloader; the Socket.IO server is in front."""
+    program = PROGRAMS[FASTAPI][name].replace("= UserSessions(", "= UserSessions(secure=False, ", 1)
+    served = "server" if name == "app" else name
+    use(run(program, f"uvicorn --reload --port 0 main:{served}"))
+    assert WARNING not in run.output()
