@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field
 from users_session_manager import Session, SessionManager
 from users_session_manager.integrations.fastapi import RequestSession, UserSessions
 from users_session_manager.integrations.prometheus import instrument
+from users_session_manager.integrations.socketio import presence
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))  # for the package `shared`
@@ -53,39 +54,27 @@ CurrentSession = Annotated[RequestSession, Depends(sessions.current)]
 PassiveSession = Annotated[RequestSession, Depends(sessions.passive)]
 Visitor = Annotated[RequestSession | None, Depends(sessions.optional)]
 
-# From here on every page that sends `session_key` gets `logout` the moment its session ends.
+# From here on every page that sends `session_key` gets `logout` the moment its session ends, and `presence` when users
+# come and go.
 sessions.attach(io)
+presence(manager, io)
 instrument(manager)
 
 
-async def push_all() -> None:
-    """Send each page the state of its session, and who is logged in now."""
-    online = manager.getLoggedUsers()
-    for username in set(online):
-        for session in manager.getUserSessions(username):
-            # The room of a key holds the pages of that session alone.
-            await io.emit("session", state(username, session["timeLeft"], online), to=session["key"])
-
-
-def state(username: str, left: float, online: list[str]) -> dict[str, Any]:
-    return {"username": username, "left": left, "timeout": manager.getSessionTimeout(), "online": online}
-
-
 def state_of(session: RequestSession) -> dict[str, Any]:
-    return state(session.username, manager.getSessionTimeLeft(session.key), manager.getLoggedUsers())
+    left, timeout = manager.getSessionTimeLeft(session.key), manager.getSessionTimeout()
+    return {"username": session.username, "left": left, "timeout": timeout}
 
 
 # `async def` listeners run on uvicorn's event loop, even if a session expires on the thread of the clock.
 @manager.on("sessionCreated")
 async def on_created(key: str) -> None:
     print(f"{manager.getUsernameFromSessionKey(key)} logged in, session {label(key)}", flush=True)
-    await push_all()
 
 
 @manager.on("sessionEnded")
 async def on_ended(session: Session, reason: str) -> None:
     print(f"session {label(session.key)} of {session.username} has ended: {reason}", flush=True)
-    await push_all()
 
 
 # The application

@@ -9,6 +9,7 @@ export const el = (id) => document.getElementById(id);
 //   events: further events and their listeners
 //   key: returns what to send as `session_key`, for a page whose key is not in a cookie
 //   warn: called with the seconds left when its session is about to expire
+//   joined: called with the socket when the page has joined its session
 //   tick: called with the seconds left and the timeout of its session
 //   left: called when the session has ended
 let page = null;
@@ -44,6 +45,7 @@ export function enter(thisPage) {
   };
   sessions.onjoin = () => {
     connection("connected", "Connected");
+    page.joined?.(socket);
     refresh();
   };
   socket = sessions.socket;
