@@ -54,6 +54,7 @@ class ServerProcess:
         except BaseException:
             self._process.kill()
             self._process.wait(MAX_WAIT)
+            self._output.close()
             raise
         self.address = f"{scheme}://127.0.0.1:{self.port}"
 

@@ -2,15 +2,15 @@
 
 import sys
 
+import developed_site  # first: it chooses the store, and the project below has its middleware
 import guarded_django
 import socketio
-from developed_site import io
 from django.conf import settings
 from django.core.management import execute_from_command_line
 from django.core.wsgi import get_wsgi_application
 
 settings.WSGI_APPLICATION = "developed_django.application"
-application = socketio.WSGIApp(io, get_wsgi_application())
+application = socketio.WSGIApp(developed_site.io, get_wsgi_application())
 assert guarded_django.urlpatterns
 
 if __name__ == "__main__":
