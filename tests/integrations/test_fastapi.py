@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
-from watched_store import WatchedStore
+from watched_store import CountingStore, WatchedStore
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
@@ -1139,6 +1139,19 @@ class TestTwoLifespans:
         assert loops[0] is not loops[1]
         assert ended.empty()
         assert messages.empty()
+
+
+@pytest.mark.parametrize("path", ["/me", "/async/me"])
+def test_one_question(path):
+    """A guarded request asks the store once, wherever its key is."""
+    store = CountingStore()
+    manager = SessionManager(store=store)
+    client, key = client_of(make_app(UserSessions(manager))), manager.loadNewSession("Luca")
+    for headers in ({"Session-Key": key}, {"Cookie": f"{COOKIE}={key}"}):
+        store.asked.clear()
+        assert client.get(path, headers=headers).status_code == 200
+        assert len(store.asked) == 1
+    manager.close()
 
 
 class TestScript:

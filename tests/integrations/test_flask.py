@@ -26,7 +26,7 @@ from flask import (
     url_for,
 )
 from flask.views import MethodView
-from watched_store import WatchedStore
+from watched_store import CountingStore
 
 from users_session_manager import (
     AuthenticationTooOld,
@@ -196,15 +196,6 @@ class TestGuard:
         for max_age in ("60", -1, float("nan"), float("inf"), True):
             with pytest.raises((TypeError, ValueError), match="max_age"):
                 session_required(max_age=max_age)(lambda: None)
-
-
-class CountingStore(WatchedStore):
-    """Counts a restart, which in memory asks for the session itself, once."""
-
-    def restart(self, *args: Any) -> Any:
-        session = super().restart(*args)
-        self.asked.pop()
-        return session
 
 
 class TestOptional:
