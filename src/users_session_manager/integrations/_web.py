@@ -463,19 +463,14 @@ class RequestState:
         return self.manager.deleteUserSessions(session.userId, session.key)
 
     def refuse(self, error: Exception) -> Refusal:
-        """Return the answer for one of the exceptions in `REFUSED`; a rejected request is given no session."""
-        if isinstance(error, SessionRejected):
-            self._cookie_change = None if self._cookie_change == "set" else self._cookie_change
-            self._delete_ended_cookie()
-        return next(refusal for kind, refusal in _REFUSALS.items() if isinstance(error, kind))
+        """Return the answer for one of the exceptions in `REFUSED`; a rejected request is given no session.
 
-    def _delete_ended_cookie(self) -> None:
-        """Let the answer delete the cookie if its session has ended; another key than that may have been rejected."""
-        with suppress(StoreUnavailable):  # it may be live
-            if self._cookie is None or self.cookie_changed or self.manager.isForeign(self._cookie):
-                return
-            if self.manager.findSession(self._cookie) is None:
-                self._cookie_change = "delete"
+        The client keeps its cookie, also that of a session that has ended: the answer to another request may have
+        replaced it meanwhile, and only `sign_out` deletes it.
+        """
+        if isinstance(error, SessionRejected) and self._cookie_change == "set":
+            self._cookie_change = None
+        return next(refusal for kind, refusal in _REFUSALS.items() if isinstance(error, kind))
 
     def write_cookie(self, set_cookie: Callable[[Morsel[str]], object], *, is_https: bool = True) -> None:
         """Set or delete the cookie by `set_cookie`, if that is to be done.
@@ -490,9 +485,9 @@ class RequestState:
         """
         if self._cookie_change is None or self.carrier.cookie is None:
             return
-        if self._cookie_change == "delete" or self._session is None:
+        if self._cookie_change == "delete":
             set_cookie(self.carrier.make_cookie(""))
-        else:
+        elif self._session is not None:
             max_age = None if self._session.timeout is None else _MAX_COOKIE_AGE
             set_cookie(self.carrier.make_cookie(self._session.key, max_age))
             if self.carrier.secure and not is_https:

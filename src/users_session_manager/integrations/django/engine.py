@@ -20,7 +20,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from ...errors import SessionRejected
 from ...events import running_loop
 from . import conf
-from .state import KEY_IN_SESSION, LOGIN, Verdict, current
+from .state import KEY_IN_SESSION, LOGIN, Verdict, current, discard
 
 
 def watch() -> None:
@@ -44,7 +44,7 @@ def _load(load: Callable[..., Any]) -> Callable[..., Any]:
             )
         verdict = _judge(store, data)
         if verdict == "ended":
-            store.flush()
+            discard(store)
         return _counted(store, data, verdict)
 
     checked.checks_logins = True  # type: ignore[attr-defined]
@@ -65,6 +65,7 @@ def _aload(aload: Callable[..., Any]) -> Callable[..., Any]:
         verdict = await sync_to_async(_judge)(store, data)
         if verdict == "ended":
             await store.aflush()
+            store._was_flushed = False
         return _counted(store, data, verdict)
 
     return checked
@@ -76,6 +77,7 @@ def _flush(flush: Callable[..., Any]) -> Callable[..., Any]:
         if not hasattr(store, "_login_key") and store.session_key:
             store.load()  # nothing has asked yet whose login it has
         flush(store)
+        store._was_flushed = True
         _end(vars(store).pop("_login_key", None))
 
     return flushed
@@ -87,6 +89,7 @@ def _aflush(aflush: Callable[..., Any]) -> Callable[..., Any]:
         if not hasattr(store, "_login_key") and store.session_key:
             await store.aload()
         await aflush(store)
+        store._was_flushed = True
         await sync_to_async(_end)(vars(store).pop("_login_key", None))
 
     return flushed

@@ -18,7 +18,7 @@ from ...errors import StoreUnavailable
 from ...log import log
 from .._web import REFUSED
 from . import conf, engine, users
-from .state import DjangoState, anonymous, current, state_of
+from .state import DjangoState, anonymous, current, discard, state_of
 
 
 def connect() -> None:
@@ -61,7 +61,7 @@ def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
             state.failure = error  # where no view has raised it, the middleware sees only an answer of 500
         # Django has stored its login already; without a session there is none.
         request.user = anonymous()
-        session.flush()
+        discard(session)
         raise
 
 

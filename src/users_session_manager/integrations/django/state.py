@@ -331,6 +331,7 @@ class DjangoState(RequestState):
                 response = self.answer(self.failure)
             if isinstance(self.failure, StoreUnavailable):
                 self._leave_unloaded(response.status_code)
+        self._keep_djangos_cookie()
         if self._varies:
             names = [name for name in (self.carrier.header, "Cookie") if name]
             if "Vary" in response.headers:
@@ -343,6 +344,15 @@ class DjangoState(RequestState):
             self.write_cookie(lambda each: response.cookies.update({each.key: each}), is_https=is_https)
             response.headers["Cache-Control"] = NO_STORE  # as Flask and FastAPI, whatever the view says
         return response
+
+    def _keep_djangos_cookie(self) -> None:
+        """Keep SessionMiddleware from deleting Django's cookie, unless the application has flushed its session.
+
+        It would do so for a session that has ended, though the client may have got the cookie of another one meanwhile.
+        """
+        session = vars(self._request).get("session")
+        if session is not None and session.is_empty() and not getattr(session, "_was_flushed", False):
+            self._request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
 
     def _leave_unloaded(self, status: int) -> None:
         """Keep SessionMiddleware and what is above it from asking the store again for a session that is not loaded."""
@@ -360,7 +370,8 @@ class DjangoState(RequestState):
             session.get(KEY_IN_SESSION)  # else SessionMiddleware loads it, and nobody answers for the store
         if self._has_begun and (self._is_rejected or status >= 500):
             self.sign_out()
-            session.flush()
+            self._cookie_change = None
+            discard(session)
             return
         self._prolong()
         if not session.accessed or status >= 500:  # then SessionMiddleware does not store what follows
@@ -467,6 +478,12 @@ class UserSessionAttribute:
 def state_of(request: Any) -> DjangoState | None:
     """Return the state of a request, or `None` if the middleware has not seen it, as with a `force_login`."""
     return getattr(request, "_user_session_state", None)
+
+
+def discard(session: Any) -> None:
+    """Flush one of Django's sessions without a request to sign out: the client keeps its cookie."""
+    session.flush()
+    session._was_flushed = False
 
 
 def anonymous() -> Any:
