@@ -27,8 +27,9 @@ class FlaskLoginSite(FlaskSite):
                 self.id = name
 
         app = Flask(__name__)
-        app.secret_key = "of a test"
+        app.secret_key = "secret"
         login_manager = LoginManager(app)
+        login_manager.login_view = "login"  # a refusal then stores a message in Flask's session, and sends its cookie
         login_manager.user_loader(User)
         sessions = UserSessions(app, login_manager=login_manager)
 

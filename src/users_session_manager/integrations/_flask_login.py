@@ -39,6 +39,9 @@ class LoginState(FlaskState):
 
     Without a key in the header, the login in Flask's own session decides which session the request has. The cookie
     alone signs in a session with a timeout of its own ("remember me"): any other ends with Flask's own session.
+
+    A login whose session has ended does not count, but it stays in Flask's session: to remove it would send Flask's
+    cookie again, in place of one that the client may have got from a login meanwhile.
     """
 
     def __init__(
@@ -46,18 +49,27 @@ class LoginState(FlaskState):
     ) -> None:
         super().__init__(manager, carrier, header, cookie)
         self.is_undoing = False  # whether a login has failed and is being removed
+        self._aside: dict[str, Any] = {}  # see `put_aside`
 
     @property
     def key(self) -> str | None:
         login = None if self.has_header or "_user_id" not in session else session.get(KEY_IN_SESSION)
         if login in (None, self.presented):
             return self.presented
-        if self.presented is not None:
-            # A request that was under way during a renewal may have given a former key back to Flask's session.
-            found = self.manager.findSession(self.presented)
-            if found is not None and login in (found.key, *found.formerKeys):
-                return self.presented
-        return login  # type: ignore[no-any-return]
+        return self.presented if self._has_replaced(login) else login  # type: ignore[no-any-return]
+
+    def _has_replaced(self, login: str) -> bool:
+        """Return whether our cookie has the key that counts, since it came after the one in Flask's session.
+
+        A request that was under way during a login or a renewal may have given the key of before back to that.
+        """
+        found = None if self.presented is None else self.manager.findSession(self.presented)
+        if found is None:
+            return False
+        if login in (found.key, *found.formerKeys):
+            return True
+        manager = self.manager
+        return found.securityStamp == STAMP and manager.findSession(login) is None and not manager.isForeign(login)
 
     def presented_keys(self) -> list[str | None]:
         return [*super().presented_keys(), session.get(KEY_IN_SESSION)]
@@ -98,21 +110,31 @@ class LoginState(FlaskState):
         if self._found is not None:
             self._end(self._found.key)
         self._found = None
-        forget_login()
+        self.put_aside()
+
+    def restore_login(self, found: Session) -> None:
+        """Let Flask's session have the login of our cookie again, in place of one that a late answer has brought."""
+        session.update(_user_id=found.userId, _fresh=False)
+        session[KEY_IN_SESSION] = found.key
 
     def put_aside(self) -> None:
         """Hide the login in Flask's session from Flask-Login until the answer."""
         was_modified = session.modified
-        aside = {name: session.pop(name) for name in _LOGIN if name in session}
+        self._aside |= {name: session.pop(name) for name in _LOGIN if name in session}
         session.modified = was_modified
 
         @after_this_request
         def put_back(response: Response) -> Response:
             if "_user_id" not in session:
                 was_modified = session.modified
-                session.update(aside)
+                session.update(self._aside)
                 session.modified = was_modified
             return response
+
+    def drop_aside(self) -> None:
+        """Remove the login that is hidden from Flask's session, at a logout of that login."""
+        if self._aside and not self.has_header:
+            self._aside, session.modified = {}, True
 
     def _is_login(self, found: Session) -> bool:
         """Return whether the keys that the request presents sign in, and not a cookie that has outlived its login."""
@@ -199,17 +221,21 @@ class Bridge:
         if "_user_id" not in session:
             return
         key = session.get(KEY_IN_SESSION)
-        if found is not None and key in (found.key, *found.formerKeys) and str(session["_user_id"]) == found.userId:
+        is_of_login = found is not None and key in (found.key, *found.formerKeys)
+        if found is not None and is_of_login and str(session["_user_id"]) == found.userId:
             state.restore_cookie(found)
-            return
-        if state.has_header or (key is not None and state.manager.isForeign(key)):
+        elif state.has_header:
             state.put_aside()
-        elif key is None and found is None and (app.testing or _TEST_CLIENT in request.environ):
+        elif found is not None and not is_of_login:
+            state.restore_login(found)
+        elif found is not None:
+            forget_login()  # the application has put the id of another user beside the key
+        elif key is None and (app.testing or _TEST_CLIENT in request.environ):
             user = self._login_manager.user_callback(session["_user_id"])  # as `FlaskLoginClient` signs in
             if user is not None:
                 state.begin(user)
         else:
-            forget_login()
+            state.put_aside()
             if key is None:
                 self._warn()
 
@@ -250,6 +276,7 @@ class Bridge:
         state = self._state()
         if not state.is_undoing:
             state.sign_out()
+        state.drop_aside()
         session.pop(KEY_IN_SESSION, None)
 
     def _confirmed(self, _: Flask, **__: Any) -> None:
