@@ -541,7 +541,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def isForeign(self, key: object) -> bool:
         """Return whether a key that is rejected may be live in another process, which keeps its own sessions in memory.
 
-        Then an answer should not delete the client's cookie.
+        Then a framework's own session should keep the login that has this key.
         """
         return self._store.is_foreign(key)
 

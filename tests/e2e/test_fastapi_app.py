@@ -126,8 +126,6 @@ def test_forged_key(counted, luca, example, expect):
     luca.context.add_cookies([cookie])
     luca.get_by_role("button", name="Show my orders again").click()
     assert_logged_out(expect, luca)
-    assert luca.context.cookies() == [], "the dead cookie was taken back"
-    luca.context.add_cookies([cookie])
     luca.reload()
     expect(luca.get_by_role("heading", name="Log in")).to_be_visible()
     assert counted("rejections_total") >= 2

@@ -261,6 +261,7 @@ def test_emptied_session(manager, every_engine, handler, url):
     before = copy_of(client, handler, "sessionid", COOKIE)
     client.get(f"/{url}")
     assert manager.getLoggedUsers() == []
+    assert (client.cookies["sessionid"].value == "") is ("clear" not in url)  # as Django does by itself
     for each in (client, before):
         assert each.get("/user").content == b""
         assert each.get("/mine").status_code == 401

@@ -156,7 +156,7 @@ class TestSocketIO:
         assert (kind, list(manager.sessions)) == ("returned", [key])
 
     def test_sign_out(self, call, manager):
-        """Signing out works: the session ends, and the next request deletes the cookie."""
+        """Signing out works: the session ends, and its key is rejected from now on."""
         assert call("sign_out") == ["returned", True]
         assert manager.getLoggedUsers() == []
 

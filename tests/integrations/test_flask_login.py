@@ -83,8 +83,9 @@ def make_app(users: Users, **config: Any) -> Flask:
 
     @app.post("/clear")
     def clear() -> Any:
+        was_in = "look" in request.args and current_user.is_authenticated
         session.clear()
-        return {}
+        return {"was_in": was_in}
 
     @app.post("/confirm")
     @login_required
@@ -240,6 +241,16 @@ class TestLogin:
         log_in(browser)
         browser.post("/clear")
         assert (list(manager.sessions), is_in(browser)) == ([], False)
+
+    def test_cleared_after_the_end(self, browser, manager):
+        """It removes a login whose session has ended, which otherwise stays in Flask's session until another login."""
+        manager.deleteSession(log_in(browser))
+        assert browser.get("/home").json == {"username": None}
+        with browser.session_transaction() as flask_session:
+            assert flask_session["_user_id"] == "7"
+        assert browser.post("/clear?look").json == {"was_in": False}
+        with browser.session_transaction() as flask_session:
+            assert "_user_id" not in flask_session
 
     def test_another_user(self, browser, manager):
         """A user id that the application has put beside the key of another user's session signs nobody in."""

@@ -56,7 +56,7 @@ class LoginState(FlaskState):
         login = None if self.has_header or "_user_id" not in session else session.get(KEY_IN_SESSION)
         if login in (None, self.presented):
             return self.presented
-        return self.presented if self._has_replaced(login) else login  # type: ignore[no-any-return]
+        return self.presented if self._has_replaced(login) else login
 
     def _has_replaced(self, login: str) -> bool:
         """Return whether our cookie has the key that counts, since it came after the one in Flask's session.
@@ -125,7 +125,8 @@ class LoginState(FlaskState):
 
         @after_this_request
         def put_back(response: Response) -> Response:
-            if "_user_id" not in session:
+            is_cleared = session.modified and not session and not self.has_header
+            if "_user_id" not in session and not is_cleared:
                 was_modified = session.modified
                 session.update(self._aside)
                 session.modified = was_modified
