@@ -33,7 +33,7 @@ with warnings.catch_warnings():
     from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from users_session_manager import SessionError, SessionManager, SessionRejected, StoreUnavailable, TooManySessions
-from users_session_manager.integrations._web import SCRIPT
+from users_session_manager.integrations._script import SCRIPT
 from users_session_manager.integrations.fastapi import RequestSession, UserSessions
 from users_session_manager.keys import new_key
 

@@ -37,7 +37,7 @@ from users_session_manager import (
     StoreUnavailable,
     TooManySessions,
 )
-from users_session_manager.integrations._web import SCRIPT
+from users_session_manager.integrations._script import SCRIPT
 from users_session_manager.integrations.flask import (
     UserSessions,
     current_session,

@@ -16,8 +16,8 @@ from redis_server import RedisServer
 from watched_store import WatchedStore
 
 from users_session_manager import SessionError, SessionManager
+from users_session_manager.integrations._request import RequestSession
 from users_session_manager.integrations._streams import CONNECTIONS, SessionConnections, stream
-from users_session_manager.integrations._web import RequestSession
 from users_session_manager.integrations._websockets import SessionSocket
 from users_session_manager.stores.base import Notice
 from users_session_manager.stores.notices import MAX_SILENCE

@@ -20,7 +20,7 @@ from users_session_manager import (
     testing,
 )
 from users_session_manager.integrations import django, fastapi, flask, prometheus
-from users_session_manager.integrations._web import RequestSession
+from users_session_manager.integrations._request import RequestSession
 from users_session_manager.integrations.socketio import attach, presence
 
 manager = SessionManager()

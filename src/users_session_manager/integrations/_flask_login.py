@@ -23,7 +23,8 @@ from ..errors import CrossOriginRequest, SessionError, SessionRejected, StoreUna
 from ..log import log
 from ..manager import SessionManager
 from ..session import Session
-from ._web import KeyCarrier, RequestSession
+from ._cookies import KeyCarrier
+from ._request import RequestSession
 from .flask import FlaskState, is_passive, require_own_form
 
 KEY_IN_SESSION: Final = "_user_session_key"

@@ -13,8 +13,8 @@ from ..manager import SessionManager
 from ..policy import PolicySettings, require_timeout
 from ..stores import store_class
 from ..stores.base import Store
+from ._cookies import KeyCarrier
 from ._forgery import check_origins
-from ._web import KeyCarrier
 
 DEFAULTS: Final[dict[str, Any]] = {
     "STORE": None,

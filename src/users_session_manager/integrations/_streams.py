@@ -12,7 +12,7 @@ from ..clock import LOCK, register
 from ..errors import SessionError, StoreUnavailable
 from ..manager import SessionManager
 from ..stores.base import Notice
-from ._web import RequestSession
+from ._request import RequestSession
 
 Item = TypeVar("Item")
 

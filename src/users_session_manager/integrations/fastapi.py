@@ -22,27 +22,14 @@ from ..events import running_loop
 from ..manager import SessionManager
 from ..policy import Overflow, require_seconds
 from ..stores.base import Store
+from ._cookies import KeyCarrier, SameSite, read_cookie
 from ._forgery import OriginCheck
+from ._refusals import NO_STORE, REFUSED, Refusal, prefers_html
+from ._request import HAS_BEGUN, RequestSession, RequestState
+from ._script import SCRIPT, SCRIPT_MAX_AGE, SCRIPT_PATH, SCRIPT_URL
 from ._settings import DEFAULTS, ConfiguredManager, carrier_of, wrong_values
 from ._streams import CONNECTIONS, Item, stream
-from ._web import (
-    HAS_BEGUN,
-    NO_STORE,
-    OWN_PATH,
-    REFUSED,
-    SCRIPT,
-    SCRIPT_MAX_AGE,
-    SCRIPT_PATH,
-    SCRIPT_URL,
-    KeyCarrier,
-    Refusal,
-    RequestSession,
-    RequestState,
-    SameSite,
-    is_forwarded_https,
-    prefers_html,
-    read_cookie,
-)
+from ._urls import OWN_PATH, is_forwarded_https
 from ._websockets import SessionSocket
 
 try:

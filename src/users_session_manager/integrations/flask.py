@@ -14,25 +14,14 @@ from ..errors import MissingDependency, SessionError, SessionRejected
 from ..manager import SessionManager
 from ..policy import require_seconds
 from ..session import Session
+from ._cookies import KeyCarrier, read_cookie
 from ._forgery import OriginCheck
+from ._refusals import NO_STORE, REFUSED, prefers_html
+from ._request import HAS_BEGUN, RequestSession, RequestState
+from ._script import SCRIPT, SCRIPT_MAX_AGE, SCRIPT_PATH, SCRIPT_URL
 from ._settings import DEFAULTS, ConfiguredManager, carrier_of, nearest, wrong_values
 from ._streams import Item, stream
-from ._web import (
-    HAS_BEGUN,
-    NO_STORE,
-    OWN_PATH,
-    REFUSED,
-    SCRIPT,
-    SCRIPT_MAX_AGE,
-    SCRIPT_PATH,
-    SCRIPT_URL,
-    KeyCarrier,
-    RequestSession,
-    RequestState,
-    is_forwarded_https,
-    prefers_html,
-    read_cookie,
-)
+from ._urls import OWN_PATH, is_forwarded_https
 
 try:
     from flask import Flask, Response, after_this_request, current_app, jsonify, redirect, request, send_file, url_for

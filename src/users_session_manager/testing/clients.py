@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ..errors import SessionError
-from ..integrations._web import RequestSession
+from ..integrations._request import RequestSession
 from ..session import Session
 
 Found = TypeVar("Found")

@@ -13,7 +13,8 @@ from django.template.loader import render_to_string
 from django.utils.cache import patch_vary_headers
 from django.utils.http import escape_leading_slashes
 
-from .._web import NO_STORE, KeyCarrier, Refusal, prefers_html
+from .._cookies import KeyCarrier
+from .._refusals import NO_STORE, Refusal, prefers_html
 
 
 def answer_to(request: Any, refusal: Refusal) -> Any:

@@ -16,9 +16,9 @@ from django.views.debug import get_default_exception_reporter_filter
 
 from ...manager import SessionManager
 from .. import _settings
+from .._cookies import KeyCarrier
 from .._forgery import OriginCheck
 from .._settings import DEFAULTS, ConfiguredManager, carrier_of, nearest
-from .._web import KeyCarrier
 
 APP = "users_session_manager.integrations.django"
 MIDDLEWARE = f"{APP}.UserSessionMiddleware"

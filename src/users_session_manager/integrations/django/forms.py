@@ -9,7 +9,7 @@ from django.contrib.auth.forms import AuthenticationForm
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy
 
-from .._web import TOO_MANY
+from .._refusals import TOO_MANY
 from . import conf, users
 from .state import state_of
 

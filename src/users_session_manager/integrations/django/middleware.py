@@ -10,7 +10,7 @@ from django.core.checks import ERROR
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 
-from .._web import REFUSED
+from .._refusals import REFUSED
 from . import conf, engine, testing
 from .state import DjangoState, UserSessionAttribute, current
 

@@ -16,7 +16,7 @@ from django.db.models.signals import class_prepared, post_delete, post_save
 
 from ...errors import StoreUnavailable
 from ...log import log
-from .._web import REFUSED
+from .._refusals import REFUSED
 from . import conf, engine, users
 from .state import DjangoState, anonymous, current, discard, state_of
 

@@ -20,7 +20,10 @@ from django.utils.cache import patch_vary_headers
 from ...errors import SessionRejected, StoreUnavailable
 from ...events import running_loop
 from ...session import Session
-from .._web import NO_STORE, KeyCarrier, RequestSession, RequestState, is_forwarded_https, read_cookie
+from .._cookies import KeyCarrier, read_cookie
+from .._refusals import NO_STORE
+from .._request import RequestSession, RequestState
+from .._urls import is_forwarded_https
 from . import conf, testing, users
 from .answers import answer_to
 

@@ -13,9 +13,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ...errors import SessionError
 from ...policy import require_seconds
+from .._refusals import REFUSED
+from .._request import HAS_BEGUN
 from .._streams import Item
 from .._streams import stream as stream_of
-from .._web import HAS_BEGUN, REFUSED
 from . import conf, users
 from .answers import add_no_store
 from .state import DjangoState, state_of

@@ -18,7 +18,7 @@ from ...log import log
 from ...manager import SessionManager
 from ...session import Reason
 from ...stores.base import Notice
-from .._web import read_cookie
+from .._cookies import read_cookie
 from .registry import ClientRegistry, retry_on_key_error
 
 JOIN = "session_key"
