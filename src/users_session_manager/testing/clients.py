@@ -76,17 +76,17 @@ def _kind_of(client: Any) -> _Kind:
 
 
 def _sign_in_flask(client: Any, user: Any, options: dict[str, Any]) -> str:
-    from ..integrations import flask as integration
+    from ..integrations.flask.state import current_state, installation
 
     def log_in() -> str:
-        installed = integration._installed()
+        installed = installation()
         if installed.bridge is None:
             return installed.sessions.sign_in(user, **options)
         from flask_login import login_user
 
         if not login_user(user, **options):
             raise ValueError(f"login_user refuses the user {user!r:.80}: is_active is false")
-        return integration._state().find_session().key  # type: ignore[union-attr]
+        return current_state().find_session().key  # type: ignore[union-attr]
 
     key = _during_flask_request(client, log_in)
     carrier = client.application.extensions[EXTENSION].carrier
@@ -96,9 +96,9 @@ def _sign_in_flask(client: Any, user: Any, options: dict[str, Any]) -> str:
 
 
 def _key_of_flask(client: Any) -> str | None:
-    from ..integrations import flask as integration
+    from ..integrations.flask.state import state_of_request
 
-    return _during_flask_request(client, lambda: integration._state_of_request().key)
+    return _during_flask_request(client, lambda: state_of_request().key)
 
 
 def _during_flask_request(client: Any, call: Callable[[], Found]) -> Found:

@@ -19,13 +19,14 @@ from flask_login import (
     user_login_confirmed,
 )
 
-from ..errors import CrossOriginRequest, SessionError, SessionRejected, StoreUnavailable
-from ..log import log
-from ..manager import SessionManager
-from ..session import Session
-from ._cookies import KeyCarrier
-from ._request import RequestSession
-from .flask import FlaskState, is_passive, require_own_form
+from ...errors import CrossOriginRequest, SessionError, SessionRejected, StoreUnavailable
+from ...log import log
+from ...manager import SessionManager
+from ...session import Session
+from .._cookies import KeyCarrier
+from .._request import RequestSession
+from .guards import is_passive
+from .state import EXTENSION, FlaskState, require_own_form
 
 KEY_IN_SESSION: Final = "_user_session_key"
 """Where Flask's own session keeps the key of its login."""
@@ -319,7 +320,7 @@ class _RequestLoader:
 
     def __call__(self, request: Request) -> Any:
         # Several applications may share the login manager.
-        state = self._state() if _EXTENSION in current_app.extensions else None
+        state = self._state() if EXTENSION in current_app.extensions else None
         found = state.find_login() if isinstance(state, LoginState) else None
         if state is not None and found is not None:
             user = self._login_manager.user_callback(found.userId)
@@ -329,7 +330,6 @@ class _RequestLoader:
         return None if self._previous is None else self._previous(request)
 
 
-_EXTENSION: Final = "users_session_manager"
 # What Flask's test client, in a `with`, adds to the environment of a request.
 _TEST_CLIENT: Final = "werkzeug.debug.preserve_context"
 
