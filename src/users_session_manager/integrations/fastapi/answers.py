@@ -48,13 +48,13 @@ class Refusals:
                 for error in REFUSED:
                     mounted.exception_handlers.setdefault(error, self.raise_http)
 
-    # Plain functions, so that Starlette calls them in a thread: they ask the store.
-    def raise_http(self, request: HTTPConnection, error: Exception) -> NoReturn:
+    # Coroutine functions, so that Starlette needs no thread for them: they ask no store.
+    async def raise_http(self, request: HTTPConnection, error: Exception) -> NoReturn:
         """Raise the `HTTPException` for an exception of ours, which an application without `install` answers."""
         refusal = self._refusal(request, error)
         raise HTTPException(refusal.status, refusal.body, refusal.headers) from None
 
-    def refuse(self, request: HTTPConnection, error: Exception) -> Any:
+    async def refuse(self, request: HTTPConnection, error: Exception) -> Any:
         """Return the answer: JSON, or for a browser the login page after a rejection, else a page."""
         refusal = self._refusal(request, error)
         answer: Answer | None = request.scope.get(self._requests.place)

@@ -55,7 +55,7 @@ class Guard(SecurityBase):
                 return None
             if is_installed:
                 raise
-            await run_in_threadpool(self._refusals.raise_http, connection, error)
+            await self._refusals.raise_http(connection, error)
 
     async def _authenticate(self, connection: HTTPConnection) -> RequestSession:
         state = self._requests.state(connection)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,5 +62,5 @@ class Refuser:
         except REFUSED as error:
             if scope["type"] != "http" or scope[self._requests.place].has_started:
                 raise
-            response = await run_in_threadpool(self._refusals.refuse, HTTPConnection(scope), error)
+            response = await self._refusals.refuse(HTTPConnection(scope), error)
             await response(scope, receive, send)
