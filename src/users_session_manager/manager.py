@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import count
 from logging import DEBUG
 from typing import Any, Final, Literal, Protocol, TypeVar
 from uuid import UUID
 
+from .callers import caller, importing_module
 from .clock import LOCK, notice_fork
 from .errors import SessionError, SessionRejected
 from .events import IsolatedEmitter, Pending
 from .keys import label
 from .log import log
 from .policy import OwnLimits, Policy, PolicySettings, require_seconds, require_timeout
-from .session import Reason, Session
+from .session import Reason, Session, require_stamp, require_text, user_id_of
 from .stores import open_store, store_class
 from .stores.base import Callbacks, Interest, Notice, Store
 
@@ -32,7 +31,7 @@ _ENDS: Final = ("sessionDeleted", "activeUserDeleted", "sessionEnded")
 _MAX_CHANGES: Final = 10_000
 
 _instance: SessionManager | None = None
-# Makes the store of every manager while a test is isolated, see `isolated`.
+# Makes the store of every manager within a test, see `testing.isolation`.
 _new_store: Callable[[], Store] | None = None
 
 
@@ -110,7 +109,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._followers: list[Callable[[Notice], object]] = []
         self._is_open = True  # then it is the singleton
         self._has_warned = False  # whether the log says that async listeners have no loop
-        self._made_at = _caller()
+        self._made_at = caller()
         self._requested_store = store
         requested = open_store(store)
         self._open(requested if _new_store is None else _new_store())
@@ -118,7 +117,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._store!r}>"
 
-    # What `isolated` has to undo at its end; `None` outside of it.
+    # What has to be undone at the end of a test; `None` outside of one.
     _to_undo: list[Callable[[], object]] | None = None
 
     def _open(self, store: Store) -> None:
@@ -216,9 +215,9 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         userId: str | int | UUID | None = None,
         securityStamp: str | None = None,
     ) -> str:
-        _require_text("username", username)
-        user_id = None if userId is None else _user_id(userId)
-        _require_stamp(securityStamp)
+        require_text("username", username)
+        user_id = None if userId is None else user_id_of(userId)
+        require_stamp(securityStamp)
         if timeout is not None:
             require_timeout("the timeout of a session", timeout)
         if lifetime is not None:
@@ -382,7 +381,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         names = ("key", "username", "userId", "createdAt", "authenticatedAt", "data")
         return [
             {name: getattr(session, name) for name in names} | {"timeLeft": left}
-            for session, left in self._store.of_user(_user_id(user))
+            for session, left in self._store.of_user(user_id_of(user))
         ]
 
     def deleteUserSessions(self, user: str | int | UUID, exceptKey: object = None) -> int:
@@ -400,7 +399,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         Raises:
             TypeError, ValueError: `user` is no user id.
         """
-        ended = self._store.remove_user(_user_id(user), exceptKey)
+        ended = self._store.remove_user(user_id_of(user), exceptKey)
         self._announce_all(ended, "deleted", "ended")
         return len(ended)
 
@@ -412,7 +411,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         The events are those of `deleteUserSessions`. A session without a stamp stays, and so does that of `except_key`.
         """
         kept, count = self._store.get(except_key), 0
-        for session, _ in self._store.of_user(_user_id(user_id)):
+        for session, _ in self._store.of_user(user_id_of(user_id)):
             stamp = session.securityStamp
             if stamp is None or is_current(stamp) or (kept is not None and session._id == kept._id):
                 continue
@@ -447,7 +446,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             SessionRejected: There is no live session of that key.
         """
         require_seconds("the overlap", overlap)
-        _require_stamp(securityStamp)
+        require_stamp(securityStamp)
         old, new, session_id = self._require(self._store.renew_key(key, overlap, securityStamp), key)
         _debug("Session key renewed", old)
         if not self._store.sends_notices:
@@ -558,7 +557,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         self._store.close()
 
     def _isolate(self, store: Store) -> dict[str, Any]:
-        """Keep sessions in another store from now on; return the attributes that undo this, and what follows."""
+        """Keep sessions in another store from now on, for a test; return what `_restore` takes."""
         self._opened_store.stop()
         with LOCK:
             kept = {"_to_undo": None, **vars(self)}
@@ -569,6 +568,16 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             self._open(store)
         self._changed(Notice("missed", None, None))
         return kept
+
+    def _restore(self, kept: dict[str, Any]) -> None:
+        """Be as before `_isolate`, which has returned `kept`: the store, the listeners, the settings, the watchers."""
+        self._opened_store.close()
+        undo = self._to_undo or []
+        with LOCK:
+            vars(self).update(kept)
+        for each in undo:
+            each()
+        self._changed(Notice("missed", None, None))
 
     # What the store calls
 
@@ -682,82 +691,17 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         return False
 
 
-@contextmanager
-def isolated(new_store: Callable[[], Store]) -> Iterator[None]:
-    """Let every manager keep its sessions in a store of `new_store()`, and leave no trace of that; for a test.
-
-    At the end the present manager is as it was: its store, its listeners, its settings, its watchers and its socket
-    reference. One that was made in between is closed.
-    """
-    global _instance, _new_store
-    before, outer = _instance, _new_store
-    kept = {} if before is None else before._isolate(new_store())
-    _new_store = new_store
-    try:
-        yield
-    finally:
-        _new_store = outer
-        if _instance is not None and _instance is not before:
-            _instance.close()
-        if before is not None:
-            before._opened_store.close()
-            undo = before._to_undo or []
-            with LOCK:
-                vars(before).update(kept)
-            for each in undo:
-                each()
-            before._changed(Notice("missed", None, None))
-        _instance = before
-
-
 def _warn_of_import() -> None:
     """Warn, within a test, of a module that sets the manager up while it is being imported: no later test does that."""
-    frame = None if _new_store is None else sys._getframe()
-    module = None
-    while frame is not None:
-        if module is None and frame.f_code.co_name == "<module>":
-            module = frame.f_globals.get("__name__")
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            warnings.warn(
-                f"{module} is imported within a test, and what it adds to the SessionManager ends with that test: "
-                "import it before, at the top of a test module or of conftest.py",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-            return
-        frame = frame.f_back
-
-
-def _caller() -> str:
-    """Return the file and line outside of this package from where it was called."""
-    frame = sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    if _new_store is not None and (module := importing_module()) is not None:
+        warnings.warn(
+            f"{module} is imported within a test, and what it adds to the SessionManager ends with that test: "
+            "import it before, at the top of a test module or of conftest.py",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _debug(what: str, key: object) -> None:
     if _is_logged(DEBUG):
         log.debug("%s: %s", what, label(key))
-
-
-def _user_id(user: object) -> str:
-    """Return a user id as it is kept."""
-    if isinstance(user, UUID):
-        return str(user)
-    if isinstance(user, int) and not isinstance(user, bool):
-        return str(int(user))  # not what an `IntEnum` is shown as
-    return _require_text("user id", user, "a non-empty str, an int or a UUID")
-
-
-def _require_stamp(stamp: object) -> None:
-    if stamp is not None and not isinstance(stamp, str):
-        raise TypeError(f"the security stamp must be a str or None, got {type(stamp).__name__}")
-
-
-def _require_text(what: str, text: object, kinds: str = "a non-empty str") -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"{what} must be {kinds}, got {type(text).__name__}")
-    if not text:
-        raise ValueError(f"{what} must be {kinds}, got ''")
-    return text

@@ -1,4 +1,4 @@
-"""Session, one record."""
+"""Session, one record, and what it can hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from math import inf
 from typing import Any, Literal
+from uuid import UUID
 
 from .errors import SessionError
 from .keys import label
@@ -88,3 +89,27 @@ class Session:
 def not_negative(age: float) -> float:
     """Return an age, or infinity for a negative one: a clock that was set back must not make a login a recent one."""
     return age if age >= 0 else inf
+
+
+def user_id_of(user: object) -> str:
+    """Return a user id as a session has it; raise `TypeError` or `ValueError` for what is none."""
+    if isinstance(user, UUID):
+        return str(user)
+    if isinstance(user, int) and not isinstance(user, bool):
+        return str(int(user))  # not what an `IntEnum` is shown as
+    return require_text("user id", user, "a non-empty str, an int or a UUID")
+
+
+def require_stamp(stamp: object) -> None:
+    """Raise `TypeError` for what cannot be a security stamp."""
+    if stamp is not None and not isinstance(stamp, str):
+        raise TypeError(f"the security stamp must be a str or None, got {type(stamp).__name__}")
+
+
+def require_text(what: str, text: object, kinds: str = "a non-empty str") -> str:
+    """Return a non-empty `str`; raise `TypeError` or `ValueError`, which name `what` it is, for anything else."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be {kinds}, got {type(text).__name__}")
+    if not text:
+        raise ValueError(f"{what} must be {kinds}, got ''")
+    return text

@@ -20,7 +20,7 @@ from socketio_servers import Client, LoopServer, Server, serving
 
 from users_session_manager import MemoryStore, SessionError, SessionManager, StoreUnavailable
 from users_session_manager.integrations.socketio import SIGNED_IN_ROOM, attach, presence
-from users_session_manager.manager import isolated
+from users_session_manager.testing.isolation import isolated
 
 THREAD = "users-session-manager presence"
 

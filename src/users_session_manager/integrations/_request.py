@@ -10,9 +10,9 @@ from uuid import UUID
 from ..errors import AuthenticationTooOld, SessionRejected
 from ..keys import label
 from ..log import log
-from ..manager import SessionManager, _user_id
+from ..manager import SessionManager
 from ..policy import require_timeout
-from ..session import Session
+from ..session import Session, user_id_of
 from ._cookies import MAX_COOKIE_AGE, KeyCarrier
 from ._refusals import Refusal, refusal_of
 
@@ -198,7 +198,7 @@ class RequestState:
         """
         if timeout is not None:
             require_timeout("the timeout of a session", timeout)
-        user_id = username if userId is None else _user_id(userId)
+        user_id = username if userId is None else user_id_of(userId)
         found = {key: self.manager.findSession(key) for key in self.presented_keys() if key}
         owners = {key: session.userId for key, session in found.items() if session is not None}
         session = None

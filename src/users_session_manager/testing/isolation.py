@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
 from .. import manager as manager_module
-from ..manager import isolated
+from ..stores.base import Store
 from ..stores.memory import MemoryStore
 
 # How long `advance` waits for an `async def` listener, in seconds.
@@ -78,6 +78,27 @@ def _wait_for_listeners() -> None:
     pending = [each for each in manager._tasks if isinstance(each, concurrent.futures.Future)]
     if concurrent.futures.wait(pending, LISTENER_TIMEOUT).not_done:
         raise TimeoutError(f"an async listener has not ended within {LISTENER_TIMEOUT} seconds")
+
+
+@contextmanager
+def isolated(new_store: Callable[[], Store]) -> Iterator[None]:
+    """Let every manager keep its sessions in a store of `new_store()`, and leave no trace of that; for a test.
+
+    At the end the present manager is as it was: its store, its listeners, its settings, its watchers and its socket
+    reference. One that was made in between is closed.
+    """
+    before, outer = manager_module._instance, manager_module._new_store
+    kept = {} if before is None else before._isolate(new_store())
+    manager_module._new_store = new_store
+    try:
+        yield
+    finally:
+        manager_module._new_store = outer
+        if manager_module._instance is not None and manager_module._instance is not before:
+            manager_module._instance.close()
+        if before is not None:
+            before._restore(kept)
+        manager_module._instance = before
 
 
 @contextmanager
