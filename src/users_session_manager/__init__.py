@@ -2,7 +2,7 @@
 #
 #   testing/        what the tests of an application need, imported by name
 #   integrations/   what each framework needs, imported by name: they call the manager and listen
-#                   _web.py is what the web frameworks share: where a key travels, and the state of a request
+#                   _request.py is what the web frameworks share of a request, _cookies.py where its key travels
 #   manager.py      SessionManager: the npm API, the policy methods and the events; keeps nothing, reads no clock
 #   events.py       the emitter that isolates listeners
 #   stores/         base.py describes what a store must do; a store owns time
@@ -14,6 +14,7 @@
 #   clock.py        the one lock, the thread that rings alarms, and all about forks and exit
 #   session.py      one record        keys.py   how a key is made and shown
 #   errors.py       what goes wrong   log.py    the one logger
+#   callers.py      who calls, for messages that name a line
 """Track who is logged in, and notify your code and every open browser tab the moment a session ends."""
 
 from .errors import (
