@@ -201,7 +201,6 @@ def test_dead_key(new_person, example, expect):
         page.context.add_cookies([{**ended, "value": value.replace(";", "%3B")}])
         page.goto(example.url)
         expect(page.get_by_label("Password")).to_be_visible()
-        assert "session_key" not in {cookie["name"] for cookie in page.context.cookies()}
     page = page.context.new_page()  # the admin asks for an icon that is not there, which is no complaint of ours
     page.goto(f"{example.url}admin/")
     expect(page.locator("#id_username")).to_be_visible()
