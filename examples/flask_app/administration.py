@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from flask import Blueprint, Response, abort, jsonify, render_template, request
-from presence import Presence
+from lists import SessionLists
 from werkzeug.exceptions import Forbidden
 
 from users_session_manager import SessionManager
@@ -14,7 +14,7 @@ from users_session_manager.integrations.flask import current_session, session_re
 ADMINISTRATORS: Final = frozenset({"admin"})
 
 
-def administration(manager: SessionManager, presence: Presence) -> Blueprint:
+def administration(manager: SessionManager, lists: SessionLists) -> Blueprint:
     """Return the views below `/admin`; only the session of an administrator may use them."""
     views = Blueprint("administration", __name__, url_prefix="/admin")
 
@@ -36,11 +36,11 @@ def administration(manager: SessionManager, presence: Presence) -> Blueprint:
 
     @views.get("/sessions")
     def sessions() -> Response:
-        return jsonify(presence.for_administrator(current_session.username, current_session.key))
+        return jsonify(lists.for_administrator(current_session.username, current_session.key))
 
     @views.post("/logout")
     def logout() -> Any:
-        ended = presence.end(username(), request.json.get("session"))
+        ended = lists.end(username(), request.json.get("session"))
         return jsonify({}) if ended else (jsonify(error="That session has ended already."), 404)
 
     @views.post("/logout-user")
@@ -54,7 +54,7 @@ def administration(manager: SessionManager, presence: Presence) -> Blueprint:
 
     @views.post("/timeout")
     def timeout() -> Any:
-        if not presence.set_timeout(request.json.get("seconds")):
+        if not lists.set_timeout(request.json.get("seconds")):
             return jsonify(error=f"It has to be a number of at least {manager.MIN_SESSION_TIMEOUT} seconds."), 400
         return jsonify(timeout=manager.getSessionTimeout())
 

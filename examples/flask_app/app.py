@@ -1,7 +1,7 @@
 """See who is logged in, live, and watch every open tab being logged out the moment a session expires.
 
-Run it with `python examples/flask_app/app.py` and open the address it prints. In this folder: `presence.py` has the
-lists that the pages show, and `administration.py` the page of the administrator.
+Run it with `python examples/flask_app/app.py` and open the address it prints. In this folder: `lists.py` has the lists
+that the pages show, and `administration.py` the page of the administrator.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import socketio
 from flask import Flask, Response, abort, jsonify, render_template, request
@@ -20,10 +20,11 @@ from werkzeug.serving import make_server
 
 from users_session_manager import Session, SessionManager
 from users_session_manager.integrations.flask import UserSessions, current_session, session_required
+from users_session_manager.integrations.socketio import presence
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the package `shared`
 from administration import ADMINISTRATORS, administration
-from presence import Presence
+from lists import SessionLists, id_of
 from shared.flask_pages import shared_pages
 from shared.pages import label
 from shared.socket_io_client import fetch
@@ -57,25 +58,37 @@ def create_app(
     manager = SessionManager()
 
     # From here on every page that sends `session_key` gets `session_expiring` shortly before its session expires, and
-    # `logout` the moment it ends.
+    # `logout` the moment it ends; and `presence` when sessions of any user begin and end. Presence has each name once,
+    # so a public id makes the name of each session its own, and pages can count the sessions of a user.
     user_sessions.attach(io)
+    presence(manager, io, show=lambda session: f"{session.username} {id_of(session.key)}")
     app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
 
-    presence = Presence(manager, io, administrators=ADMINISTRATORS, warning=warning)
-    if not presence.set_timeout(timeout):
+    lists = SessionLists(manager, warning=warning)
+    if not lists.set_timeout(timeout):
         raise ValueError(f"timeout must be at least {manager.MIN_SESSION_TIMEOUT} seconds, got {timeout}")
 
+    def push(username: str | Literal[False]) -> None:
+        """Let the pages that list the sessions of a user request them again; `False` if a session has just ended."""
+        for name in filter(None, {username, *ADMINISTRATORS}):
+            for session in manager.getUserSessions(name):
+                io.emit("sessions", to=session["key"])  # the room of a key holds the pages of that session alone
+
     def on_created(key: str) -> None:
-        print(f"{manager.getUsernameFromSessionKey(key)} logged in, session {label(key)}", flush=True)
-        presence.push()
+        username = manager.getUsernameFromSessionKey(key)
+        print(f"{username} logged in, session {label(key)}", flush=True)
+        push(username)
 
     def on_ended(session: Session, reason: str) -> None:
         print(f"session {label(session.key)} of {session.username} has ended: {reason}", flush=True)
-        presence.push()
+        push(session.username)
+
+    def on_change(key: str) -> None:
+        push(manager.getUsernameFromSessionKey(key))
 
     manager.on("sessionCreated", on_created)
-    manager.on("sessionRenewed", lambda _old, _new: presence.push())  # the lists show its new label
-    manager.on("sessionExpiring", lambda _key, _left: presence.push())  # a page may get an older list after the warning
+    manager.on("sessionRenewed", lambda _old, new: on_change(new))  # the lists show its new label
+    manager.on("sessionExpiring", lambda key, _left: on_change(key))  # a page drops a list that is older than this
     manager.on("sessionEnded", on_ended)
 
     @app.before_request
@@ -112,12 +125,12 @@ def create_app(
     @app.get("/sessions")
     @session_required(passive=True)
     def sessions() -> Response:
-        return jsonify(presence.for_user(current_session.username, current_session.key))
+        return jsonify(lists.for_user(current_session.username, current_session.key))
 
     @app.post("/still-here")
     @session_required
     def still_here() -> Response:
-        presence.push()
+        push(current_session.username)
         return jsonify({})
 
     @app.post("/logout")
@@ -130,7 +143,7 @@ def create_app(
     @session_required(passive=True)
     def logout_there() -> Any:
         # Only among the user's own sessions: a forged id cannot end another user's session.
-        ended = presence.end(current_session.username, request.json.get("session"))
+        ended = lists.end(current_session.username, request.json.get("session"))
         return jsonify({}) if ended else (jsonify(error="That session has ended already."), 404)
 
     @app.post("/logout-elsewhere")
@@ -139,7 +152,7 @@ def create_app(
         user_sessions.sign_out_elsewhere()
         return jsonify({})
 
-    app.register_blueprint(administration(manager, presence))
+    app.register_blueprint(administration(manager, lists))
 
     app.register_blueprint(shared_pages(client_script))
 

@@ -251,11 +251,12 @@ def test_forged_keys(luca, new_person):
     assert stranger.evaluate("heard") == ["logout"] * (len(tries) + 1)
 
 
-def test_visitor(new_person):
+def test_visitor(luca, new_person, expect):
     """A visitor who is not logged in gets no names."""
     visitor = new_person().open_tab()
     visitor.evaluate(CONNECT)
     new_person().log_in("fabio", "focaccia")
+    expect(session_row(luca, "fabio")).to_be_visible()
     assert visitor.evaluate(SEND_KEY, None) is False
     visitor.wait_for_function("heard.length > 0")
     assert visitor.evaluate("heard") == ["logout"]

@@ -5,33 +5,17 @@ import {
 } from "./shared/page.js";
 
 // To request the session does not prolong it; to request the orders does.
-const page = {
-  path: "/session",
-  event: "session",
-  draw,
-  tick: markSoon,
-  joined: (socket) => socket.emit("presence"), // asks for the whole list; what changes then comes by itself
-};
-const online = new Set();
+const page = { path: "/session", event: "session", draw, online: drawOnline, tick: markSoon };
 
 function draw(session) {
   setTime(session);
   el("me").textContent = session.username;
-  drawOnline();
 }
 
-function drawOnline() {
-  if (el("inside").hidden) return;
+function drawOnline(names) {
   const me = el("me").textContent;
-  el("online").replaceChildren(...[...online].sort().map((name) => userItem(name, name, me)));
+  el("online").replaceChildren(...names.map((name) => userItem(name, name, me)));
 }
-
-window.userSessions?.socket?.on("presence", ({ all, came, went }) => {
-  if (all) online.clear();
-  for (const name of came) online.add(name);
-  for (const name of went) online.delete(name);
-  drawOnline();
-});
 
 async function showOrders() {
   const answer = await request("/orders");

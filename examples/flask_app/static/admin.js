@@ -25,4 +25,4 @@ el("everyone").addEventListener("click", ({ target }) => {
 el("logout-everyone").addEventListener("click", () => act("/admin/logout-everyone"));
 onTimeout((seconds) => post("/admin/timeout", { seconds }));
 
-enterLive({ path: "/admin/sessions", event: "all_sessions", draw });
+enterLive({ path: "/admin/sessions", event: "sessions", draw });

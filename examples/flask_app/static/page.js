@@ -1,9 +1,9 @@
 import { drawSessions, enterLive, keepFocus, sync } from "./live.js";
 import { act, el, onLogin, post, setTime } from "./shared/page.js";
 
-const page = { path: "/sessions", event: "sessions", draw };
+const page = { path: "/sessions", event: "sessions", draw, online: drawOnline };
 
-function draw({ you, sessions, users }) {
+function draw({ you, sessions }) {
   el("me").textContent = you.username;
   setTime(you);
 
@@ -15,11 +15,19 @@ function draw({ you, sessions, users }) {
     textContent: "Log out there",
     ariaLabel: `Log out there: ${what}`,
   }));
+}
 
-  sync(el("users"), users, "user", el("users-title"), (row, user) => {
+// Each name of presence is that of a session: a username and an id.
+function drawOnline(names) {
+  const counts = new Map();
+  for (const name of names) {
+    const username = name.slice(0, name.lastIndexOf(" "));
+    counts.set(username, (counts.get(username) ?? 0) + 1);
+  }
+  sync(el("users"), [...counts].map(([id, count]) => ({ id, count })), "user", el("users-title"), (row, user) => {
     row.querySelector(".name").textContent = user.id;
-    row.querySelector(".you").textContent = user.id === you.username ? "this is you" : "";
-    row.querySelector(".count").textContent = user.sessions;
+    row.querySelector(".you").textContent = user.id === el("me").textContent ? "this is you" : "";
+    row.querySelector(".count").textContent = user.count;
   });
 }
 

@@ -6,13 +6,13 @@ export const el = (id) => document.getElementById(id);
 //   path, draw: where it gets its data, and the function that shows them
 //   event: the event with which the server pushes new data; without data, the page requests them; without an event, it
 //     requests them every few seconds
-//   events: further events and their listeners
 //   key: returns what to send as `session_key`, for a page whose key is not in a cookie
 //   warn: called with the seconds left when its session is about to expire
-//   joined: called with the socket when the page has joined its session
+//   online: called with the names that presence has, sorted, whenever the page is drawn or one comes or goes
 //   tick: called with the seconds left and the timeout of its session
 //   left: called when the session has ended
 let page = null;
+const online = new Set();
 let socket = null;
 let polling = null;
 let newest = 0; // counts requests and pushes, to drop an answer that is older than what is shown
@@ -45,7 +45,7 @@ export function enter(thisPage) {
   };
   sessions.onjoin = () => {
     connection("connected", "Connected");
-    page.joined?.(socket);
+    if (page.online) socket.emit("presence"); // asks for the whole list; what changes then comes by itself
     refresh();
   };
   socket = sessions.socket;
@@ -53,12 +53,12 @@ export function enter(thisPage) {
   socket.on("connect_error", () => connection("offline", "Offline, retrying"));
   socket.disconnect().connect(); // the cookie may be that of a login since, and is shown at the beginning
   if (page.event) socket.on(page.event, (data) => (data ? draw(data) : refresh()));
-  for (const [event, listener] of Object.entries(page.events ?? {})) {
-    socket.on(event, (data) => {
-      newest += 1;
-      listener(data);
-    });
-  }
+  socket.on("presence", ({ all, came, went }) => {
+    if (all) online.clear();
+    for (const name of came) online.add(name);
+    for (const name of went) online.delete(name);
+    drawOnline();
+  });
 }
 
 export function leave() {
@@ -69,6 +69,7 @@ export function leave() {
   page.left?.();
   document.body.classList.remove("soon");
   // The page keeps nothing that only a logged-in user may see.
+  online.clear();
   for (const node of document.querySelectorAll("[data-ends]")) delete node.dataset.ends;
   for (const node of document.querySelectorAll("[data-private]")) node.replaceChildren();
   say("");
@@ -144,7 +145,12 @@ function draw(data) {
   if (el("inside").hidden) return; // the session has ended in the meantime
   newest += 1;
   page.draw(data);
+  drawOnline();
   tick();
+}
+
+function drawOnline() {
+  if (!el("inside").hidden) page.online?.([...online].sort());
 }
 
 document.addEventListener("visibilitychange", () => {
