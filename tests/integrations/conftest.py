@@ -1,19 +1,58 @@
-"""What the tests of Django share; the project itself is `django_project.py` in `support`."""
+"""What the tests of integrations share; the Django project is `django_project.py` in `support`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from watched_store import WatchedStore
+from web_sites import SITES, Site
 
 from users_session_manager import SessionManager
+
+
+@pytest.fixture
+def make_site(manager: SessionManager) -> Iterator[Callable[..., Site]]:
+    """Make a site of `SITES`, by its name and with settings."""
+    with ExitStack() as sites:
+
+        def make_site(name: str, **settings: Any) -> Site:
+            package, kind, is_async = SITES[name]
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"could not import {package!r}")
+            site = kind(manager, is_async=is_async, **settings)
+            sites.callback(site.close)
+            return site
+
+        yield make_site
 
 
 @pytest.fixture(params=["wsgi", "asgi"])
 def handler(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Any]:
+    """A Socket.IO server of threads."""
+    from socketio_servers import Server
+
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Any]:
+    """A Socket.IO server on an event loop."""
+    from socketio_servers import LoopServer
+
+    server = LoopServer(ping_interval=1)  # by default its clients leave when one ping is five seconds late
+    yield server
+    server.stop()
 
 
 def _make_users() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from web_sites import Answer, AsyncDjangoSite, DjangoSite, FastApiSite, FlaskSite, Site
+from web_sites import ONE_OF_EACH, SITES, Answer, Site
 
 from users_session_manager import CrossOriginRequest, SessionManager
 from users_session_manager.integrations._forgery import OriginCheck, check_origins
@@ -18,16 +18,6 @@ HOST = "example.test"
 OWN, OTHER = f"https://{HOST}", "https://evil.test"
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 COOKIE = "__Host-session_key"
-
-# The package that it needs, and whether its views are coroutine functions.
-SITES = {
-    "flask": ("flask", FlaskSite, False),
-    "flask-async": ("flask", FlaskSite, True),
-    "fastapi": ("fastapi", FastApiSite, False),
-    "fastapi-async": ("fastapi", FastApiSite, True),
-    "django": ("django", DjangoSite, False),
-    "django-asgi": ("django", AsyncDjangoSite, True),
-}
 
 
 def is_refused(check: OriginCheck, method: str, headers: dict[str, str], *, is_https: bool = True) -> bool:
@@ -169,32 +159,15 @@ class TestDecision:
             check_origins(value)
 
 
-def make_site(name: str, manager: SessionManager, **settings: Any) -> Site:
-    package, kind, is_async = SITES[name]
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"could not import {package!r}")
-    return kind(manager, is_async=is_async, **settings)
-
-
 @pytest.fixture(params=SITES)
-def site(request: pytest.FixtureRequest, manager: SessionManager) -> Iterator[Site]:
-    site = make_site(request.param, manager)
-    yield site
-    site.close()
+def site(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Site:
+    return make_site(request.param)
 
 
-@pytest.fixture(params=["flask", "fastapi", "django"])
-def make(request: pytest.FixtureRequest, manager: SessionManager) -> Iterator[Any]:
+@pytest.fixture(params=ONE_OF_EACH)
+def make(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Callable[..., Site]:
     """Make a site of each framework with settings."""
-    sites: list[Site] = []
-
-    def make(**settings: Any) -> Site:
-        sites.append(make_site(request.param, manager, **settings))
-        return sites[-1]
-
-    yield make
-    for site in sites:
-        site.close()
+    return functools.partial(make_site, request.param)
 
 
 ATTACKS = [
@@ -317,25 +290,23 @@ class TestSettings:
 
 
 @pytest.mark.parametrize("name", ["flask", "fastapi"])
-def test_no_cookie(name, manager):
+def test_no_cookie(name, manager, make_site):
     """Where keys travel in headers alone, a front end of another origin signs in by a form, as with OAuth2."""
-    site = make_site(name, manager, cookie=None)
+    site = make_site(name, cookie=None)
     for headers in ATTACKS:
         answer = site.post("/login", {"Content-Type": FORM, **headers}, name="Luca")
         assert (answer.status, answer.cookie) == (200, None)
     assert manager.getLoggedUsers() == len(ATTACKS) * ["Luca"]
-    site.close()
 
 
-def test_bearer(manager):
+def test_bearer(manager, make_site):
     """FastAPI: a bearer token needs a CORS preflight too; other credentials browsers send by themselves."""
-    site = make_site("fastapi", manager, bearer=True)
+    site = make_site("fastapi", bearer=True)
     for scheme, status in (("Bearer", 200), ("Basic", 403)):
         key = manager.loadNewSession("Luca")
         headers = {"Content-Type": FORM, **ATTACKS[0], "Authorization": f"{scheme} {key}"}
         assert site.post("/logout", headers).status == status
     assert list(manager.sessions) == [key]
-    site.close()
 
 
 class TestFlaskLogin:

@@ -16,7 +16,8 @@ import pytest
 
 pytest.importorskip("socketio")
 from interpreter import run
-from socketio_servers import Client, LoopServer, Server, serving
+from socketio_servers import Client, serving
+from waiting import eventually
 
 from users_session_manager import MemoryStore, SessionError, SessionManager, StoreUnavailable
 from users_session_manager.integrations.socketio import SIGNED_IN_ROOM, attach, presence
@@ -58,27 +59,6 @@ class Page(Client):
     def names(self, kind: str) -> list[str]:
         """Return the names of all changes of a kind, in their order."""
         return [name for message in self.messages if not message["all"] for name in message[kind]]
-
-
-def eventually(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so"
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[LoopServer]:
-    server = LoopServer(ping_interval=1)  # by default its clients leave when one ping is five seconds late
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["threads", "loop"])

@@ -59,20 +59,6 @@ class Queue(socketio.PubSubManager):
 
 
 @pytest.fixture(scope="module")
-def threads() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[LoopServer]:
-    server = LoopServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def with_queue() -> Iterator[Server]:
     server = Server(client_manager=Queue())
     yield server

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from foreign_key import foreign_key
 from watched_store import WatchedStore
-from web_sites import MAX_AGE, UNKNOWN, Answer, AsyncDjangoSite, DjangoSite, FastApiSite, FlaskSite, Site
+from web_sites import MAX_AGE, ONE_OF_EACH, SITES, UNKNOWN, Answer, Site
 
 from users_session_manager import Session, SessionManager
 
-# The package that it needs, and whether its views are coroutine functions.
-SITES = {
-    "flask": ("flask", FlaskSite, False),
-    "flask-async": ("flask", FlaskSite, True),
-    "fastapi": ("fastapi", FastApiSite, False),
-    "fastapi-async": ("fastapi", FastApiSite, True),
-    "django": ("django", DjangoSite, False),
-    "django-asgi": ("django", AsyncDjangoSite, True),
-}
-ONE_OF_EACH = ["flask", "fastapi", "django"]
 COOKIE = "__Host-session_key"
 DEAD = (None, "", "Luca", UNKNOWN)
 
@@ -39,35 +28,13 @@ def cookie(key: str, name: str = COOKIE) -> dict[str, str]:
     return {"Cookie": f"{name}={key}"}
 
 
-def make_site(name: str, manager: SessionManager, **names: Any) -> Site:
-    package, kind, is_async = SITES[name]
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"could not import {package!r}")
-    return kind(manager, is_async=is_async, **names)
-
-
 @pytest.fixture(params=SITES)
-def site(request: pytest.FixtureRequest, manager: SessionManager) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, make_site: Callable[..., Site], manager: SessionManager) -> Site:
     """A site of each framework once with a listener to `error` and once without: guards must not depend on it."""
-    site = make_site(request.param, manager)
+    site = make_site(request.param)
     if site.is_async:
         manager.on("error", lambda *_: None)
-    yield site
-    site.close()
-
-
-@pytest.fixture
-def make(request: pytest.FixtureRequest, manager: SessionManager) -> Iterator[Any]:
-    """Make a site with other names."""
-    sites: list[Site] = []
-
-    def make(name: str, **names: Any) -> Site:
-        sites.append(make_site(name, manager, **names))
-        return sites[-1]
-
-    yield make
-    for site in sites:
-        site.close()
+    return site
 
 
 def assert_rejected(answer: Answer) -> None:
@@ -342,9 +309,9 @@ class TestCookies:
             assert_rejected(site.get("/me", cookie(key, name)))
 
     @pytest.mark.parametrize("name", ["fastapi", "fastapi-async", "django-asgi"])
-    def test_several_headers(self, make, manager, name):
+    def test_several_headers(self, make_site, manager, name):
         """Over HTTP/2, browsers send each cookie in a header of its own."""
-        site, key = make(name), manager.loadNewSession("Luca")
+        site, key = make_site(name), manager.loadNewSession("Luca")
         for pairs in ([("Cookie", "a=b"), *cookie(key).items()], [*cookie(key).items(), ("Cookie", "a=b")]):
             assert site.get("/me", pairs).status == 200
 
@@ -709,9 +676,9 @@ class TestFindSession:
 class TestNames:
     """Where the key travels is configured."""
 
-    def test_plain_http(self, make, name):
+    def test_plain_http(self, make_site, name):
         """For http alone, the cookie has no prefix and is not `Secure`."""
-        site = make(name, secure=False)
+        site = make_site(name, secure=False)
         answer = site.post("/login", name="Luca")
         key = answer.json["key"]
         assert_sets(answer, key, "session_key")
@@ -719,9 +686,9 @@ class TestNames:
         assert deletes(site.post("/logout", cookie(key, "session_key")))
         assert_rejected(site.get("/me", cookie(key, "session_key")))
 
-    def test_header_alone(self, make, manager, name):
+    def test_header_alone(self, make_site, manager, name):
         """Without a cookie the header is what counts."""
-        site = make(name, cookie=None)
+        site = make_site(name, cookie=None)
         answer = site.post("/login", name="Luca")
         key = answer.json["key"]
         assert site.get("/me", header(key)).status == 200
@@ -732,17 +699,17 @@ class TestNames:
         assert [answer.cookie for answer in answers] == [None] * 4
         assert manager.getLoggedUsers() == []
 
-    def test_cookie_alone(self, make, manager, name):
+    def test_cookie_alone(self, make_site, manager, name):
         """Without a header the cookie is what counts, and nothing that a header says."""
-        site, key = make(name, header=None), manager.loadNewSession("Luca")
+        site, key = make_site(name, header=None), manager.loadNewSession("Luca")
         for headers in (cookie(key), header(UNKNOWN) | cookie(key)):
             assert site.get("/me", headers).status == 200
         for headers in (header(key), {"None": key}):
             assert_rejected(site.get("/me", headers))
 
-    def test_other_names(self, make, manager, name):
+    def test_other_names(self, make_site, manager, name):
         """The header and the cookie can have other names."""
-        site, key = make(name, header="X-Key", cookie="my_session_key"), manager.loadNewSession("Luca")
+        site, key = make_site(name, header="X-Key", cookie="my_session_key"), manager.loadNewSession("Luca")
         for headers in ({"X-Key": key}, cookie(key, "__Host-my_session_key")):
             assert site.get("/me", headers).status == 200
         for headers in (header(key), cookie(key)):
@@ -781,10 +748,10 @@ ATTRIBUTES = {
 
 @pytest.mark.parametrize("name", [*ONE_OF_EACH, "django-asgi"])
 @pytest.mark.parametrize("case", ATTRIBUTES)
-def test_attributes(make, name, case):
-    """The attributes of the cookie are configured; its deletion by a logout has the same ones."""
+def test_attributes(make_site, name, case):
+    """The attributes of the cookie are configured; its deletion, by a logout and by a rejection, has the same ones."""
     names, expected, others = ATTRIBUTES[case]
-    site = make(name, **names)
+    site = make_site(name, **names)
     answer = site.post("/login", name="Luca")
     key = answer.json["key"]
     assert attributes(answer) == (expected, COMMON | others)

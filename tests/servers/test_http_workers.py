@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from redis_server import RedisServer
 from server_process import MAX_WAIT, ServerProcess
 from test_http_servers import APPS, GUNICORN, ask, need
+from waiting import eventually
 
 pytest.importorskip("redis")
 
@@ -55,7 +55,7 @@ def ask_each(request: pytest.FixtureRequest, redis: RedisServer, tmp_path: Path)
             answers = []
             for number in range(1, WORKERS + 1):
                 answers.append(threads.submit(ask, server.port, method, path, hold))
-                wait_for(lambda number=number: len(list(held.iterdir())) == number)
+                eventually(lambda number=number: len(list(held.iterdir())) == number)
             for worker in held.iterdir():
                 worker.unlink()
             held.rmdir()
@@ -65,13 +65,6 @@ def ask_each(request: pytest.FixtureRequest, redis: RedisServer, tmp_path: Path)
         yield ask_each
     finally:
         server.stop()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + MAX_WAIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_each_worker_knows_each_login(ask_each, redis):
@@ -88,4 +81,4 @@ def test_each_worker_knows_each_login(ask_each, redis):
     assert ask_each("GET", "/guarded") == [(401, {"logout": True})] * WORKERS
     redis.start()
     for header in headers:
-        wait_for(lambda header=header: {status for status, _ in ask_each("GET", "/guarded", header)} == {200})
+        eventually(lambda header=header: {status for status, _ in ask_each("GET", "/guarded", header)} == {200})

@@ -18,11 +18,9 @@ import pytest
 from certificate import make_certificate
 from failover_load import Load
 from redis_failover import (
-    WAIT,
     Servers,
     Stalls,
     bound,
-    eventually,
     free_port,
     holding_back,
     is_in_sync,
@@ -30,6 +28,7 @@ from redis_failover import (
 )
 from redis_server import RedisServer
 from threads import run_together
+from waiting import WAIT, eventually
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis_checks import ROUNDING, WAIT, eventually
+from redis_checks import ROUNDING
+from waiting import WAIT, eventually
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
 from users_session_manager.stores import notices as reader

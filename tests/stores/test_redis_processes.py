@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 from interpreter import run
-from redis_checks import ROUNDING, WAIT, calls, eventually, kept_sessions, without_ttl
+from redis_checks import ROUNDING, calls, kept_sessions, without_ttl
+from waiting import WAIT, eventually
 
 from users_session_manager import SessionManager
 

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from redis_checks import WAIT, calls, eventually, kept_sessions, keys_under, without_ttl
+from redis_checks import calls, kept_sessions, keys_under, without_ttl
+from waiting import WAIT, eventually
 
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable, TooManySessions
 from users_session_manager.keys import group_of, new_key

@@ -1,24 +1,11 @@
-"""What the tests of sessions in Redis wait for, find there and count."""
+"""What the tests of sessions in Redis find there and count."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
-WAIT = 60
-"""The seconds that a test waits for what must happen, which a busy machine may need."""
 ROUNDING = 0.01
 """Two clocks of one machine may differ by this, so an announcement may come this long before its deadline."""
-
-
-def eventually(condition: Callable[[], Any], timeout: float = WAIT) -> Any:
-    """Return what `condition` returns once that is true."""
-    deadline = time.monotonic() + timeout
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "the condition has not become true"
-        time.sleep(0.02)
-    return answer
 
 
 def keys_under(client: Any, prefix: str) -> list[bytes]:

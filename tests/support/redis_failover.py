@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from redis_checks import WAIT, eventually
 from redis_server import RedisServer, redis_program
+from waiting import WAIT, eventually
 
 
 def bound(seconds: float) -> float:

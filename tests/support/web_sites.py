@@ -546,3 +546,15 @@ class AsyncDjangoSite(DjangoSite):
         from django.core.handlers.asgi import ASGIHandler
 
         return ASGIHandler()
+
+
+# The package that it needs, and whether its views are coroutine functions.
+SITES = {
+    "flask": ("flask", FlaskSite, False),
+    "flask-async": ("flask", FlaskSite, True),
+    "fastapi": ("fastapi", FastApiSite, False),
+    "fastapi-async": ("fastapi", FastApiSite, True),
+    "django": ("django", DjangoSite, False),
+    "django-asgi": ("django", AsyncDjangoSite, True),
+}
+ONE_OF_EACH = ["flask", "fastapi", "django"]

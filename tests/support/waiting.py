@@ -1,0 +1,19 @@
+"""Waiting for what must happen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+WAIT = 60
+"""The seconds that a test waits for what must happen, which a busy machine may need."""
+
+
+def eventually(condition: Callable[[], Any], timeout: float = WAIT) -> Any:
+    """Return what `condition` returns once that is true."""
+    deadline = time.monotonic() + timeout
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "the condition has not become true"
+        time.sleep(0.01)
+    return answer
