@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +16,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 from certificate import make_certificate
 from forgery_sites import FastApiShop, FlaskLoginShop, FlaskShop, Servers, Shop, evil_site, origin_of
+from nginx import nginx
 
 from users_session_manager import SessionManager
 
@@ -210,19 +207,7 @@ class TestOwnPages:
         page.get_by_text("closed with 4401").wait_for()
 
 
-NGINX = """
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr;
-events {}
-http {
-    access_log off;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
+HTTP = """
     server {
         listen <listen>;
         location / {
@@ -236,7 +221,6 @@ http {
         server_name evil.test;
         location / { proxy_pass <evil>; }
     }
-}
 """
 HOSTS = {
     "host": "proxy_set_header Host $http_host;",
@@ -252,10 +236,6 @@ class TestBehindProxy:
     @pytest.fixture
     def start(self, browser: Browser, tmp_path: Path) -> Iterator[Callable[..., tuple[Shop, Page]]]:
         """Serve a shop behind nginx, and return it with a page of a browser that finds it there."""
-        nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        if nginx is None:
-            reason = "no nginx on the PATH: apt-get install nginx"
-            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
         with ExitStack() as started:
 
             def start(kind: str, host: str, **settings: Any) -> tuple[Shop, Page]:
@@ -265,18 +245,8 @@ class TestBehindProxy:
                 shop: Shop = SHOPS[kind](secure=False, **settings)
                 servers.serve(shop.application, at, is_asgi=shop.is_asgi)
                 servers.serve(evil_site(self.URL), evil_at)
-                with socket.create_server(("127.0.0.1", 0)) as free:
-                    address = "{}:{}".format(*free.getsockname())
-                values = {"listen": address, "shop": origin_of(at), "evil": origin_of(evil_at), "headers": HOSTS[host]}
-                text = NGINX
-                for name, value in values.items():
-                    text = text.replace(f"<{name}>", value)
-                (tmp_path / "nginx.conf").write_text(text)
-                command = [nginx, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"]
-                process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-                started.callback(process.wait, MAX_WAIT)
-                started.callback(process.terminate)
-                wait_for_port(address, process)
+                values = {"shop": origin_of(at), "evil": origin_of(evil_at), "headers": HOSTS[host]}
+                address = started.enter_context(nginx(tmp_path, HTTP, **values))
                 # To a browser nginx is the proxy through which it finds all names.
                 context = browser.new_context(proxy={"server": f"http://{address}"})
                 started.callback(context.close)
@@ -313,15 +283,3 @@ class TestBehindProxy:
         [line] = [each.getMessage() for each in caplog.records if "another origin" in each.getMessage()]
         assert "PROXIES" in line
         assert ("'null'" if policy == "no-referrer" else f"'{self.URL}'") in line
-
-
-def wait_for_port(address: str, process: subprocess.Popen[bytes]) -> None:
-    host, _, port = address.partition(":")
-    deadline = time.monotonic() + MAX_WAIT
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex((host, int(port))) == 0:
-                return
-        assert process.poll() is None, "nginx has ended"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

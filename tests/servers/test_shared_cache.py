@@ -2,86 +2,46 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from nginx import nginx
 from server_process import MAX_WAIT, ServerProcess
 from test_http_servers import SERVERS, need
 
 APPS = Path(__file__).parent / "apps"
 FRAMEWORKS = {"flask": "waitress", "fastapi": "uvicorn", "django": "runserver"}
-CONFIGURATION = """
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr;
-events {}
-
-http {
-    access_log off;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
+HTTP = """
     proxy_cache_path cache keys_zone=answers:1m;
 
     server {
-        listen 127.0.0.1:<port>;
+        listen <listen>;
 
         location / {
-            proxy_pass http://127.0.0.1:<application>;
+            proxy_pass <application>;
             proxy_cache answers;
             # Whatever says nothing else is stored, refusals too.
             proxy_cache_valid any 1h;
             add_header X-Cache $upstream_cache_status always;
         }
     }
-}
 """
 
 
 @pytest.fixture(params=FRAMEWORKS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of nginx in front of an application."""
-    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if nginx is None:
-        reason = "no nginx on the PATH: apt-get install nginx"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     command, packages, printed = SERVERS[FRAMEWORKS[request.param]]
     need(packages)
     server = ServerProcess("-m", *command.split(), printed=printed, cwd=APPS)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    text = CONFIGURATION.replace("<port>", str(port)).replace("<application>", str(server.port))
-    (tmp_path / "nginx.conf").write_text(text)
-    front = subprocess.Popen([nginx, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"])
     try:
-        wait_until_listening(port, front)
-        yield f"http://127.0.0.1:{port}"
+        with nginx(tmp_path, HTTP, application=server.address) as address:
+            yield f"http://{address}"
     finally:
-        front.terminate()
-        front.wait(MAX_WAIT)
         server.stop()
-
-
-def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + MAX_WAIT
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert process.poll() is None, "nginx has ended"
-        assert time.monotonic() < deadline, "nginx does not listen"
-        time.sleep(0.02)
 
 
 def get(url: str, headers: Any = None) -> tuple[int, Any, str]:
