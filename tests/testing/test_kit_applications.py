@@ -45,6 +45,7 @@ def pytest_collection_modifyitems(config, items):
 def application(name: str, tmp_path: Path) -> Path:
     folder = tmp_path / name
     shutil.copytree(APPLICATIONS / name, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(APPLICATIONS / "traces.py", folder)
     (folder / "shuffle.py").write_text(SHUFFLE)
     return folder
 

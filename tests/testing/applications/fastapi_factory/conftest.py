@@ -1,6 +1,7 @@
 import pytest
 from shop import create_app
 from starlette.testclient import TestClient
+from traces import assert_no_trace
 
 from users_session_manager import SessionManager
 
@@ -15,9 +16,7 @@ def options():
 @pytest.fixture
 def app(options):
     app = create_app(**options)
-    manager = SessionManager()
-    assert manager.getLoggedUsers() == []
-    assert len(manager.listeners("sessionEnded")) == 1
+    assert_no_trace(SessionManager())
     return app
 
 

@@ -1,5 +1,6 @@
 import pytest
 from shop import create_app
+from traces import assert_no_trace
 
 from users_session_manager import SessionManager
 
@@ -14,9 +15,7 @@ def settings():
 @pytest.fixture
 def app(settings):
     app = create_app(**settings)
-    manager = SessionManager()
-    assert manager.getLoggedUsers() == []
-    assert len(manager.listeners("sessionEnded")) == 1
+    assert_no_trace(SessionManager())
     return app
 
 

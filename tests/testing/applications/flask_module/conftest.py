@@ -1,5 +1,6 @@
 import pytest
 from shop import app, ends, sessions
+from traces import assert_no_trace
 
 pytest_plugins = ["users_session_manager.testing.pytest_plugin"]
 
@@ -7,9 +8,8 @@ pytest_plugins = ["users_session_manager.testing.pytest_plugin"]
 @pytest.fixture(autouse=True)
 def no_trace_of_another_test():
     manager = sessions.manager
-    assert manager.getLoggedUsers() == []
+    assert_no_trace(manager)
     assert (manager.getSessionTimeout(), manager.getMaxSessionLifetime()) == (20 * 60, None)
-    assert {event: len(manager.listeners(event)) for event in manager.event_names()} == {"sessionEnded": 1}
     ends.clear()
 
 
