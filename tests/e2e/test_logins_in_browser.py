@@ -1,4 +1,4 @@
-"""An application with Flask-Login in a real browser: what ends a login, in which tabs, and what does not."""
+"""Applications with a login page in a real browser: what ends a login, in which tabs, and what does not."""
 
 from __future__ import annotations
 
@@ -20,19 +20,35 @@ from site_pages import (
     sign_in_twice,
 )
 
-flask_login = pytest.importorskip("flask_login")
 pytest.importorskip("socketio")
 
 pytestmark = pytest.mark.browser
 
-SCRIPT = str(SITES / "flask_login_site.py")
 SECRET_KEY = "a secret key of the tests"
+
+# The packages that a site needs, its program and the options of that.
+PROGRAMS = {
+    "fastapi": ("fastapi jinja2 uvicorn", "fastapi_site.py", ()),
+    "flask-login": ("flask_login", "flask_login_site.py", ("--secret-key", SECRET_KEY)),
+}
+only_fastapi = pytest.mark.parametrize("program", ["fastapi"], indirect=True)
+only_flask_login = pytest.mark.parametrize("program", ["flask-login"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def program(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The path of a site's program, and its options."""
+    packages, name, options = PROGRAMS[request.param]
+    for package in packages.split():
+        pytest.importorskip(package)
+    return str(SITES / name), *options
 
 
 @pytest.fixture(scope="module")
-def example(start_shared_example: Callable[..., Any]) -> Any:
+def example(start_shared_example: Callable[..., Any], program: tuple[str, ...]) -> Any:
     """The site, with sessions that outlast every test."""
-    return start_shared_example("--secret-key", SECRET_KEY, script=SCRIPT)
+    script, *options = program
+    return start_shared_example(*options, script=script)
 
 
 def test_logout(new_person, expect):
@@ -41,14 +57,14 @@ def test_logout(new_person, expect):
     first, second = sign_in_twice(person)
     button(first, "Log out").click()
     expect_login_page(expect, first, second)
+    assert "__Host-session_key" not in {cookie["name"] for cookie in person.context.cookies()}
     expect_signed_in(expect, other)
 
 
 def test_logout_elsewhere(new_person, expect):
     """It ends the logins of this user in other browsers, at once; both tabs here and other users stay."""
-    here, there, somebody = new_person(), new_person(), new_person()
-    tabs, elsewhere = sign_in_twice(here), sign_in_twice(there, remember=True)
-    fabio = sign_in(somebody, username="fabio", password="focaccia")
+    tabs, elsewhere = sign_in_twice(new_person()), sign_in_twice(new_person(), remember=True)
+    fabio = sign_in(new_person(), username="fabio", password="focaccia")
     button(tabs[0], "Log out elsewhere").click()
     expect_login_page(expect, *elsewhere)
     expect_signed_in(expect, *tabs)
@@ -71,9 +87,9 @@ def test_password(new_person, expect):
     expect_signed_in(expect, *tabs)
 
 
-def test_expiry(start_example, new_person, expect):
+def test_expiry(program, start_example, new_person, expect):
     """Both tabs go to the login page when the session expires; a remembered one has a timeout of its own."""
-    url = start_example("--timeout", "2", script=SCRIPT).url
+    url = start_example("--timeout", "2", script=program[0]).url
     remembered = sign_in(new_person(url=url), remember=True)
     person = new_person(url=url)
     first, second = open_page(person), open_page(person)
@@ -109,10 +125,9 @@ def test_back(new_person, expect):
 
 def test_remember(new_person, expect):
     """A remembered login survives that the browser is closed, and any other one does not."""
-    remembered, plain = new_person(), new_person()
+    remembered, plain, again = new_person(), new_person(), new_person()
     sign_in(remembered, remember=True)
     sign_in(plain)
-    again = new_person()
     again.context.add_cookies(kept_after_restart(remembered))
     page = open_page(again)
     expect_signed_in(expect, page)
@@ -122,6 +137,31 @@ def test_remember(new_person, expect):
     assert kept_after_restart(again) == []
 
 
+@only_fastapi
+def test_cookie_alone(new_person, expect):
+    """A cookie that a browser has kept signs no user in after a logout elsewhere."""
+    person, stale = new_person(), new_person()
+    sign_in(person, remember=True)
+    cookies = kept_after_restart(person)
+    assert [cookie["name"] for cookie in cookies] == ["__Host-session_key"]
+    button(sign_in(new_person()), "Log out elsewhere").click()
+    stale.context.add_cookies(cookies)
+    expect_login_page(expect, open_page(stale))
+
+
+@only_fastapi
+def test_api(new_person):
+    """A script of the page, which takes JSON, is refused with 401 where a page is sent to the login."""
+    page = open_page(new_person())
+    ask = "fetch('/orders?of=today').then(async (answer) => [answer.status, await answer.json()])"
+    assert page.evaluate(ask) == [401, {"logout": True}]
+    fill_in(page, **LUCA)
+    page.get_by_text("You are luca.").wait_for()
+    status = page.evaluate("fetch('/orders?of=today').then((answer) => answer.status)")
+    assert status == 200
+
+
+@only_flask_login
 def test_lost_cookie(new_person, expect):
     """A browser that has lost our cookie, which a permanent session of Flask's may outlive, is given it again."""
     person = new_person()
@@ -132,6 +172,7 @@ def test_lost_cookie(new_person, expect):
     expect_login_page(expect, first, second)
 
 
+@only_flask_login
 def test_remember_cookie_alone(new_person, expect):
     """Neither a cookie of Flask-Login's own nor ours signs a user in after a logout everywhere else."""
     person, stale = new_person(), new_person()
@@ -141,7 +182,7 @@ def test_remember_cookie_alone(new_person, expect):
     button(sign_in(new_person()), "Log out elsewhere").click()
     stale.context.add_cookies(cookies)
     expect_login_page(expect, open_page(stale))
-    token = flask_login.encode_cookie("7", key=SECRET_KEY)
+    token = pytest.importorskip("flask_login").encode_cookie("7", key=SECRET_KEY)
     stale.context.add_cookies([{"name": "remember_token", "value": token, "url": person.url}])
     expect_login_page(expect, open_page(stale))
     assert "remember_token" not in {cookie["name"] for cookie in stale.context.cookies()}
