@@ -4,9 +4,10 @@ Run it with `python examples/fastapi_app/app.py` and open the address it prints.
 """
 
 import argparse
+import asyncio
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ import uvicorn
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -41,6 +42,7 @@ ORDERS = {
     "luca": [{"dish": "Lasagne al forno", "count": 2}, {"dish": "Tiramisù", "count": 1}],
     "fabio": [{"dish": "Focaccia with rosemary", "count": 3}],
 }
+STEPS = ("The kitchen has your orders.", "They are in the oven.", "They are on their way.", "They are at your door.")
 
 templates = Jinja2Templates(directory=[HERE / "templates", TEMPLATES])
 
@@ -139,6 +141,19 @@ async def orders(session: CurrentSession) -> dict[str, Any]:
     session.data = (session.data or 0) + 1  # any data that an application stores with a session
     await io.emit("session", state_of(session), to=session.key)  # the other tabs restart their countdown too
     return {"orders": ORDERS[session.username], "asked": session.data}
+
+
+async def progress() -> AsyncIterator[str]:
+    for step in STEPS:
+        yield f"data: {step}\n\n"
+        await asyncio.sleep(5)
+    await asyncio.Event().wait()  # a page would connect again if this ended before its session
+
+
+@app.get("/orders/progress")
+async def orders_progress(request: Request, _: PassiveSession) -> StreamingResponse:
+    """Stream what becomes of the orders, as server-sent events, until the session ends."""
+    return StreamingResponse(sessions.stream(request, progress()), media_type="text/event-stream")
 
 
 @app.get("/metrics")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from activity import ActivityLog
 from flask import Blueprint, Response, abort, jsonify, render_template, request
 from lists import SessionLists
 from werkzeug.exceptions import Forbidden
 
-from users_session_manager import SessionManager
-from users_session_manager.integrations.flask import current_session, session_required
+from users_session_manager.integrations.flask import UserSessions, current_session, session_required
 
 ADMINISTRATORS: Final = frozenset({"admin"})
 
 
-def administration(manager: SessionManager, lists: SessionLists) -> Blueprint:
+def administration(user_sessions: UserSessions, lists: SessionLists, log: ActivityLog) -> Blueprint:
     """Return the views below `/admin`; only the session of an administrator may use them."""
+    manager = user_sessions.manager
     views = Blueprint("administration", __name__, url_prefix="/admin")
 
     @views.before_request
@@ -37,6 +38,10 @@ def administration(manager: SessionManager, lists: SessionLists) -> Blueprint:
     @views.get("/sessions")
     def sessions() -> Response:
         return jsonify(lists.for_administrator(current_session.username, current_session.key))
+
+    @views.get("/activity")
+    def activity() -> Response:
+        return Response(user_sessions.stream(log.events()), mimetype="text/event-stream")  # it ends with the session
 
     @views.post("/logout")
     def logout() -> Any:

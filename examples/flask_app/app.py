@@ -1,7 +1,7 @@
 """See who is logged in, live, and watch every open tab being logged out the moment a session expires.
 
 Run it with `python examples/flask_app/app.py` and open the address it prints. In this folder: `lists.py` has the lists
-that the pages show, and `administration.py` the page of the administrator.
+that the pages show, `administration.py` the page of the administrator, and `activity.py` the log that it shows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from users_session_manager.integrations.flask import UserSessions, current_sessi
 from users_session_manager.integrations.socketio import presence
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the package `shared`
+from activity import ActivityLog
 from administration import ADMINISTRATORS, administration
 from lists import SessionLists, id_of
 from shared.flask_pages import shared_pages
@@ -64,7 +65,7 @@ def create_app(
     presence(manager, io, show=lambda session: f"{session.username} {id_of(session.key)}")
     app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
 
-    lists = SessionLists(manager, warning=warning)
+    log, lists = ActivityLog(), SessionLists(manager, warning=warning)
     if not lists.set_timeout(timeout):
         raise ValueError(f"timeout must be at least {manager.MIN_SESSION_TIMEOUT} seconds, got {timeout}")
 
@@ -76,11 +77,11 @@ def create_app(
 
     def on_created(key: str) -> None:
         username = manager.getUsernameFromSessionKey(key)
-        print(f"{username} logged in, session {label(key)}", flush=True)
+        log.add(f"{username} logged in, session {label(key)}")
         push(username)
 
     def on_ended(session: Session, reason: str) -> None:
-        print(f"session {label(session.key)} of {session.username} has ended: {reason}", flush=True)
+        log.add(f"session {label(session.key)} of {session.username} has ended: {reason}")
         push(session.username)
 
     def on_change(key: str) -> None:
@@ -152,7 +153,7 @@ def create_app(
         user_sessions.sign_out_elsewhere()
         return jsonify({})
 
-    app.register_blueprint(administration(manager, lists))
+    app.register_blueprint(administration(user_sessions, lists, log))
 
     app.register_blueprint(shared_pages(client_script))
 

@@ -51,7 +51,7 @@ def assert_logged_out(expect: Any, *pages: Page) -> None:
     for page in pages:
         expect(page.get_by_role("heading", name="You are logged out")).to_be_visible()
         assert page.evaluate("window.neverReloaded"), "the page was reloaded"
-        assert page.locator("#orders").inner_text() == ""
+        assert set(page.locator("[data-private]").all_text_contents()) == {""}
         assert "luca" not in page.locator("body").inner_text().lower()
 
 
@@ -68,6 +68,35 @@ def test_own_data(luca, fabio, expect):
     fabio.get_by_role("button", name="Log out").click()
     assert_logged_out(expect, fabio)
     expect(luca.get_by_role("listitem").filter(has_text="fabio")).to_have_count(0)
+
+
+def test_progress(luca, expect):
+    """A stream shows what becomes of the orders, until the user logs out."""
+    luca.get_by_role("button", name="Where are they?").click()
+    expect(luca.get_by_text("The kitchen has your orders.")).to_be_visible()
+    expect(luca.get_by_text("They are in the oven.")).to_be_visible()
+    luca.get_by_role("button", name="Log out").click()
+    assert_logged_out(expect, luca)
+
+
+def test_stream(example):
+    """That stream ends with its session, and is refused without one."""
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+
+    def post(path: str, **body: str) -> None:
+        headers = {"Content-Type": "application/json"}
+        browser.open(urllib.request.Request(example.url + path, json.dumps(body).encode(), headers)).close()
+
+    post("login", username="luca", password="lasagne")
+    with browser.open(example.url + "orders/progress", timeout=60) as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        assert stream.readline() == b"data: The kitchen has your orders.\n"
+        post("logout")
+        stream.read()  # until the answer ends
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        browser.open(example.url + "orders/progress")
+    with refusal.value as answer:
+        assert answer.code == 401
 
 
 def test_expiry(start_example, new_person, expect):

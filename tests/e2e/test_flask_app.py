@@ -33,7 +33,7 @@ DEMO_USERS = {"luca": "lasagne", "fabio": "focaccia", "admin": "antipasti"}
 @pytest.fixture
 def example_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Imports a module of the example as its `python app.py` does."""
-    names = ("app", "administration", "lists")
+    names = ("app", "activity", "administration", "lists")
     monkeypatch.syspath_prepend(EXAMPLE)
     yield importlib.import_module
     for name in names:
@@ -107,7 +107,7 @@ def test_not_logged_in(client):
         if key is not None:
             client.set_cookie("session_key", key)
         answers = [client.post(f"/{path}", json={"seconds": 5}) for path in GUARDED]
-        answers += [client.get(path) for path in ("/sessions", "/admin", "/admin/sessions")]
+        answers += [client.get(path) for path in ("/sessions", "/admin", "/admin/sessions", "/admin/activity")]
         assert {(answer.status_code, answer.get_data(as_text=True)) for answer in answers} == {
             (401, '{"logout":true}\n')
         }
@@ -130,8 +130,9 @@ def test_not_administrator(application, client):
     log_in(client)
     name = fabio.get("/sessions").json["sessions"][0]["id"]
     body = {"username": "fabio", "session": name, "seconds": 5}
-    answers = [client.post(f"/{path}", json=body) for path in ADMINISTRATION] + [client.get("/admin/sessions")]
-    assert [answer.status_code for answer in answers] == [403] * 5
+    answers = [client.post(f"/{path}", json=body) for path in ADMINISTRATION]
+    answers += [client.get(path) for path in ("/admin/sessions", "/admin/activity")]
+    assert [answer.status_code for answer in answers] == [403] * 6
     assert all(answer.json["error"] for answer in answers)
     page = client.get("/admin", headers={"Accept": "text/html,*/*;q=0.8"})
     assert page.status_code == 403
@@ -160,6 +161,24 @@ def test_administrator(application):
         for path in ("/admin/logout-user", "/admin/logout"):
             assert admin.post(path, json=wrong).status_code == 400
     assert SessionManager().getLoggedUsers() == ["admin", "fabio"]
+
+
+def test_activity(application):
+    """The administrator's stream has each login and each end, and ends with the administrator's session."""
+    admin, luca = application.test_client(), application.test_client()
+    log_in(admin, "admin")
+    with admin.get("/admin/activity") as answer:
+        assert answer.mimetype == "text/event-stream"
+        events = answer.iter_encoded()
+        assert next(events) == b":\n\n"
+        log_in(luca)
+        label = key_of(luca).partition("_")[0]
+        assert next(events).decode() == f"data: luca logged in, session {label}\n\n"
+        luca.post("/logout", json={})
+        assert next(events).decode() == f"data: session {label} of luca has ended: deleted\n\n"
+        admin.post("/logout", json={})
+        log_in(luca)
+        assert next(events, "the end") == "the end"
 
 
 def test_own_sessions(application):

@@ -577,6 +577,18 @@ def test_administrator(luca, fabio, admin, new_person, expect):
     expect(session_row(fabio, "fabio")).to_be_visible()
 
 
+def test_activity(admin, luca, expect):
+    """The administrator's page shows each login and each end, until the administrator logs out."""
+    activity = admin.get_by_role("list", name="What has happened").get_by_role("listitem")
+    label = session_key(luca).partition("_")[0]
+    expect(activity).to_have_text([f"luca logged in, session {label}"])
+    button(luca, "Log out").click()
+    ended = f"session {label} of luca has ended: deleted"
+    expect(activity).to_have_text([ended, f"luca logged in, session {label}"])
+    admin.get_by_role("button", name="Log out admin: ").click()
+    assert_logged_out(expect, admin)
+
+
 def test_administrator_logs_out(new_person, example, expect):
     """An administrator who logs out comes back to the same page."""
     person = new_person(url=example.url + "admin")

@@ -1,7 +1,7 @@
 // The session key is in an HttpOnly cookie, so this script cannot read it.
 
 import {
-  act, el, element, enter, markSoon, onLogin, post, refreshUnlessPushed, request, setTime, userItem,
+  act, el, element, enter, listen, markSoon, onLogin, post, refreshUnlessPushed, request, setTime, userItem,
 } from "./shared/page.js";
 
 // To request the session does not prolong it; to request the orders does.
@@ -50,6 +50,9 @@ onLogin(
 );
 
 el("show-orders").addEventListener("click", showOrders);
+el("follow").addEventListener("click", () => {
+  listen("/orders/progress", (step) => (el("progress").textContent = step));
+});
 el("logout").addEventListener("click", () => act("/logout"));
 
 if (!el("inside").hidden) enterPage();

@@ -1,5 +1,5 @@
 import { drawSessions, enterLive, sync } from "./live.js";
-import { act, el, onTimeout, post } from "./shared/page.js";
+import { act, el, element, listen, onTimeout, post } from "./shared/page.js";
 
 function draw({ you, users }) {
   sync(el("everyone"), users, "user", el("everyone-title"), (section, user) => {
@@ -26,3 +26,4 @@ el("logout-everyone").addEventListener("click", () => act("/admin/logout-everyon
 onTimeout((seconds) => post("/admin/timeout", { seconds }));
 
 enterLive({ path: "/admin/sessions", event: "sessions", draw });
+listen("/admin/activity", (line) => el("activity").prepend(element("li", line)));

@@ -15,6 +15,7 @@ let page = null;
 const online = new Set();
 let socket = null;
 let polling = null;
+let stream = null;
 let newest = 0; // counts requests and pushes, to drop an answer that is older than what is shown
 let failed = false;
 let timeout = 1;
@@ -66,6 +67,7 @@ export function leave() {
   socket?.disconnect();
   socket = null;
   clearInterval(polling);
+  stream?.close();
   page.left?.();
   document.body.classList.remove("soon");
   // The page keeps nothing that only a logged-in user may see.
@@ -151,6 +153,16 @@ function draw(data) {
 
 function drawOnline() {
   if (!el("inside").hidden) page.online?.([...online].sort());
+}
+
+// Calls `show` with each server-sent event of a stream, which the server ends with the session.
+export function listen(path, show) {
+  stream?.close();
+  stream = new EventSource(path);
+  stream.onmessage = ({ data }) => show(data);
+  stream.onerror = () => {
+    if (stream.readyState === EventSource.CLOSED) refresh(); // it was refused: there may be no session
+  };
 }
 
 document.addEventListener("visibilitychange", () => {
