@@ -85,7 +85,7 @@ class Worker:
         with LOCK:
             if self._thread is not None or not self._threaded or self._closed or _is_exiting:
                 return False
-            if _is_uwsgi_master():
+            if is_uwsgi_master():
                 self._starts_after_fork = True
                 return False
             # Of its own, since one that was stopped a moment ago may not have ended yet.
@@ -288,10 +288,10 @@ def report(thread: threading.Thread) -> None:
 
 def threads_run() -> bool:
     """Return whether a thread of this process runs at any time: in some uWSGI it does so only during a request."""
-    return bool(getattr(sys.modules.get("uwsgi"), "has_threads", True)) and not _is_uwsgi_master()
+    return bool(getattr(sys.modules.get("uwsgi"), "has_threads", True)) and not is_uwsgi_master()
 
 
-def _is_uwsgi_master() -> bool:
+def is_uwsgi_master() -> bool:
     """Return whether this process is the master of uWSGI.
 
     It forks in C: a child whose parent has threads may wait for the interpreter's own lock for ever.

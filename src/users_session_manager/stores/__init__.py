@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any
 
 from .base import Store
@@ -26,9 +27,22 @@ def store_class(address: str) -> Any:
         raise ValueError(
             "store must be an address with its scheme, such as redis://localhost:6379/0; this one has none"
         )
-    if scheme not in ("redis", "rediss", "unix"):
-        # The rest of an address may hold a password.
-        raise ValueError(f"store must be a Store or the address of a Redis, got one of {scheme[:20]!r}")
-    from .redis import RedisStore  # an extra: only when it is asked for
+    if scheme in ("redis", "rediss", "unix"):
+        from .redis import RedisStore  # an extra: only when it is asked for
 
-    return RedisStore
+        return RedisStore
+    if scheme in ("sqlite", "postgresql", "postgres"):
+        from .sql import SQLStore
+
+        return SQLStore
+    # The rest of an address may hold a password.
+    raise ValueError(f"store must be a Store or an address of redis, sqlite or postgresql, got one of {scheme[:20]!r}")
+
+
+def place_in(folder: str | PathLike[str], address: str) -> str:
+    """Return an address whose file, if its path is relative, is in a folder, which is made if it is not there."""
+    if not address.startswith("sqlite:"):
+        return address
+    from .sql.sqlite import resolve
+
+    return resolve(address, folder)

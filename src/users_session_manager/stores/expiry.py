@@ -28,6 +28,8 @@ from .notices import RETRY_INTERVAL, NoticeReader, NotifyingStore
 POLL_INTERVAL: Final = 1.0
 # But no more often than this, so that many processes do not poll each time a session expires.
 MIN_PAUSE: Final = 0.1
+# For how long what has been announced is collected to be acknowledged together, in seconds: each time is a write.
+ACKNOWLEDGE_PAUSE: Final = 0.01
 # How soon it polls again after a failure; after further ones later, up to RETRY_INTERVAL.
 FIRST_RETRY: Final = 0.05
 
@@ -39,6 +41,7 @@ class Snapshot(NamedTuple):
     age: float  # the seconds since its user authenticated
     left: float  # the seconds until it expires
     reason: Reason
+    data: str = ""  # its data as JSON, empty for none
 
 
 class SharedSession(Session):
@@ -79,7 +82,7 @@ class Claim(NamedTuple):
     next_in: float
 
 
-class SharedStore(NotifyingStore):
+class ClaimingStore(NotifyingStore):
     """A store that processes share: one of them claims an end under a lease, announces it, and acknowledges that.
 
     A process claims only while it serves, and only if it has listeners for ends; of what it takes out itself without
@@ -214,7 +217,7 @@ class SharedStore(NotifyingStore):
             if self._closed:
                 self._disconnect()
         elif ids:
-            self._poll_within(0, claim=False)
+            self._poll_within(ACKNOWLEDGE_PAUSE, claim=False)
 
     def close(self) -> None:
         with LOCK:
@@ -420,13 +423,15 @@ class SharedStore(NotifyingStore):
     def _announce(self) -> None:
         """Run the listeners for all that waits to be announced."""
         call = self._next_call()
+        if call is None:
+            return
         while call is not None:
             try:
                 call()
             except BaseException:  # noqa: BLE001  # the others are to be announced, whatever a listener raises
                 report(threading.current_thread())
             call = self._next_call()
-            self._plan_poll(0, claim=False)  # to acknowledge; after the last one, to go on claiming
+        self._plan_poll(0, claim=False)  # to acknowledge, and to go on claiming
 
     def _next_call(self) -> Callable[[], object] | None:
         with LOCK:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from os import urandom
-from random import random
 from typing import Any, Final
 from zlib import crc32
 
@@ -18,18 +14,10 @@ from ...keys import GROUPS, group_of, new_key
 from ...policy import OwnLimits, Policy, require_seconds
 from ...session import Session
 from ..base import MAX_FORMER_KEYS, NO_LIMITS, NOT_OWN, Notice
-from ..expiry import Claim, SharedSession, SharedStore
-from .records import (
-    SizeLimits,
-    as_any_text,
-    data_of,
-    digest_of,
-    encode_number,
-    encode_text,
-    ended_session,
-    id_of,
-    live_session,
-)
+from ..encoding import digest_of
+from ..expiry import Claim, SharedSession
+from ..shared import SharedStore
+from .records import as_any_text, encode_number, encode_stamp, encode_text, ended_session, id_of, live_session
 from .script import Scripts
 
 try:
@@ -46,27 +34,6 @@ LIST_PAGE_SIZE: Final = 100
 BATCH_SIZE: Final = 50
 # What the script answers where the data is not what it was before the change.
 CHANGED_BY_OTHERS: Final = 2
-# How many seconds `update_data` waits at most, where many change the same data, before it tries again.
-MAX_BACKOFF: Final = 0.05
-
-
-class RedisSessions(Mapping[str, Session]):
-    """The live sessions by key; each look at it asks Redis."""
-
-    def __init__(self, store: RedisStore) -> None:
-        self._store = store
-
-    def __getitem__(self, key: str) -> Session:
-        session = self._store.get(key)
-        if session is None or session.key != key:
-            raise KeyError(f"<no live session of {type(key).__name__}>")
-        return session
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([key for _, _, key in self._store._list()])
-
-    def __len__(self) -> int:
-        return self._store._count()
 
 
 class RedisStore(SharedStore):
@@ -123,14 +90,9 @@ class RedisStore(SharedStore):
             raise TypeError(f"prefix must be a str, got {type(prefix).__name__}")
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"prefix must be without braces, got {prefix!r}")
-        for name, most in (("max_data", max_data), ("max_username", max_username)):
-            if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-                raise ValueError(f"{name} must be an int of at least 1, got {most!r}")
-        super().__init__(lease, now, thread=thread)
+        super().__init__(lease, max_data, max_username, now, thread=thread)
         self._prefix = prefix
-        self._limits = SizeLimits(max_data, max_username)
         self._scripts = Scripts(client, prefix, now)
-        self._sessions = RedisSessions(self)
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float = 2.0, **options: Any) -> RedisStore:
@@ -157,10 +119,6 @@ class RedisStore(SharedStore):
     def __repr__(self) -> str:
         return f"<RedisStore {self._prefix!r}>"
 
-    @property
-    def sessions(self) -> RedisSessions:
-        return self._sessions
-
     # One session
 
     def add(
@@ -173,9 +131,9 @@ class RedisStore(SharedStore):
         user_id: str | None = None,
         security_stamp: str | None = None,
     ) -> tuple[str, Sequence[Session]]:
-        encoded, name = self._limits.encode_data(data), self._limits.encode_user("a username", username)
-        user = name if user_id is None else self._limits.encode_user("a user id", user_id)
-        stamp = self._limits.encode_stamp(security_stamp)
+        encoded, name = self._limits.encode_data(data), encode_text(self._limits.check_text("a username", username))
+        user = name if user_id is None else encode_text(self._limits.check_text("a user id", user_id))
+        stamp = self._encode_stamp(security_stamp)
         if self._closed:
             raise SessionError("this SessionManager is closed")
         self.serve()
@@ -191,14 +149,14 @@ class RedisStore(SharedStore):
         self._poll_in_time(own.timeout or timeout, policy)
         return key, evicted
 
-    def _add(self, username: str, policy: Policy, group: int, *args: Any) -> Iterator[Sequence[bytes]]:
+    def _add(self, username: str, policy: Policy, group: int, *args: Any) -> Iterator[list[SharedSession]]:
         """Add a session; yield what had to make room for it, page by page."""
         outcome = b"again"
         while outcome == b"again":
             outcome, answer = self._take("add", [group], *args)
             if outcome == b"full":
                 raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
-            yield answer
+            yield self._ended_of(answer)
 
     def get(self, key: object) -> SharedSession | None:
         return self._live(self._ask("get", key))
@@ -207,50 +165,34 @@ class RedisStore(SharedStore):
         self.serve()
         settings = map(encode_number, (timeout, policy.lifetime, policy.warning))
         session = self._live(self._ask("restart", key, *settings))
-        if session is not None:
-            self._poll_in_time(session._snapshot.left, policy)
-        elif policy.lifetime is not None:
-            self._poll_in_time(0, policy)  # it may have outlived that
+        self._restarted(session, policy)
         return session
 
-    def renew_timer(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> threading.Timer:
-        session = self.restart(key, timeout, policy)
-        return self._start_timer(timeout) if session is None else session.timer
-
     def renew_key(self, key: object, overlap: float, security_stamp: str | None = None) -> tuple[str, str, Any] | None:
-        new, stamp = new_key(group_of(key)), self._limits.encode_stamp(security_stamp)
+        new, stamp = new_key(group_of(key)), self._encode_stamp(security_stamp)
         found = self._ask("renew_key", key, digest_of(new), new, encode_number(overlap), MAX_FORMER_KEYS, stamp)
         return None if found is None else (found[1].decode(), new, found[0])
-
-    def time_left(self, key: object) -> float | None:
-        session = self.get(key)
-        return None if session is None else session._snapshot.left
 
     def set_data(self, key: object, data: Any) -> bool:
         return bool(self._ask("set_data", key, self._limits.encode_data(data)))
 
     def set_stamp(self, key: object, security_stamp: str) -> bool:
-        return bool(self._ask("set_stamp", key, self._limits.encode_stamp(security_stamp)))
+        return bool(self._ask("set_stamp", key, self._encode_stamp(security_stamp)))
 
-    def update_data(self, key: object, change: Callable[[Any], Any]) -> tuple[bool, Any]:
-        for attempt in itertools.count():
-            record = self._ask("get", key)
-            session = self._live(record)
-            if session is None:
-                return False, None
-            data = change(session.data)
-            encoded = self._limits.encode_data(data)
-            outcome = self._ask("set_data", key, encoded, _operation_id(), data_of(record))
-            if outcome != CHANGED_BY_OTHERS:
-                return (True, data) if outcome else (False, None)
-            time.sleep(random() * min(0.001 * 2 ** min(attempt, 10), MAX_BACKOFF))  # noqa: S311  # no secret
-        raise AssertionError("unreachable")
+    def _replace_data(self, key: object, before: SharedSession, data: str) -> bool | None:
+        present = before._snapshot.data.encode("utf-8", "surrogatepass")
+        outcome = self._ask("set_data", key, data, _operation_id(), present)
+        return None if outcome == CHANGED_BY_OTHERS else bool(outcome)
+
+    def _encode_stamp(self, stamp: str | None) -> bytes:
+        return encode_stamp(None if stamp is None else self._limits.check_text("a security stamp", stamp))
 
     def remove(self, key: object, kind: str = "deleted") -> Session | None:
         group, lease = group_of(key), self._own_lease()
         if group is None or self._closed:
             return None
-        ended = self._taken_out([self._take("remove", [group], digest_of(str(key)), lease, kind)], lease)
+        records = self._take("remove", [group], digest_of(str(key)), lease, kind)
+        ended = self._taken_out([self._ended_of(records)], lease)
         return ended[0] if ended else None
 
     # Several
@@ -270,32 +212,26 @@ class RedisStore(SharedStore):
         spared = self.get(except_key)
         kept = "" if spared is None else spared._id.partition(":")[2]
 
-        def pages() -> Iterator[Sequence[bytes]]:
+        def pages() -> Iterator[list[SharedSession]]:
             has_more = not self._closed
             while has_more:
                 records, has_more = self._take("remove_user", [group], user, kept, lease, BATCH_SIZE)
-                yield records
+                yield self._ended_of(records)
 
         return [*self._taken_out(pages(), lease)]
 
     def clear(self, *, silent: bool = False) -> list[Session]:
         lease = 0 if silent else self._own_lease()
 
-        def pages() -> Iterator[Sequence[bytes]]:
+        def pages() -> Iterator[list[SharedSession]]:
             for groups in [] if self._closed else self._scripts.batches:
                 for (records,) in self._scripts.pages(
                     groups,
                     lambda groups, *cursors: self._take("clear", groups, "" if silent else lease, BATCH_SIZE, *cursors),
                 ):
-                    yield records
+                    yield self._ended_of(records)
 
         return [*sorted(self._taken_out(pages(), lease), key=attrgetter("createdAt"))]
-
-    def usernames(self) -> list[str]:
-        return [username for _, username, _ in self._list()]
-
-    def present_keys(self, session_ids: Sequence[str]) -> list[str | None]:
-        return self._keys_of(session_ids, with_ended=False)
 
     def find(self, session_ids: Sequence[str]) -> list[Session | None]:
         found: dict[str, Session | None] = {}
@@ -333,19 +269,6 @@ class RedisStore(SharedStore):
             self._recover_soon((groups, operation_id))
             raise
 
-    def _taken_out(self, pages: Iterable[Sequence[bytes]], lease: float) -> list[SharedSession]:
-        """Return the sessions that pages of an operation have taken out; if one fails, the others are announced."""
-        ended: list[SharedSession] = []
-        try:
-            for records in pages:
-                found = self._ended_of(records)
-                ended += self._claimed(found) if lease else found
-        except BaseException:
-            if lease:
-                self._announce_soon(Claim(ended, [], 0))
-            raise
-        return ended
-
     def _ended_of(self, records: Iterable[bytes]) -> list[SharedSession]:
         sessions = []
         for record in records:
@@ -357,8 +280,7 @@ class RedisStore(SharedStore):
                     self._to_acknowledge.append(id_of(record))  # no RedisStore has written it
         return sessions
 
-    def _list(self) -> list[tuple[int, str, str]]:
-        """Return when each live session was created, its username and its key, in the order of creation."""
+    def _list(self) -> list[tuple[str, str]]:
         found = {}  # by id, since a scan may return a session twice
         for groups in [] if self._closed else self._scripts.batches:
             for (entries,) in self._scripts.pages(
@@ -366,7 +288,7 @@ class RedisStore(SharedStore):
             ):
                 for session_id, created, name, key in entries:
                     found[session_id] = int(created), as_any_text(name), key.decode("ascii", "replace")
-        return sorted(found.values())
+        return [(name, key) for _, name, key in sorted(found.values())]
 
     def _count(self) -> int:
         return sum(
@@ -381,7 +303,7 @@ class RedisStore(SharedStore):
 
     @property
     def _is_unreachable(self) -> bool:
-        return self._scripts.is_unreachable
+        return self._scripts.reachability.is_unreachable
 
     def _claim(self, lease: float, *, warnings: bool) -> Iterator[Claim]:
         self._scripts.check_set_up()

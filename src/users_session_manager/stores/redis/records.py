@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import sha256
 from math import isfinite
-from typing import Any, Final, NamedTuple, cast, get_args, get_type_hints
+from typing import Any, Final, cast, get_args, get_type_hints
 
 from ...log import log
 from ...session import Reason
 from ...timers import SessionTimer
 from ..base import Notice
+from ..encoding import digest_of
 from ..expiry import SharedSession, Snapshot
 
 _REASONS: Final[dict[Any, Reason]] = {reason: reason for reason in get_args(Reason)}
@@ -22,55 +21,6 @@ _REASONS: Final[dict[Any, Reason]] = {reason: reason for reason in get_args(Reas
 _SESSION_ID: Final = re.compile(r"(\d|1[0-5]):[\w-]{43}")
 
 _NOTICE_KINDS: Final = get_args(get_type_hints(Notice)["kind"])
-
-
-class SizeLimits(NamedTuple):
-    """How large what is stored may be."""
-
-    data: int
-    """Bytes of data, as JSON."""
-    username: int
-    """Characters of a username, of a user id and of a security stamp."""
-
-    def encode_data(self, data: Any) -> bytes:
-        """Return `data` as JSON, empty for `None`; `TypeError` for what JSON cannot hold, `ValueError` if too large."""
-        if data is None:
-            return b""
-        try:
-            _require_str_keys(data)
-            encoded = json.dumps(data, allow_nan=False, separators=(",", ":")).encode("ascii")
-        except (TypeError, ValueError, RecursionError) as reason:
-            raise TypeError(f"data kept in Redis must be what JSON can hold: {reason}") from None
-        if len(encoded) > self.data:
-            raise ValueError(f"data kept in Redis may have {self.data:,} bytes as JSON, got {len(encoded):,}")
-        return encoded
-
-    def encode_user(self, what: str, name: str) -> bytes:
-        """Return a username or a user id as Redis has it."""
-        if len(name) > self.username:
-            raise ValueError(f"{what} may have {self.username:,} characters, got {len(name):,}")
-        return encode_text(name)
-
-    def encode_stamp(self, stamp: str | None) -> bytes:
-        """Return a security stamp as Redis has it: in quotes, since one may be empty; empty for `None`."""
-        return b"" if stamp is None else b'"%b"' % self.encode_user("a security stamp", stamp)
-
-
-def _require_str_keys(data: Any) -> None:
-    """Raise `TypeError` for a dictionary that JSON would change without a word."""
-    if isinstance(data, dict):
-        for key, value in data.items():
-            if not isinstance(key, str):
-                raise TypeError(f"keys must be str, got {type(key).__name__}")
-            _require_str_keys(value)
-    elif isinstance(data, (list, tuple)):
-        for value in data:
-            _require_str_keys(value)
-
-
-def digest_of(key: str) -> bytes:
-    """Return the name by which Redis finds the session of a key: it does not show the key."""
-    return urlsafe_b64encode(sha256(key.encode()).digest()).rstrip(b"=")
 
 
 def _session(
@@ -83,12 +33,13 @@ def _session(
     group, digest, now, now_us, left, *rest = record.decode("utf-8", errors).split("\n")
     fields = dict(zip(rest[::2], rest[1::2], strict=True))
     key, name, created = fields["k"], as_text(fields["n"]), _number(fields["c"]) / 1e6
-    if digest_of(key).decode() != fields.get("present", digest):
+    if digest_of(key) != fields.get("present", digest):
         raise ValueError("this is not the key of the session")
     authenticated = _number(fields["authenticated"]) / 1e6 if "authenticated" in fields else created
-    reason = _REASONS.get(fields.get("reason"), "expired")
-    snapshot = Snapshot(f"{group}:{digest}", int(now) + int(now_us) / 1e6 - authenticated, float(left), reason)
-    data = json.loads(fields["data"]) if with_data and "data" in fields else None
+    reason, encoded = _REASONS.get(fields.get("reason"), "expired"), fields.get("data", "")
+    age = int(now) + int(now_us) / 1e6 - authenticated
+    snapshot = Snapshot(f"{group}:{digest}", age, float(left), reason, encoded)
+    data = json.loads(encoded) if with_data and encoded else None
     timeout = _number(fields["own"]) if "own" in fields else None
     former = tuple(one.split(" ")[2] for one in fields["former"].split(",")) if "former" in fields else ()
     user = as_text(fields["user"]) if "user" in fields else name
@@ -129,12 +80,6 @@ def id_of(record: bytes) -> str:
     return f"{group}:{digest}"
 
 
-def data_of(record: bytes) -> bytes:
-    """Return the data of a record as it is stored."""
-    fields = record.split(b"\n")[5:]
-    return dict(zip(fields[::2], fields[1::2], strict=True)).get(b"data", b"")
-
-
 def notice(message: bytes) -> Notice | None:
     """Return the notice of a message, without a key; `None` for one that no RedisStore has sent."""
     kind, *values = message.decode("ascii", "replace").split(" ")
@@ -167,6 +112,11 @@ def as_any_text(encoded: bytes) -> str:
         return as_text(encoded.decode("utf-8", "surrogatepass"))
     except ValueError:
         return encoded.decode("utf-8", "replace")
+
+
+def encode_stamp(stamp: str | None) -> bytes:
+    """Return a security stamp as Redis has it: in quotes, since one may be empty; empty for `None`."""
+    return b"" if stamp is None else b'"%b"' % encode_text(stamp)
 
 
 def encode_number(value: float | None) -> bytes:

@@ -157,7 +157,9 @@ end
 
 --- restart: restart_now text alarm keep
 local warning, alarm_before = finite(ARGV[5]), alarm_of(before, finite(s.warning), s.warned)
-if ARGV[5] ~= (s.warning or '') then
+if warning and s.warning and s.deadline == before then
+  warning = finite(s.warning) -- it is the same countdown
+elseif ARGV[5] ~= (s.warning or '') then
   if warning then redis.call('HSET', hash, 'warning', ARGV[5]) else redis.call('HDEL', hash, 'warning') end
 end
 local alarm = alarm_of(s.deadline, warning, s.warned)

@@ -15,6 +15,7 @@ from ...errors import MissingDependency, StoreUnavailable
 from ...keys import GROUPS
 from ...log import log
 from ..base import Notice
+from ..reachability import Reachability
 from .client import ProcessClient
 from .records import encode_number, notice
 
@@ -92,16 +93,10 @@ class Scripts:
         self._now = now
         # Which groups one call can be about.
         self.batches = [[group] for group in ALL_GROUPS] if self.client.is_cluster else [list(ALL_GROUPS)]
-        # The operation that Redis has refused, empty if it did not answer at all, None without a failure.
-        self._failed_operation: str | None = None
+        self.reachability = Reachability("Redis")
         self._reconnect_at = 0.0  # not before that
         self._is_checked = False  # whether the set-up of this Redis is known
         self._subscription: Any = None
-
-    @property
-    def is_unreachable(self) -> bool:
-        """Whether Redis did not answer when it was asked last."""
-        return self._failed_operation == ""
 
     def call(self, operation: str, groups: Sequence[int], *args: Any) -> Any:
         """Return what `operation` answers: texts as `bytes`, and `None` for none. The call may be repeated."""
@@ -115,14 +110,11 @@ class Scripts:
                     raise
                 answer = self._execute(operation, rest)
         except FAILURES as failure:
-            raise self._failed(failure, operation) from failure
+            raise self.reachability.failed(failure, "" if _is_of_node(failure) else operation) from failure
         except BaseException:  # of a signal handler: an answer that was not read is not that of the next call
             self.client.close()
             raise
-        # With a full memory Redis refuses some operations and not others: that is one line in the log, not many.
-        if self._failed_operation in ("", operation):
-            self._failed_operation = None
-            log.warning("Redis is reachable again")
+        self.reachability.answered(operation)
         return answer
 
     def _execute(self, operation: str, rest: Sequence[Any]) -> Any:
@@ -142,14 +134,6 @@ class Scripts:
             self._reconnect_at = time.monotonic() + _RECONNECT_INTERVAL
         self.client.close()
         return _is_refusal(failure)
-
-    def _failed(self, failure: Exception, operation: str) -> StoreUnavailable:
-        is_new = self._failed_operation is None
-        self._failed_operation = "" if _is_of_node(failure) else operation
-        if is_new:
-            log.error("Redis is unreachable, every session is refused: %s: %s", type(failure).__name__, failure)
-        text = f"Redis is unreachable, and a change may have been made: {type(failure).__name__}: {failure}"
-        return StoreUnavailable(text)
 
     def subscribe(self, timeout: float, *, logins: bool = False) -> Iterator[list[Notice]]:
         """Subscribe to the notices; yield an empty list once that is done, then what has come after at most `timeout`.
@@ -196,7 +180,7 @@ class Scripts:
 
     def interrupt(self) -> None:
         """Let a subscription of this process that waits for a notice yield."""
-        if self._subscription is not None and not self.is_unreachable:
+        if self._subscription is not None and not self.reachability.is_unreachable:
             with suppress(*FAILURES), self.client.use() as client:  # else it yields after its timeout
                 client.publish(self.channel, b"")
 

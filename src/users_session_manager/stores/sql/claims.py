@@ -1,0 +1,128 @@
+"""Claimer: what a poll finds that is due, and does with it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from ..base import Notice
+from .database import Database, Execute
+from .notices import REMEMBERED, prune, send
+from .records import COLUMNS, Row
+
+# How many sessions one transaction takes out: others wait for that a few milliseconds.
+BATCH_SIZE: Final = 100
+# How long ends are kept for a process with listeners that does not run now, in seconds.
+_GRACE: Final = 2 * 86400.0
+# How often a process deletes old notices, in seconds.
+_PRUNE_INTERVAL: Final = 20.0
+
+# A process without listeners for ends leaves those that are to be announced to others, if there are any.
+_MINE: Final = (
+    "(reason IS NULL OR announced_at IS NOT NULL OR :takes = 1 OR (SELECT listens_until FROM {state}) < {now})"
+)
+_LOOK: Final = f"""
+    SELECT
+        (SELECT look_at FROM {{sessions}} WHERE {_MINE} ORDER BY look_at LIMIT 1) - {{now}},
+        (SELECT count(*) FROM (SELECT 1 FROM {{sessions}} WHERE expiring IS NOT NULL LIMIT 1) AS found),
+        (SELECT listens_until FROM {{state}}) - {{now}}"""
+_DUE: Final = f"""
+    SELECT {COLUMNS} FROM {{sessions}} WHERE look_at <= {{now}} AND {_MINE}
+    ORDER BY look_at LIMIT :most {{lock_free}}"""
+_TAKE: Final = """
+    UPDATE {sessions} SET
+        reason = coalesce(reason, 'expired'), operation = :operation, look_at = {now} + :seconds,
+        announced_at = CASE WHEN :forgets = 1 THEN {now} END
+    WHERE id {in_ids}"""
+_WARN: Final = """
+    UPDATE {sessions} SET
+        warned = deadline, operation = :operation, expiring = CASE WHEN :announces = 0 THEN deadline END
+    WHERE id {in_ids}"""
+_MOVE: Final = """
+    UPDATE {sessions} SET look_at = CASE WHEN warned = deadline THEN deadline ELSE deadline - warning END
+    WHERE id {in_ids}"""
+_EXPIRING: Final = f"""
+    SELECT {COLUMNS} FROM {{sessions}} WHERE expiring IS NOT NULL ORDER BY expiring LIMIT :most {{lock_free}}"""
+
+
+class Claimer:
+    """Lets sessions expire, and claims what is to be announced.
+
+    Args:
+        database: The database.
+
+    An instance is used by the poller alone.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._prune_at = 0.0
+        self._is_expected = False  # whether a process with listeners for ends runs, or has in the last days
+
+    def look(self, *, takes: bool, warnings: bool) -> float:
+        """Return in how many seconds a claim has something to do, 0 or less for now; this changes nothing.
+
+        Args:
+            takes: Whether this process has listeners for ends.
+            warnings: Whether it has listeners for warnings.
+        """
+        ((next_in, expiring, listens_for),) = self._database.run("look", _LOOK, takes=int(takes))
+        self._is_expected = listens_for >= 0
+        if takes and listens_for < _GRACE / 2:
+            update = "UPDATE {state} SET listens_until = {now} + :seconds RETURNING listens_until"
+            self._database.run("look", update, seconds=_GRACE)
+            self._is_expected = True
+        if warnings and expiring:
+            return 0.0
+        return math.inf if next_in is None else next_in
+
+    def claim(
+        self, execute: Execute, operation: str, lease: float, *, warnings: bool
+    ) -> tuple[Sequence[Row], Sequence[Row]]:
+        """Do what is due, a batch at most; return the sessions to announce the end of, and those to warn of.
+
+        With a `lease` of 0 no end is claimed, and without `warnings` no warning.
+        """
+        rows = [Row._make(row) for row in execute(_DUE, takes=int(lease > 0), most=BATCH_SIZE)]
+        over = [row for row in rows if row.announced_at is not None]
+        ended = [row for row in rows if row.announced_at is None and (row.reason or row.deadline <= row.now)]
+        live = [row for row in rows if row.reason is None and row.deadline > row.now]
+        warned = [row for row in live if row.warned != row.deadline and row.deadline - row.warning <= row.now]
+        forgets = not lease and not self._is_expected
+        seconds = REMEMBERED if forgets else float(lease)
+        _update(execute, _TAKE, ended, operation=operation, seconds=seconds, forgets=int(forgets))
+        _update(execute, _WARN, warned, operation=operation, announces=int(warnings))
+        _update(execute, _MOVE, live)
+        _update(execute, "DELETE FROM {former_keys} WHERE session_id {in_ids}", over)
+        _update(execute, "DELETE FROM {sessions} WHERE id {in_ids}", over)
+        send(
+            execute,
+            [
+                *(Notice("ended", row.id, None, None, "expired") for row in ended if row.reason is None),
+                *(Notice("expiring", row.id, None, row.deadline - row.now) for row in warned),
+            ],
+        )
+        if self._prune_at <= time.monotonic():
+            self._prune_at = time.monotonic() + _PRUNE_INTERVAL
+            prune(execute)
+        if not warnings:
+            return ended if lease else [], []
+        return ended if lease else [], [*warned, *self._left_by_others(execute, operation)]
+
+    def _left_by_others(self, execute: Execute, operation: str) -> list[Row]:
+        """Return the sessions of whose warning a process without listeners for it has found that it is due."""
+        rows = [Row._make(row) for row in execute(_EXPIRING, most=BATCH_SIZE)]
+        _update(
+            execute,
+            "UPDATE {sessions} SET expiring = NULL, operation = :operation WHERE id {in_ids}",
+            rows,
+            operation=operation,
+        )
+        return [row for row in rows if row.reason is None and row.expiring == row.deadline > row.now]
+
+
+def _update(execute: Execute, statement: str, rows: Sequence[Row], **values: object) -> None:
+    if rows:
+        execute(statement, ids=[row.id for row in rows], **values)

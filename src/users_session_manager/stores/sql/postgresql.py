@@ -1,0 +1,153 @@
+"""PostgreSQLEngine: a PostgreSQL that processes and machines share, by psycopg 3."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, ClassVar, Final
+
+from ...errors import MissingDependency, SessionError
+from .engine import Engine, Rows, Statement
+
+try:
+    import psycopg
+    from psycopg import errors
+    from psycopg.pq import TransactionStatus
+    from psycopg.rows import tuple_row
+except ImportError as missing:
+    raise MissingDependency("psycopg", "postgresql") from missing
+
+_PARAM: Final = re.compile(r"(?<![:\w]):(\w+)")
+
+
+class PostgreSQLEngine(Engine):
+    """Opens connections to a PostgreSQL. Whoever waits for an answer waits a bounded time."""
+
+    name = "postgresql"
+    kind = psycopg.Connection
+    # What is no transaction of several statements may be lost if the server crashes: see `open`.
+    begin = Statement("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit TO DEFAULT", ())
+    errors = (psycopg.Error,)
+    words: ClassVar[Mapping[str, str]] = {
+        "now": "coalesce(:now::float8, extract(epoch FROM clock_timestamp())::float8)",
+        "unix": "extract(epoch FROM clock_timestamp())::float8",
+        "least": "least",
+        "good_until": "(former::json -> :digest::text ->> 0)::float8",
+        "in_ids": "= ANY(:ids::bigint[])",
+        "lock": "FOR UPDATE",
+        "lock_free": "FOR UPDATE SKIP LOCKED",
+    }
+
+    @classmethod
+    def from_url(cls, url: str, now: Callable[[], float] | None, timeout: float) -> PostgreSQLEngine:
+        """Return the engine for the address of a PostgreSQL, with what libpq accepts there.
+
+        Raises:
+            ValueError: libpq does not accept it.
+        """
+        options = {"connect_timeout": max(2, round(timeout)), "application_name": "users-session-manager"}
+        try:
+            given = psycopg.conninfo.conninfo_to_dict(url)
+        except psycopg.Error:
+            given = None
+        if given is None or not url.startswith(("postgresql://", "postgres://")):  # its text would show the password
+            raise ValueError(
+                "the address of a PostgreSQL must be postgresql://user:password@host:port/database, as libpq accepts "
+                "it: special characters in the user and the password are percent-encoded"
+            )
+        return cls(lambda: psycopg.connect(url, **{**options, **given}), now)  # type: ignore[arg-type]
+
+    def open(self, seconds: float, until: float, known: Mapping[int, Any]) -> Any:
+        connection = self.open_raw()
+        self.check(connection, known)
+        if connection.closed:
+            raise SessionError("connect has returned a closed connection: it must return a new one each time")
+        try:
+            connection.wait = _BoundedWait(connection.wait, until)
+            connection.commit()  # the callable may have begun a transaction
+            connection.autocommit = True
+            backend, is_standby = self._ask(connection, "SELECT pg_backend_pid(), pg_is_in_recovery()")
+            if backend == connection.info.backend_pid:  # else a pooler would pass the settings on to others
+                # The server gives up as well: a statement that waits for a lock would keep its connection, and a
+                # process that was stopped its locks.
+                limit = max(1, round(seconds * 1000))
+                connection.execute(
+                    f"SET synchronous_commit = off; SET statement_timeout = {limit}; "
+                    f"SET idle_in_transaction_session_timeout = {limit}"
+                )
+            if is_standby:
+                raise psycopg.OperationalError("this server is a standby, which may not know the present sessions")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def limit(self, connection: Any, until: float) -> None:
+        connection.wait.until = until
+
+    def translate(self, statement: str, tables: Mapping[str, str]) -> Statement:
+        text, _ = super().translate(statement, tables)
+        names = [*dict.fromkeys(_PARAM.findall(text))]
+        return Statement(_PARAM.sub(lambda found: f"${names.index(found[1]) + 1}", text), names)
+
+    def execute(self, connection: Any, statement: Statement, params: Mapping[str, Any]) -> Rows:
+        text, names = statement
+        values = {**params, "now": None if self._now is None else self._now()}
+        cursor = psycopg.RawCursor(connection, row_factory=tuple_row)  # it reads no statement, which takes its time
+        if names:
+            cursor.execute(text, [values[name] for name in names], binary=True)
+        else:  # it may be several
+            cursor.execute(text, prepare=False)
+        return cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
+
+    def is_idle(self, connection: Any) -> bool:
+        return connection.info.transaction_status == TransactionStatus.IDLE  # type: ignore[no-any-return]
+
+    def is_busy(self, failure: Exception) -> bool:
+        return isinstance(failure, (errors.SerializationFailure, errors.DeadlockDetected))
+
+    def is_lost(self, failure: Exception) -> bool:
+        kinds = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
+        return isinstance(failure, kinds)
+
+    def is_forbidden(self, failure: Exception) -> bool:
+        return isinstance(failure, errors.InsufficientPrivilege)
+
+    def has_tables(self, connection: Any, prefix: str) -> bool:
+        # Not by `to_regclass`: a transaction keeps its answer, though another one makes the tables in between.
+        select = "SELECT count(*) FROM pg_catalog.pg_class WHERE relname = :name::text AND pg_table_is_visible(oid)"
+        (found,) = self._ask(connection, select, name=f"{prefix}schema")
+        return bool(found)
+
+    def lock_schema(self, connection: Any) -> None:
+        self.lock_user(connection, "")  # no user id is empty
+
+    def lock_user(self, connection: Any, user_id: str) -> None:
+        lock = "SELECT pg_advisory_xact_lock(hashtextextended('users-session-manager:' || :user_id::text, 0))"
+        self._ask(connection, lock, user_id=user_id)
+
+    def _ask(self, connection: Any, question: str, **params: str) -> Any:
+        return self.execute(connection, self.translate(question, {}), params)[0]
+
+
+class _BoundedWait:
+    """Waits for the answers of a connection until a time, by `time.monotonic()`: psycopg would wait for ever."""
+
+    def __init__(self, wait: Callable[..., Any], until: float) -> None:
+        self._wait = wait
+        self.until = until
+
+    def __call__(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
+        return self._wait(self._bounded(gen), *args, **options)
+
+    def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > self.until:
+                    raise psycopg.OperationalError("no answer in time")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return done.value
