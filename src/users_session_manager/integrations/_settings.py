@@ -5,13 +5,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import get_close_matches
+from os import PathLike
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ..errors import SessionError
 from ..manager import SessionManager
 from ..policy import PolicySettings, require_timeout
-from ..stores import store_class
+from ..stores import place_in, store_class
 from ..stores.base import Store
 from ._cookies import KeyCarrier
 from ._forgery import check_origins
@@ -56,10 +57,19 @@ class ConfiguredManager:
     Args:
         options: What `DEFAULTS` names.
         manager: The manager; by default `SessionManager()` as it is at the moment of the call.
+        folder: Where the file of a store is whose path is relative; `None`, the default, for the working directory.
     """
 
-    def __init__(self, options: Mapping[str, Any], manager: SessionManager | None = None) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        manager: SessionManager | None = None,
+        folder: str | PathLike[str] | None = None,
+    ) -> None:
         self._options = options
+        self._store = options["STORE"]
+        if folder is not None and isinstance(self._store, str):
+            self._store = place_in(folder, self._store)
         self._manager = manager
         # The manager that has the settings; `close` makes room for another one.
         self._configured: weakref.ref[SessionManager] | None = None
@@ -69,7 +79,7 @@ class ConfiguredManager:
     def __call__(self) -> SessionManager:
         found = None if self._configured is None else self._configured()
         if found is None or (self._manager is None and not found._is_open):
-            found = SessionManager(store=self._options["STORE"]) if self._manager is None else self._manager
+            found = SessionManager(store=self._store) if self._manager is None else self._manager
             _apply(self._options, found)
             self._configured = weakref.ref(found)
             if found._to_undo is not None:  # the settings are gone at the end of the test
@@ -119,6 +129,7 @@ def _apply(options: Mapping[str, Any], policy: PolicySettings) -> None:
 def _check_store(value: Any, _: Any) -> None:
     if isinstance(value, str):
         store_class(value)
+        place_in("", value)  # it raises for what names no file
         try:
             urlsplit(value).port  # noqa: B018  # it raises
         except ValueError:

@@ -9,6 +9,7 @@
 #   engine.py       checks the login in Django's own session where that is loaded
 #   signals.py      what Django's login and logout do to sessions, and changes of a user
 #   forms.py        a login too many, in Django's login form
+#   database.py     sessions in a PostgreSQL of the project; migrations/ makes their tables
 #   testing.py      keeps the sessions of one test of a project out of the next
 #   users.py        the user id, the name that is shown, and the stamp of the password
 """The Django integration: a login of Django's has a session, and ends with it."""

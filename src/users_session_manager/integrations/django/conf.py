@@ -19,6 +19,7 @@ from .. import _settings
 from .._cookies import KeyCarrier
 from .._forgery import OriginCheck
 from .._settings import DEFAULTS, ConfiguredManager, carrier_of, nearest
+from . import database
 
 APP = "users_session_manager.integrations.django"
 MIDDLEWARE = f"{APP}.UserSessionMiddleware"
@@ -56,8 +57,14 @@ def manager() -> SessionManager:
     """Return the manager of the sessions, with the settings of the project."""
     global _manager
     if _manager is None:
-        _manager = ConfiguredManager(read())
+        options = {**read(), "STORE": _store(read()["STORE"])}
+        _manager = ConfiguredManager(options, folder=getattr(settings, "BASE_DIR", None))
     return _manager()
+
+
+def _store(store: Any) -> Any:
+    """Return what `SessionManager` knows as a store: `django://default` is an entry of DATABASES."""
+    return database.store_in(store) if database.is_entry(store) else store
 
 
 def origins() -> OriginCheck:
@@ -155,6 +162,10 @@ def wrong_values() -> Iterator[str]:
         if name not in defaults():
             yield f"USER_SESSIONS has no option {name!r}; {nearest(str(name), defaults())}"
     options = {**defaults(), **given}
+    if database.is_entry(options["STORE"]):
+        if problem := database.problem_of(options["STORE"]):
+            yield f"USER_SESSIONS['STORE']: {problem}"
+        options["STORE"] = None
     names = ("SESSION", "CSRF", "LANGUAGE")
     taken = [*(getattr(settings, f"{name}_COOKIE_NAME") for name in names), "messages"]
     for name, problem in [*_settings.wrong_values(options, taken), *_own_wrong_values(options)]:

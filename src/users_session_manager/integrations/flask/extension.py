@@ -40,7 +40,8 @@ class UserSessions:
 
     | setting | default | |
     |---|---|---|
-    | `USER_SESSIONS_STORE` | `None` | where the sessions are, as for `SessionManager(store=...)` |
+    | `USER_SESSIONS_STORE` | `None` | where the sessions are, as for `SessionManager(store=...)`; a relative path \
+    of a SQLite file is in the instance folder |
     | `USER_SESSIONS_TIMEOUT` | `None` | the idle timeout in seconds, as for `setSessionTimeOut` |
     | `USER_SESSIONS_LIFETIME` | `None` | as for `setMaxSessionLifetime` |
     | `USER_SESSIONS_MAX_SESSIONS_PER_USER` | `None` | as for `setMaxSessionsPerUser` |
@@ -117,7 +118,7 @@ class UserSessions:
 
             installed.bridge = Bridge(app, self._login_manager, state=current_state, answer=finish, refuse=refuse)
             installed.state_class = LoginState
-        self._manager = ConfiguredManager(options, self._given)
+        self._manager = ConfiguredManager(options, self._given, app.instance_path)
         for error in REFUSED:
             app.register_error_handler(error, refuse)
         app.before_request(_check_once)
