@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from postgresql_server import postgresql_server
 from redis_server import RedisServer, redis_cluster
+from store_address import StoreAddress
 
 from users_session_manager import MemoryStore, SessionManager
 from users_session_manager import manager as manager_module
@@ -89,6 +90,9 @@ def any_store(store_kind: str, request: pytest.FixtureRequest) -> Iterator[Calla
     if store_kind == "memory":
         yield MemoryStore
         return
+    if store_kind in ("sqlite", "postgresql"):
+        yield request.getfixturevalue("sql_store")
+        return
     redis = pytest.importorskip("redis")
     from users_session_manager.stores.redis import RedisStore
 
@@ -98,6 +102,35 @@ def any_store(store_kind: str, request: pytest.FixtureRequest) -> Iterator[Calla
         client = redis.RedisCluster("127.0.0.1", request.getfixturevalue("redis_cluster_port"))
     yield functools.partial(RedisStore, client, prefix=f"{secrets.token_hex(8)}:")
     client.close()
+
+
+@pytest.fixture
+def sql_url(store_kind: str, request: pytest.FixtureRequest) -> str:
+    """The address of a SQLite file of the test's own, or of PostgreSQL."""
+    if store_kind == "sqlite":
+        return f"sqlite:///{request.getfixturevalue('tmp_path')}/sessions.db"
+    pytest.importorskip("psycopg")
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
+
+
+@pytest.fixture
+def sql_store(sql_url: str) -> Callable[..., Any]:
+    """A callable that makes a `SQLStore`; those it makes share tables of the test's own."""
+    from users_session_manager.stores.sql import SQLStore
+
+    return functools.partial(SQLStore.from_url, sql_url, prefix=f"t{secrets.token_hex(8)}_")
+
+
+@pytest.fixture
+def address(store_kind: str, request: pytest.FixtureRequest) -> StoreAddress:
+    """The address of a store of the test's own that processes share; an empty one for memory."""
+    if store_kind == "memory":
+        return StoreAddress("", "")
+    if store_kind == "redis":
+        pytest.importorskip("redis")
+        return StoreAddress.new(request.getfixturevalue("redis_url"))
+    return StoreAddress.new(request.getfixturevalue("sql_url"))
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
-"""Processes that fork, on one Redis: servers, pools and plain forks. None hangs; each end is announced exactly once."""
+"""Processes that fork, on one store: servers, pools and plain forks. None hangs; each end is announced exactly once."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -17,11 +16,12 @@ from typing import Any
 
 import pytest
 from interpreter import run
-from redis_checks import kept_sessions
 from server_process import MAX_WAIT, ServerProcess
+from store_address import StoreAddress
 from test_http_servers import APPS, GUNICORN, need
 
-redis = pytest.importorskip("redis")
+SHARED_STORES = ["redis", "sqlite", "postgresql"]
+on_each_store = pytest.mark.parametrize("store_kind", SHARED_STORES)
 
 WORKERS = 2
 CLIENTS = 4
@@ -70,15 +70,15 @@ class Notes:
     """What the processes of one application have noted, and what of it is still to come.
 
     Args:
-        url: The address of their Redis.
+        address: Where they keep their sessions.
         file: Where they note it.
     """
 
-    def __init__(self, url: str, file: Path) -> None:
-        self.url, self.file, self.prefix = url, file, f"{secrets.token_hex(8)}:"
+    def __init__(self, address: StoreAddress, file: Path) -> None:
+        self.address, self.file = address, file
         # Coverage has locks of its own, which a child may find held for ever.
         uncovered = {name: "" for name in os.environ if name.startswith("COVERAGE_")}
-        self.environment = {**uncovered, "REDIS_URL": url, "PREFIX": self.prefix, "NOTES": str(file)}
+        self.environment = {**uncovered, "STORE_URL": address.url, "PREFIX": address.prefix, "NOTES": str(file)}
 
     def of(self, what: str) -> Counter[str]:
         """Return how often each key was noted so."""
@@ -90,11 +90,8 @@ class Notes:
         return self.of("expired") + self.of("deleted")
 
     def are_complete(self) -> bool:
-        """Return whether each session that was created has ended, and Redis has forgotten it."""
-        if self.of("created").keys() != self.ended.keys():
-            return False
-        with redis.Redis.from_url(self.url) as client:
-            return kept_sessions(client, self.prefix) == []
+        """Return whether each session that was created has ended, and this is acknowledged."""
+        return self.of("created").keys() == self.ended.keys() and self.address.kept() == 0
 
     def wait(self, meanwhile: Any = lambda: None) -> None:
         deadline = time.monotonic() + MAX_WAIT
@@ -112,8 +109,8 @@ class Notes:
 
 
 @pytest.fixture
-def notes(redis_url: str, tmp_path: Path) -> Notes:
-    return Notes(redis_url, tmp_path / "notes")
+def notes(address: StoreAddress, tmp_path: Path) -> Notes:
+    return Notes(address, tmp_path / "notes")
 
 
 def ask(port: int, path: str, key: str = "") -> tuple[int, str, str]:
@@ -178,6 +175,7 @@ def serve(kind: str, notes: Notes) -> None:
     notes.check()
 
 
+@on_each_store
 @pytest.mark.parametrize(
     "kind", [kind if kind in COMMON else pytest.param(kind, marks=pytest.mark.long) for kind in SERVERS]
 )
@@ -187,6 +185,7 @@ def test_servers(kind, notes):
     serve(kind, notes)
 
 
+@on_each_store
 def test_quiet(notes):
     """A logout is announced once, although nothing runs in its worker for longer than the lease."""
     need_server("uwsgi")
@@ -205,13 +204,19 @@ def test_quiet(notes):
 
 
 @pytest.mark.long
+@on_each_store
 @pytest.mark.parametrize("kind", [kind for kind in SERVERS if "preload" in kind or "uwsgi" in kind])
-def test_servers_often(kind, redis_url, tmp_path):
+def test_servers_often(kind, address, tmp_path):
     """The same, start after start."""
     need_server(kind)
     starts = range(STARTS.get(kind, 50))
+
+    def each(number: int) -> StoreAddress:
+        """Return an address of its own for each start."""
+        return StoreAddress.new(address.url.replace("sessions.db", f"{number}.db"))
+
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        for start in [threads.submit(serve, kind, Notes(redis_url, tmp_path / str(number))) for number in starts]:
+        for start in [threads.submit(serve, kind, Notes(each(number), tmp_path / str(number))) for number in starts]:
             start.result()
 
 
@@ -263,6 +268,7 @@ class Program:
         return self._process.returncode, output, errors
 
 
+@on_each_store
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_multiprocessing(method, notes):
     """Each process of a pool signs in and out, while its parent does."""
@@ -276,25 +282,28 @@ def test_multiprocessing(method, notes):
     notes.check()
 
 
-@pytest.mark.parametrize("kind", ["redis", "memory"])
+@pytest.mark.parametrize("store_kind", ["memory", *SHARED_STORES])
 @pytest.mark.parametrize("forks", [30, pytest.param(200, marks=pytest.mark.long)])
-def test_random_forks(kind, forks, notes):
+def test_random_forks(store_kind, forks, notes):
     """A process forks at any moment of its threads; each child signs in and out, and exits."""
-    program = Program(notes, "noting_forks.py", str(forks), kind)
+    program = Program(notes, "noting_forks.py", str(forks), store_kind)
     try:
         assert program.line() == f"{forks} []\n"
-        if kind == "redis":
+        if store_kind != "memory":
             notes.wait()
     finally:
         ended = program.end()
     assert ended == (0, "", "")
-    if kind == "redis":
+    if store_kind != "memory":
         notes.check()
 
 
-def test_celery(notes):
+@on_each_store
+def test_celery(notes, redis_url):
     """Each process of celery's pool signs in and out."""
     need("celery")
+    pytest.importorskip("redis")
+    notes.environment["REDIS_URL"] = redis_url
     worker = ServerProcess(
         *"-m celery -A noting_celery worker --concurrency 2 --pool prefork --loglevel INFO".split(),
         printed=r"Connected to redis://\S*127\.0\.0\.1:(\d+)",  # the port of its Redis: it has none of its own

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Processes
 from redis_server import RedisServer
+from store_address import StoreAddress
 
 
 @pytest.fixture
@@ -35,3 +37,10 @@ def own_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def processes(address: StoreAddress, tmp_path: Path) -> Iterator[Processes]:
+    processes = Processes(address, tmp_path)
+    yield processes
+    processes.stop()

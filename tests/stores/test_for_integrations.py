@@ -8,7 +8,7 @@ import pytest
 
 from users_session_manager.stores.base import Callbacks
 
-pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis", "cluster"])
+pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis", "cluster", "sqlite", "postgresql"])
 
 EVENTS = "sessionCreated sessionDeleted activeUserDeleted sessionEnded sessionRenewed sessionExpiring".split()
 EVENTS += ["notifyClientToLogout", "sessionRejected", "error"]

@@ -1,19 +1,20 @@
 """The whole manager against a model of a few lines: any calls in any order, time turned by hand.
 
 `python tests/stores/test_property.py 3600` searches for an hour; without a number, for a minute. With the address of a
-Redis as a second argument, such as `redis://127.0.0.1:6379/0`, the manager keeps its sessions there, under a prefix of
-its own.
+store as a second argument, such as `sqlite:////tmp/sessions.db`, the manager keeps its sessions there, under a prefix
+of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import time
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -155,6 +156,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.model = Model()
         self.keys: list[str] = []
         self.emitted: list[tuple[Any, ...]] = []
+        self.numbers = itertools.count(100)  # data that no session has had before
         self.has_read = True  # whether all notices have been read: those of a shared store come with a poll
         self.open()
         for name in EVENTS:
@@ -198,7 +200,7 @@ class ManagerMachine(RuleBasedStateMachine):
         username=st.sampled_from(USERS),
         user=st.sampled_from(GIVEN_IDS),
         own=maybe_seconds,
-        data=st.none() | st.integers(),
+        data=st.none() | st.integers(-9, 9),
         lifetime=maybe_seconds,
         stamp=maybe_stamp,
     )
@@ -256,7 +258,7 @@ class ManagerMachine(RuleBasedStateMachine):
             self.model.count_down(login)
         assert self.manager.createNewSessionTimer(key, "Luca").is_alive()
 
-    @rule(key=keys, data=st.integers())
+    @rule(key=keys, data=st.integers(-9, 9))
     def set_data(self, key: str, data: int) -> None:
         login = self.model.find(key)
         assert self.manager.setSessionData(key, data) is (login is not None)
@@ -268,11 +270,11 @@ class ManagerMachine(RuleBasedStateMachine):
     @rule(key=keys, number=st.integers(-9, 9), key_in_between=st.none() | keys)
     def update_data(self, key: str, number: int, key_in_between: str | None) -> None:
         """Change the data, while somebody else sets that of a session, perhaps the same, for the first time."""
-        login, given = self.model.find(key), []
+        login, given, other = self.model.find(key), [], next(self.numbers)
 
         def change(data: Any) -> Any:
             if key_in_between is not None and not given:
-                self.set_data(key_in_between, 100)
+                self.set_data(key_in_between, other)
             given.append(data)
             return {"number": number, "before": data if isinstance(data, int) else None}
 
@@ -284,7 +286,7 @@ class ManagerMachine(RuleBasedStateMachine):
         before = login.data
         answer = self.manager.updateSessionData(key, change)
         has_changed = key_in_between is not None and self.model.find(key_in_between) is login
-        assert given == [before, 100][: 1 + has_changed]
+        assert given == [before, other][: 1 + has_changed]
         login.data = {"number": number, "before": given[-1] if isinstance(given[-1], int) else None}
         assert answer == login.data
 
@@ -418,7 +420,7 @@ def search(how: settings, new_store: Any = MemoryStore) -> int:
     return Machine.steps
 
 
-@pytest.mark.parametrize("store_kind", ["memory", "redis"])
+@pytest.mark.parametrize("store_kind", ["memory", "redis", "sqlite", "postgresql"])
 def test_model(any_store, store_kind):
     """The manager does what the model does; with fewer examples where each step asks a server."""
     examples = 25 if store_kind == "memory" else 15
@@ -442,10 +444,10 @@ if __name__ == "__main__":
     ends, made = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else 60), 0
     new_store: Any = MemoryStore
     if len(sys.argv) > 2:
-        from users_session_manager.stores.redis import RedisStore
+        from users_session_manager.stores import store_class
 
         def new_store(**options: Any) -> Any:
-            return RedisStore.from_url(sys.argv[2], prefix=f"property test {new_key()}:", **options)
+            return store_class(sys.argv[2]).from_url(sys.argv[2], prefix=f"t{uuid4().hex}_", **options)
 
     while time.monotonic() < ends:
         made += search(settings(QUICK, max_examples=1000, stateful_step_count=100), new_store)

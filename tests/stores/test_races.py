@@ -14,7 +14,7 @@ from users_session_manager.stores.base import MAX_FORMER_KEYS
 
 THREADS = 16
 
-pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis"])
+pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis", "sqlite", "postgresql"])
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from users_session_manager.stores.base import Callbacks
 
 redis = pytest.importorskip("redis")
 
+from users_session_manager.stores.encoding import digest_of  # noqa: E402
 from users_session_manager.stores.redis import RedisStore  # noqa: E402  # the extra may be missing
-from users_session_manager.stores.redis.records import digest_of  # noqa: E402
 
 
 def test_announcer_started_later(redis_url, prefix, monkeypatch):
@@ -144,7 +144,7 @@ class TestWhatOthersWrote:
     @staticmethod
     def names(client: Any, prefix: str, key: str) -> tuple[str, str, str]:
         """Return the name of the hash of a session's first key, what all names of its group begin with, and its id."""
-        group, session_id = f"{prefix}2:{{{group_of(key)}}}:", digest_of(key).decode()
+        group, session_id = f"{prefix}2:{{{group_of(key)}}}:", digest_of(key)
         assert client.exists(f"{group}s:{session_id}")
         return f"{group}s:{session_id}", group, session_id
 
@@ -375,7 +375,7 @@ class TestWhatOthersWrote:
 
         def write():
             entries = ["", "~", "4:Luca:", "4:Luca:1:garbage", f"4:Luca:1:{session_id}", f"4:Luca:{created}:"]
-            entries.append(f"4:Luca:1:{digest_of(other).decode()}")
+            entries.append(f"4:Luca:1:{digest_of(other)}")
             client.zadd(f"{group}users", dict.fromkeys(entries, 0))
 
         for _ in range(2):
@@ -402,7 +402,7 @@ class TestWhatOthersWrote:
         key = open_manager.loadNewSession("Luca")
         _, group, session_id = self.names(client, prefix, key)
         forged = key[:-32] + "0123456789ABCDEF" * 2
-        name = f"{group}k:{digest_of(forged).decode()}"
+        name = f"{group}k:{digest_of(forged)}"
         for value in (session_id, digest_of(forged), key, forged, "", b"\xff"):
             client.set(name, value)
             self.assert_rejected(open_manager, forged)
@@ -484,7 +484,7 @@ class TestExpiryInRedis:
         store, overlap = RedisStore(client, prefix=prefix, thread=False), 10 * 86400
         second = store.renew_key(store.add("Luca", 10)[0], 0)[1]
         store.renew_key(second, overlap)
-        name = f"{prefix}2:{{{group_of(second)}}}:k:{digest_of(second).decode()}"
+        name = f"{prefix}2:{{{group_of(second)}}}:k:{digest_of(second)}"
         assert client.ttl(name) >= overlap
         store.close()
 

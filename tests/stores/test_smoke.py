@@ -13,7 +13,7 @@ EVENTS = "sessionCreated sessionDeleted activeUserDeleted sessionEnded sessionRe
 EVENTS += ["notifyClientToLogout", "sessionRejected", "listenerFailed"]
 
 
-@pytest.mark.parametrize("store_kind", ["redis", "cluster"])
+@pytest.mark.parametrize("store_kind", ["redis", "cluster", "sqlite", "postgresql"])
 def test_smoke(manager, clock, store_kind):
     """Login, restart, data, renewal, limits, warnings, expiry, deletion and rejection, each event exactly once."""
     events = []

@@ -15,7 +15,7 @@ from users_session_manager.keys import new_key
 from users_session_manager.policy import OwnLimits, Policy
 from users_session_manager.stores.base import MAX_FORMER_KEYS, Callbacks
 
-pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis", "cluster"])
+pytestmark = pytest.mark.parametrize("store_kind", ["memory", "redis", "cluster", "sqlite", "postgresql"])
 
 
 class Case:
@@ -811,6 +811,24 @@ class TestWarning:
         case.settle()
         assert case.ended_keys() == [key]
         assert len(case.warned) == 1
+
+    def test_same_deadline(self, store, case):
+        """A restart that moves no deadline keeps the time of the warning, unless warnings are off by then."""
+        limited = OwnLimits(lifetime=20)
+        key, silent = (case.add(name, 100, policy=self.POLICY, own=limited) for name in ("Luca", "Gino"))
+        for warning in (6, 5):
+            assert store.restart(key, 100, Policy(warning=warning))
+        assert store.restart(silent, 100)
+        case.turn(16)
+        case.settle()
+        assert case.warned == []
+        case.turn(1)
+        case.settle()
+        assert case.warned == [(key, 3)]
+        assert store.restart(silent, 100, Policy(warning=2))
+        case.turn(1)
+        case.settle()
+        assert case.warned == [(key, 3), (silent, 2)]
 
     def test_each_countdown(self, store, case):
         """It comes again with each countdown."""

@@ -50,7 +50,7 @@ def total(names: list[str], changes: int) -> dict[str, int]:
 
 
 @many_changes
-@pytest.mark.parametrize("store_kind", ["memory", "redis"])
+@pytest.mark.parametrize("store_kind", ["memory", "redis", "sqlite", "postgresql"])
 def test_threads(manager, changes):
     """All changes of 32 threads are there, and each thread got back the data with its own."""
     key = manager.loadNewSession("luca", data={"all": 0})

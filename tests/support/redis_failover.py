@@ -137,7 +137,7 @@ class Proxy:
         client, server = connection.sockets
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 16):
-                connection.is_subscription |= b"SUBSCRIBE" in data.upper()
+                self._note(connection, data)
                 self._passes.wait()
                 server.sendall(data)
         connection.pump_ends()
@@ -151,6 +151,10 @@ class Proxy:
                     break
                 client.sendall(data)
         connection.pump_ends()
+
+    def _note(self, connection: _Connection, request: bytes) -> None:
+        """Note what matters of a request before it is passed on."""
+        connection.is_subscription |= b"SUBSCRIBE" in request.upper()
 
     def _is_dropped(self, connection: _Connection) -> bool:
         """Return whether the present answer is to be lost. A notice is none: it was not asked for."""

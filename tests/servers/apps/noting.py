@@ -1,16 +1,15 @@
-"""A manager on Redis that is made while an application is imported; its listeners note sessions in the file NOTES.
+"""A manager on a store that is made while an application is imported; its listeners note sessions in the file NOTES.
 
-REDIS_URL is the address, PREFIX what the keys in Redis begin with, LEASE that of the store in seconds. BEFORE_FORK says
-what else happens at import, so before most servers fork: `client` hands in a client that is connected, `session` signs
-in and out.
+STORE_URL is the address, PREFIX what the names of all keys or tables begin with, LEASE that of the store in seconds.
+BEFORE_FORK says what else happens at import, so before most servers fork: `client` hands in a client that is connected,
+or what connects to a database and has done so; `session` signs in and out.
 """
 
 import os
-
-import redis
+from functools import partial
 
 from users_session_manager import SessionManager
-from users_session_manager.stores.redis import RedisStore
+from users_session_manager.stores import store_class
 
 
 def note(what: str, key: str) -> None:
@@ -20,14 +19,28 @@ def note(what: str, key: str) -> None:
     os.close(file)
 
 
-def make_store() -> RedisStore:
-    url = os.environ["REDIS_URL"]
+def make_store():
+    url = os.environ["STORE_URL"]
     options = {"prefix": os.environ["PREFIX"], "lease": float(os.environ.get("LEASE", 30))}
+    kind = store_class(url)
     if before_fork != "client":
-        return RedisStore.from_url(url, **options)
-    client = redis.Redis.from_url(url)
-    client.ping()
-    return RedisStore(client, **options)
+        return kind.from_url(url, **options)
+    if url.startswith("redis"):
+        import redis
+
+        client = redis.Redis.from_url(url)
+        client.ping()
+    elif url.startswith("sqlite"):
+        import sqlite3
+
+        client = partial(sqlite3.connect, url.removeprefix("sqlite:///"), check_same_thread=False)
+    else:
+        import psycopg
+
+        client = partial(psycopg.connect, url)
+    store = kind(client, **options)
+    len(store.sessions)
+    return store
 
 
 before_fork = os.environ.get("BEFORE_FORK")

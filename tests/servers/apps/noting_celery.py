@@ -1,4 +1,4 @@
-"""A celery application on the Redis of `noting`: its task signs in and out in a process of its pool."""
+"""A celery application whose broker is at REDIS_URL: its task signs in and out in a process of its pool."""
 
 import os
 
