@@ -118,7 +118,7 @@ def test_renewal(manager, registry, monkeypatch):
     assert values(registry)["sessions_ended_total deleted"] == 1
 
 
-@pytest.mark.parametrize("store_kind", ["memory", "redis"])
+@pytest.mark.parametrize("store_kind", ["memory", "redis", "sqlite", "postgresql"])
 def test_gauge(manager, clock, registry):
     """The gauge counts the sessions that there are at the scrape, those from before it was instrumented as well."""
     keys = [manager.loadNewSession("Luca") for _ in range(3)]
@@ -144,7 +144,7 @@ def test_gauge_at_the_deadline(manager, clock, registry):
     assert values(registry)["sessions_ended_total expired"] == 0
 
 
-@pytest.mark.parametrize("store_kind", ["memory", "redis"])
+@pytest.mark.parametrize("store_kind", ["memory", "redis", "sqlite", "postgresql"])
 def test_counts_without_listing(manager, clock, registry, monkeypatch):
     """A scrape lists no session, however many there are."""
     instrument(manager, registry=registry)

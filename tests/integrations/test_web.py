@@ -749,7 +749,7 @@ ATTRIBUTES = {
 @pytest.mark.parametrize("name", [*ONE_OF_EACH, "django-asgi"])
 @pytest.mark.parametrize("case", ATTRIBUTES)
 def test_attributes(make_site, name, case):
-    """The attributes of the cookie are configured; its deletion, by a logout and by a rejection, has the same ones."""
+    """The attributes of the cookie are configured; its deletion by a logout has the same ones."""
     names, expected, others = ATTRIBUTES[case]
     site = make_site(name, **names)
     answer = site.post("/login", name="Luca")
