@@ -25,14 +25,25 @@ VIEWS = {
 }
 
 
+def flask_session_on(url: str | None) -> dict[str, Any]:
+    """Return the settings of Flask-Session for a store."""
+    if url is None:
+        return {"SESSION_TYPE": "cachelib", "SESSION_CACHELIB": SimpleCache()}
+    if url.startswith("redis:"):
+        return {"SESSION_TYPE": "redis", "SESSION_REDIS": Redis.from_url(url)}
+    return {"SESSION_TYPE": "sqlalchemy", "SQLALCHEMY_DATABASE_URI": url}
+
+
 def flask_requests(kind: str, url: str | None) -> Callable[[int], list[Any]]:
-    """Return a function that calls the application so many times and returns the answers; `other` is Flask-Session."""
+    """Return a function that calls the application so many times and returns the answers; `other` is Flask-Session.
+
+    The sessions are in the memory of this process, or in the store of an address.
+    """
     app, login = Flask(kind), str
     if kind == "ours":
         login = flask.UserSessions(app, manager=SessionManager(store=url) if url else SessionManager()).sign_in
     elif kind == "other":
-        in_memory = {"SESSION_TYPE": "cachelib", "SESSION_CACHELIB": SimpleCache()}
-        app.config.update({"SESSION_TYPE": "redis", "SESSION_REDIS": Redis.from_url(url)} if url else in_memory)
+        app.config.update(flask_session_on(url))
         Session(app)
         login = lambda username: session.update(username=username)  # noqa: E731
     app.add_url_rule("/", "view", VIEWS[kind])
@@ -78,11 +89,17 @@ def fastapi_requests(kind: str, _: str | None) -> Callable[[int], list[Any]]:
 
 
 def django_requests(kind: str, url: str | None) -> Callable[[int], list[Any]]:
-    """As `flask_requests`, with a login of Django's; `other` is its own guard, without this library."""
+    """As `flask_requests`, with a login of Django's; `other` is its own guard, without this library.
+
+    So are `db` and `cached_db`, which keep Django's sessions in the SQLite file of the address and write them at each
+    request, as it takes to prolong them.
+    """
     import django
     from django.conf import settings
 
     integration = "users_session_manager.integrations.django"
+    in_database = kind.endswith("db")
+    name = url.removeprefix("sqlite:///") if in_database else ":memory:"
     ours, contrib = [integration] * (kind == "ours"), "django.contrib"
     settings.configure(
         INSTALLED_APPS=[f"{contrib}.auth", f"{contrib}.contenttypes", f"{contrib}.sessions", *ours],
@@ -91,10 +108,12 @@ def django_requests(kind: str, url: str | None) -> Callable[[int], list[Any]]:
             *(f"{app}.UserSessionMiddleware" for app in ours),
             f"{contrib}.auth.middleware.AuthenticationMiddleware",
         ],
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": name}},
+        SESSION_ENGINE=f"{contrib}.sessions.backends.{kind if in_database else 'db'}",
+        SESSION_SAVE_EVERY_REQUEST=in_database,
         SECRET_KEY="only measured",
         ALLOWED_HOSTS=["*"],
-        USER_SESSIONS={"STORE": url},
+        USER_SESSIONS={"STORE": None if in_database else url},
     )
     django.setup()
     from django.contrib.auth import get_user_model
@@ -111,7 +130,7 @@ def django_requests(kind: str, url: str | None) -> Callable[[int], list[Any]]:
         name = "Luca" if kind == "bare" else request.user.get_username()
         return HttpResponse(f'{{"username":"{name}"}}')
 
-    guards = {"bare": lambda view: view, "other": login_required}
+    guards = {"bare": lambda view: view} | dict.fromkeys(("other", "db", "cached_db"), login_required)
     if ours:
         from users_session_manager.integrations.django import session_required
 
@@ -146,7 +165,7 @@ class Requests:
 
     def __init__(self, framework: str, kind: str, url: str | None = None) -> None:
         self.make_requests = FRAMEWORKS[framework](kind, url)
-        self.redis = Redis.from_url(url) if url else None
+        self.redis = Redis.from_url(url) if url and url.startswith("redis:") else None
         self.make_requests(1)  # connects
         if url:
             os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
