@@ -38,11 +38,17 @@ UNKNOWN_USER_HASH = generate_password_hash("unknown")
 
 
 def create_app(
-    *, timeout: float = 60, warning: float = 20, client_script: Path | None = None, https: bool = False
+    *,
+    store: str = "sqlite:///sessions.sqlite3",
+    timeout: float = 60,
+    warning: float = 20,
+    client_script: Path | None = None,
+    https: bool = False,
 ) -> Flask:
     """Return the application.
 
     Args:
+        store: where the sessions are; a relative path of a file is in the folder `instance`.
         timeout: the idle timeout of a session, in seconds.
         warning: how many seconds before a session expires its pages ask whether the user is still there.
         client_script: our own copy of socket.io-client; `None` for the CDN's.
@@ -50,6 +56,7 @@ def create_app(
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = 4096
+    app.config["USER_SESSIONS_STORE"] = store
     app.config["USER_SESSIONS_HEADER"] = None  # the page's key is in the cookie alone
     # Over https the cookie is Secure. `main` serves plain http, where not every browser would store a Secure cookie.
     app.config["USER_SESSIONS_COOKIE_SECURE"] = https
@@ -178,13 +185,15 @@ def browser_of(user_agent: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=5000, help="0 takes a free one (default: %(default)s)")
+    sessions = "where the sessions are (default: %(default)s, in the folder `instance`)"
+    parser.add_argument("--sessions", default="sqlite:///sessions.sqlite3", metavar="ADDRESS", help=sessions)
     parser.add_argument("--timeout", type=float, default=60, help="seconds a session lasts (default: %(default)s)")
     # WCAG 2.2, 2.2.1: at least 20 seconds to ask for more time.
     warning = "seconds before it expires at which its pages ask whether the user is still there (default: %(default)s)"
     parser.add_argument("--warning", type=float, default=20, help=warning)
     options = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would hide our own
-    app = create_app(timeout=options.timeout, warning=options.warning, client_script=fetch())
+    app = create_app(store=options.sessions, timeout=options.timeout, warning=options.warning, client_script=fetch())
     # If the port is in use, this prints an error and exits.
     server = make_server("127.0.0.1", options.port, app, threaded=True)
     print(f"Open http://127.0.0.1:{server.port}/ in a browser. Ctrl-C ends it.", flush=True)

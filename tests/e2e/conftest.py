@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -163,8 +164,11 @@ LEFT_WHILE_CONNECTING = re.compile(
 
 def starter() -> Iterator[Callable[..., Example]]:
     started: list[Example] = []
+    folder = tempfile.TemporaryDirectory()
 
     def start(*options: str, script: str = "flask_app/app.py") -> Example:
+        if script == "flask_app/app.py":  # else those of two tests would share their sessions
+            options += ("--sessions", f"sqlite:///{folder.name}/{len(started)}.sqlite3")
         started.append(Example(script, *options))
         return started[-1]
 
@@ -172,6 +176,7 @@ def starter() -> Iterator[Callable[..., Example]]:
     for example in started:
         output = LEFT_WHILE_CONNECTING.sub("", example.stop())
         assert "Traceback" not in output, output
+    folder.cleanup()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.cookiejar
 import importlib
 import json
@@ -41,9 +42,15 @@ def example_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], 
 
 
 @pytest.fixture
-def application(example_module: Callable[[str], Any]) -> Any:
+def create_app(example_module: Callable[[str], Any], tmp_path: Path) -> Callable[..., Any]:
+    """Makes the application, with sessions in a file of the test's own."""
+    return functools.partial(example_module("app").create_app, store=f"sqlite:///{tmp_path}/sessions.sqlite3")
+
+
+@pytest.fixture
+def application(create_app: Callable[..., Any]) -> Any:
     """The application, without a copy of socket.io-client of its own."""
-    return example_module("app").create_app()
+    return create_app()
 
 
 @pytest.fixture
@@ -60,10 +67,10 @@ def key_of(client: Any) -> str:
     return client.get_cookie("session_key").value
 
 
-def test_cookie(client, example_module):
+def test_cookie(client, create_app):
     """The cookie is for the server alone, and secure over https."""
     plain = log_in(client).headers["Set-Cookie"]
-    encrypted = log_in(example_module("app").create_app(https=True).test_client()).headers["Set-Cookie"]
+    encrypted = log_in(create_app(https=True).test_client()).headers["Set-Cookie"]
     assert plain.startswith("session_key=")
     assert encrypted.startswith("__Host-session_key=")
     assert {*plain.split("; ")[1:]} == {"HttpOnly", "Path=/", "SameSite=Lax"}
@@ -279,9 +286,9 @@ def test_long_browser_name(example_module):
 @pytest.mark.parametrize(
     ("timeout", "warning", "expiring"), [(600, 20, False), (600, 599.999999, True), (600, 900, False)]
 )
-def test_warning_time(example_module, timeout, warning, expiring):
+def test_warning_time(create_app, timeout, warning, expiring):
     """The warning comes at its time, and half-way in a session that is too short for that."""
-    client = example_module("app").create_app(timeout=timeout, warning=warning).test_client()
+    client = create_app(timeout=timeout, warning=warning).test_client()
     log_in(client)
     assert client.get("/sessions").json["you"]["expiring"] is expiring
 
@@ -308,10 +315,10 @@ def test_hardened(client):
         assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_wrong_timeout(example_module):
+def test_wrong_timeout(create_app):
     """A timeout that the manager refuses is refused at the start."""
     with pytest.raises(ValueError, match="at least 2 seconds, got 1"):
-        example_module("app").create_app(timeout=1)
+        create_app(timeout=1)
 
 
 def test_without_npm(client, example_module, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,11 +24,23 @@ pytestmark = pytest.mark.browser
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture
-def url() -> Iterator[str]:
+COMMANDS = {
+    "flask": "flask --app quickstart run --port 0",
+    "gunicorn": "gunicorn --workers 4 --threads 20 --bind 127.0.0.1:0 quickstart:app",
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where the application is served, as the README starts it but for the port."""
-    command = [sys.executable, "-m", "flask", "--app", str(EXAMPLES / "quickstart.py"), "run", "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    shutil.copy(EXAMPLES / "quickstart.py", tmp_path)
+    server = subprocess.Popen(
+        [sys.executable, "-m", *COMMANDS[request.param].split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+    )
     assert server.stdout is not None
     lines: list[str] = []
     for line in server.stdout:

@@ -6,7 +6,8 @@ from pathlib import Path
 from django.core.management.utils import get_random_secret_key
 
 HERE = Path(__file__).resolve().parent
-INSTANCE = HERE.parent / "instance"  # the database and the secret key; not part of the repository
+BASE_DIR = HERE.parent
+INSTANCE = BASE_DIR / "instance"  # the database, the sessions and the secret key; not part of the repository
 INSTANCE.mkdir(exist_ok=True)
 EXAMPLES = HERE.parents[1]
 sys.path.append(str(EXAMPLES))  # for the package `shared`
@@ -51,7 +52,7 @@ USER_SESSIONS = {
     "TIMEOUT": 60,
     "LIFETIME": 12 * 60 * 60,
     "MAX_SESSIONS_PER_USER": 10,
-    # Several workers share their sessions in Redis: "STORE": "redis://127.0.0.1:6379/0",
+    "STORE": "sqlite:///instance/sessions.sqlite3",  # in BASE_DIR; several workers share it
     # The demo is served over plain http, where not every browser would store a Secure cookie.
     "COOKIE_SECURE": False,
 }
