@@ -27,7 +27,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 import users_session_manager
 from users_session_manager import SessionError, SessionManager, StoreUnavailable
 
-for package in ("socketio", "flask", "flask_login", "django", "fastapi", "prometheus_client", "redis"):
+for package in ("socketio", "flask", "flask_login", "django", "fastapi", "prometheus_client", "psycopg", "redis"):
     pytest.importorskip(package, reason=f"the documents show what needs {package}, which is not installed")
 
 # Django reads its settings once a process: the documents show it in the project that its own tests use.
@@ -48,6 +48,7 @@ SECTION = re.compile(r"^(Args|Returns|Raises):\n((?: +.*(?:\n|\Z))+)", re.MULTIL
 
 ELSEWHERE = {
     "stores.redis": ["RedisStore"],
+    "stores.sql": ["SQLStore"],
     "integrations.socketio": ["attach"],
     "integrations.flask": ["UserSessions", "session_required", "session_optional", "passive"],
     "integrations.django": [
@@ -73,22 +74,25 @@ every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: pat
 
 
 @pytest.fixture
-def the_redis_that_is_named(
+def the_stores_that_are_named(
     path: Path, redis_url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the documents keep in the Redis of this machine goes to that of the tests."""
+    """What the documents keep in a store of this machine goes to those of the tests."""
     from users_session_manager.stores.redis import RedisStore
 
     from_url = RedisStore.from_url
     ours = {"redis://127.0.0.1:6379/0": redis_url}
     monkeypatch.setattr(RedisStore, "from_url", lambda url, **options: from_url(ours.get(url, url), **options))
     monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("SESSIONS", f"sqlite:///{request.getfixturevalue('tmp_path')}/sessions.db")
+    if "DATABASE_URL" in path.read_text():
+        monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("postgresql_url"))
     if "REDIS_CLUSTER_URL" in path.read_text():
         monkeypatch.setenv("REDIS_CLUSTER_URL", f"redis://127.0.0.1:{request.getfixturevalue('redis_cluster_port')}")
 
 
 @every_page
-def test_python_blocks_run(path: Path, the_redis_that_is_named: None) -> None:
+def test_python_blocks_run(path: Path, the_stores_that_are_named: None) -> None:
     """In one namespace, from top to bottom; a failure is shown with the document's own line."""
     document = Sybil([PythonCodeBlockParser(), SkipParser()]).parse(path)
     document.namespace["__name__"] = "__main__"
@@ -201,6 +205,13 @@ def test_the_log_says_what_deployment_quotes(
     store.run_due()
     said += logged()
     server.stop()
+    with pytest.raises(StoreUnavailable):
+        manager.getLoggedUsers()
+    said += logged()
+
+    manager.close()
+
+    manager = SessionManager(store=f"sqlite:///{tmp_path}/missing/sessions.db")
     with pytest.raises(StoreUnavailable):
         manager.getLoggedUsers()
     said += logged()
