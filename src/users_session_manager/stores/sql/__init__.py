@@ -99,7 +99,7 @@ class SQLStore(SharedStore):
     with `synchronous_commit = off`: a crash of the server loses at most that a session was prolonged.
 
     Ends: as in `RedisStore`, one of the processes that serve and listen announces each, under a lease. Notices: each
-    process that serves and has clients looks for them ten times a second.
+    process that serves and has clients looks for them five times per second.
 
     Threads: any thread may call any method. A forked child has its own threads and connections.
     """

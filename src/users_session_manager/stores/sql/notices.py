@@ -12,7 +12,7 @@ from .database import Database, Execute
 from .records import as_notices, encode_notices
 
 # How often a process looks for notices, in seconds.
-_INTERVAL: Final = 0.1
+_INTERVAL: Final = 0.2
 REMEMBERED: Final = 60.0
 """Seconds that notices are kept, and sessions whose end was announced."""
 # How long a process waits for a notice of a transaction that may not have ended, in seconds.
@@ -46,7 +46,9 @@ class NoticeLog:
         self._database = database
         self._look_at = time.monotonic() + _LOOK_INTERVAL
         self._gaps: dict[int, float] = {}  # the numbers that are missing, and until when they are asked for
-        self._last = max(0, self._newest() - _PAGE_SIZE // 2)
+        newest = "SELECT id FROM {notices} ORDER BY id DESC LIMIT :most"
+        ((first,),) = database.run("read", f"SELECT coalesce(min(id), 1) FROM ({newest}) AS newest", most=_PAGE_SIZE)
+        self._last = first - 1
         self._read()  # what was there before
 
     def read(self, timeout: float, interrupted: threading.Event) -> Iterator[list[Notice]]:
@@ -97,7 +99,7 @@ class NoticeLog:
             rows = self._database.run("read", select % "", last=self._last, most=_PAGE_SIZE)
         for number, _ in rows:
             self._gaps.pop(number, None)
-            missing = range(self._last + 1, number)
+            missing = range(self._last + 1, number) if self._last else range(0)  # the first is any number
             self._gaps |= dict.fromkeys(missing[-_MAX_GAPS:], now + _GAP_TIMEOUT)
             self._last = max(self._last, number)
         return [notice for _, encoded in rows for notice in as_notices(encoded)]
