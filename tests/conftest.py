@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -115,11 +116,19 @@ def sql_url(store_kind: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def sql_store(sql_url: str) -> Callable[..., Any]:
-    """A callable that makes a `SQLStore`; those it makes share tables of the test's own."""
+def sql_store(sql_url: str) -> Iterator[Callable[..., Any]]:
+    """A callable that makes a `SQLStore`; those it makes share tables of the test's own, and are closed with it."""
     from users_session_manager.stores.sql import SQLStore
 
-    return functools.partial(SQLStore.from_url, sql_url, prefix=f"t{secrets.token_hex(8)}_")
+    with contextlib.ExitStack() as stack:
+
+        def make(**options: Any) -> Any:
+            store = SQLStore.from_url(sql_url, **{"prefix": prefix, "timeout": 30.0, **options})
+            stack.callback(store.close)
+            return store
+
+        prefix = f"t{secrets.token_hex(8)}_"
+        yield make
 
 
 @pytest.fixture

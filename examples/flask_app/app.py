@@ -39,7 +39,7 @@ UNKNOWN_USER_HASH = generate_password_hash("unknown")
 
 def create_app(
     *,
-    store: str = "sqlite:///sessions.sqlite3",
+    store: str | None = "sqlite:///sessions.sqlite3",
     timeout: float = 60,
     warning: float = 20,
     client_script: Path | None = None,

@@ -51,7 +51,7 @@ class SessionLists:
         session = self._manager.sessions.get(key)
         if session is None:
             raise SessionRejected
-        left, timeout = self._manager.getSessionTimeLeft(key), session.timer.interval
+        left, timeout = self._manager.getSessionTimeLeft(key), session.timeout or self._manager.getSessionTimeout()
         return {"username": username, "left": left, "timeout": timeout, "expiring": left <= self._warned_at(timeout)}
 
     def _warned_at(self, timeout: float) -> float:

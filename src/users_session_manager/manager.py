@@ -449,8 +449,11 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         require_stamp(securityStamp)
         old, new, session_id = self._require(self._store.renew_key(key, overlap, securityStamp), key)
         _debug("Session key renewed", old)
-        if not self._store.sends_notices:
-            self._notify_renewal(session_id)  # first: a listener may emit to the new room
+        # First: a listener may emit to the new room.
+        if self._store.sends_notices:
+            self._noticed(Notice("renewed", session_id, new))  # to the clients of this process, without a delay
+        else:
+            self._notify_renewal(session_id)
         self.emit("sessionRenewed", old, new)
         return new
 

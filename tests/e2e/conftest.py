@@ -153,9 +153,10 @@ class Cable:
 
 
 # What Werkzeug's server logs if a browser closes a page while its Socket.IO client changes to a WebSocket: Engine.IO
-# turns the closed connection into an `OSError`. No code of the example runs in it.
+# turns the closed connection into an `OSError`, or sends to it. No code of the example runs in it.
 LEFT_WHILE_CONNECTING = re.compile(
-    r"^Error on request:\nTraceback .*\n(?:  .*\n)+"
+    r"^Error on request:\nTraceback .*\n(?:  .*\n)+wsproto\.utilities\.LocalProtocolError: .*REMOTE_CLOSING\n"
+    r"|^Error on request:\nTraceback .*\n(?:  .*\n)+"
     r"simple_websocket\.errors\.ConnectionClosed: .*\n\nDuring handling .*\n\n"
     r"Traceback .*\n(?:  .*\n)+OSError\n",
     re.MULTILINE,

@@ -170,8 +170,9 @@ def test_administrator(application):
     assert SessionManager().getLoggedUsers() == ["admin", "fabio"]
 
 
-def test_activity(application):
+def test_activity(create_app):
     """The administrator's stream has each login and each end, and ends with the administrator's session."""
+    application = create_app(store=None)  # in memory it hears of the end before it has another item
     admin, luca = application.test_client(), application.test_client()
     log_in(admin, "admin")
     with admin.get("/admin/activity") as answer:
@@ -211,7 +212,7 @@ def test_same_label(application, monkeypatch):
     """Of two sessions with one label the right one ends."""
     secrets = iter("ABC")
     monkeypatch.setattr(
-        "users_session_manager.stores.memory.new_key", lambda: "Otter-candid-46-k3xq_" + next(secrets) * 32
+        "users_session_manager.stores.sql.new_key", lambda: "Otter-candid-46-k3xq_" + next(secrets) * 32
     )
     here, first, second = clients = [application.test_client() for _ in range(3)]
     for client in clients:

@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from npm_client import client_script
+from server_process import ServerProcess
 
 pytest.importorskip("flask_socketio")
 
@@ -94,3 +96,76 @@ def test_logout_in_every_tab(url, visitor, expect):
     for tab in (first, second):
         expect(tab.get_by_role("button", name="Log in")).to_be_visible()
         assert tab.url.startswith(f"{url}/login")
+
+
+class Workers:
+    """Four workers of gunicorn behind one port, which share a SQLite file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        for program in (EXAMPLES / "quickstart.py", Path(__file__).with_name("sites") / "four_workers.py"):
+            shutil.copy(program, folder)
+        self.start()
+
+    def start(self) -> None:
+        command = COMMANDS["gunicorn"].replace("quickstart:app", "four_workers:app").split()
+        self._server = ServerProcess(
+            "-m", *command, printed=r"http://127\.0\.0\.1:(\d+)", cwd=self._folder, starts_others=True
+        )
+        self.url = self._server.address
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def stop(self) -> None:
+        output = self._server.stop()
+        assert "Traceback" not in output, output
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    workers = Workers(tmp_path)
+    yield workers
+    workers.stop()
+
+
+# Notes when the page is told to log out, instead of going to the login page.
+NOTE_LOGOUT = "window.userSessions = {onlogout: () => (window.loggedOutAt ??= Date.now())}"
+WORKER_OF = "new Promise((done) => userSessions.socket.emit('worker', done))"
+
+
+def tabs_of_two_workers(visitor: BrowserContext, url: str) -> list[Any]:
+    """Open tabs until two of them are connected to different workers; return these."""
+    found: dict[int, Any] = {}
+    while len(found) < 2:
+        tab = visitor.new_page()
+        tab.goto(url)
+        found[tab.evaluate(WORKER_OF)] = tab
+    return [*found.values()][:2]
+
+
+def late(tabs: list[Any], since: float) -> list[float]:
+    """Return how many seconds after a Unix time each tab was told to log out."""
+    return [tab.wait_for_function("window.loggedOutAt").json_value() / 1000 - since for tab in tabs]
+
+
+def test_four_workers(workers, visitor, expect):
+    """Each tab hears of an expiry and of a logout everywhere, and a kill of all workers ends no session."""
+    visitor.add_init_script(NOTE_LOGOUT)
+    visitor.new_page().goto(f"{workers.url}/short-login")
+    tabs = tabs_of_two_workers(visitor, workers.url)
+    left = visitor.request.get(f"{workers.url}/left").json()["left"]
+    print("after the expiry:", late(tabs, time.time() + left))
+
+    log_in(visitor, workers.url, "lasagne")
+    tabs = tabs_of_two_workers(visitor, workers.url)
+    workers.kill()
+    workers.start()
+    page = visitor.new_page()
+    page.goto(workers.url)
+    expect(page.get_by_text("You are luca.")).to_be_visible()
+
+    tabs = tabs_of_two_workers(visitor, workers.url)
+    begun = time.time()
+    assert visitor.request.post(f"{workers.url}/everywhere").json() == {"ended": 1}
+    print("after the logout:", late(tabs, begun))

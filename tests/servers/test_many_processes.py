@@ -120,7 +120,7 @@ class Site:
     def seen(self) -> dict[str, list[dict[str, Any]]]:
         """What happened to the client of each key, in the order of the time."""
         seen = defaultdict(list)
-        for line in self.log.read_text().splitlines():
+        for line in self.log.read_text().rpartition("\n")[0].splitlines():  # the last one may be half written
             fact = json.loads(line)
             seen[fact["key"]].append(fact)
         return seen

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("store_kind", ["redis", "sqlite", "postgres
 class TestKilledProcesses:
     @pytest.mark.parametrize(
         ("count", "total", "lease"),
-        [(4, 800, 10), pytest.param(8, 20_000, 30, marks=pytest.mark.slow)],
+        [(4, 800, 10), pytest.param(8, 20_000, 30, marks=pytest.mark.long)],
         ids=["some", "many"],
     )
     def test_killed(self, processes, address, count, total, lease):
@@ -96,7 +96,7 @@ def check_ends(processes: Processes, alive: set[str]) -> None:
 class TestOnTime:
     @pytest.mark.parametrize(
         ("count", "seconds", "lead"),
-        [(1_000, 2, 4), pytest.param(100_000, 20, 180, marks=pytest.mark.slow)],
+        [(1_000, 2, 4), pytest.param(100_000, 20, 180, marks=pytest.mark.long)],
         ids=["some", "many"],
     )
     def test_many(self, processes, address, count, seconds, lead):

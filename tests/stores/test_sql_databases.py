@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import sqlite3
@@ -360,6 +361,25 @@ class TestSettings:
 
 
 SETTINGS = ("synchronous_commit", "statement_timeout", "idle_in_transaction_session_timeout")
+
+
+@BOTH
+def test_refused_row(any_store, caplog):
+    """A row that the database refuses, because somebody has changed the table, shows no key."""
+    store = any_store()
+    store.add("Luca", 60)
+    table = f"{store._prefix}sessions"
+    with contextlib.closing(store._database.engine.open_raw()) as connection:
+        if store._database.engine.name == "sqlite":
+            connection.execute(f"CREATE TRIGGER few BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'no'); END")
+        else:
+            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT few CHECK (username <> 'Marco')")
+        connection.commit()
+    with pytest.raises(StoreUnavailable) as refused:
+        store.add("Marco", 60)
+    shown = [str(refused.value), *(record.getMessage() for record in caplog.records)]
+    assert not [text for text in shown if re.search("[0-9A-F]{32}", text)]
+    store.close()
 
 
 class TestConnections:

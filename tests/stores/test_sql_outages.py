@@ -638,6 +638,10 @@ if os.geteuid() == 0:
 logging.basicConfig(stream=sys.stdout, format="log %(message)s", level=logging.WARNING)
 manager = SessionManager(store=SQLStore.from_url(f"sqlite:///{path}", timeout=0.5))
 
+def say(*words):
+    sys.stdout.write(" ".join(words) + "\\n")  # in one piece: the poller logs at the same time
+    sys.stdout.flush()
+
 def ask(call, *args):
     try:
         return str(call(*args))
@@ -645,10 +649,10 @@ def ask(call, *args):
         return f"{type(failure).__name__} {failure}"
 
 for line in itertools.chain([""], sys.stdin):
-    print("login", ask(manager.loadNewSession, "Luca"), flush=True)
-    print("restart", ask(manager.restartSessionTimer, key), flush=True)
-    print("old", ask(manager.checkSessionStatus, old), flush=True)
-    print("end", flush=True)
+    say("login", ask(manager.loadNewSession, "Luca"))
+    say("restart", ask(manager.restartSessionTimer, key))
+    say("old", ask(manager.checkSessionStatus, old))
+    say("end")
 """
 
 

@@ -75,6 +75,15 @@ class ServerProcess:
         assert "Traceback" not in output, output
         return output
 
+    def kill(self) -> None:
+        """End the process, and those that it has started, as `kill -9` does."""
+        if self._starts_others:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+        self._process.wait(MAX_WAIT)
+        self._output.close()
+
     def _wait_for(self, pattern: str) -> str:
         deadline = time.monotonic() + MAX_WAIT
         while (found := re.search(pattern, self.output)) is None:

@@ -6,6 +6,7 @@ import time
 from typing import Final
 
 from ..errors import SessionError, StoreUnavailable
+from ..keys import redact
 from ..log import log
 
 # After so many seconds without a failure an operation that was refused counts as possible again: it may never be asked
@@ -45,7 +46,7 @@ class Reachability:
             if is_new:
                 log.error("%s cannot be used, every session is refused: %s", self._name, failure)
             return StoreUnavailable(str(failure))
-        text = f"{type(failure).__name__}: {failure}"
+        text = redact(f"{type(failure).__name__}: {failure}")  # a database may show the row that it has refused
         if is_new:
             log.error("%s is unreachable, every session is refused: %s", self._name, text)
         return StoreUnavailable(f"{self._name} is unreachable, and a change may have been made: {text}")
