@@ -129,7 +129,7 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
     workers.stop()
 
 
-# Notes when the page is told to log out, instead of going to the login page.
+# Notes when the page gets its logout, instead of going to the login page.
 NOTE_LOGOUT = "window.userSessions = {onlogout: () => (window.loggedOutAt ??= Date.now())}"
 WORKER_OF = "new Promise((done) => userSessions.socket.emit('worker', done))"
 
@@ -145,7 +145,7 @@ def tabs_of_two_workers(visitor: BrowserContext, url: str) -> list[Any]:
 
 
 def late(tabs: list[Any], since: float) -> list[float]:
-    """Return how many seconds after a Unix time each tab was told to log out."""
+    """Return how many seconds after a Unix time each tab got its logout."""
     return [tab.wait_for_function("window.loggedOutAt").json_value() / 1000 - since for tab in tabs]
 
 

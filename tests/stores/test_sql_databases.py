@@ -363,6 +363,23 @@ class TestSettings:
 SETTINGS = ("synchronous_commit", "statement_timeout", "idle_in_transaction_session_timeout")
 
 
+@pytest.mark.parametrize("store_kind", ["postgresql"])
+def test_row_of_another_process(any_store):
+    """A poll ends at once while another process claims all that is due, and finds it later."""
+    now = [1000.0]
+    store = any_store(now=lambda: now[0], thread=False)
+    key, _ = store.add("Luca", 10)
+    now[0] += 10
+    with contextlib.closing(store._database.engine.open_raw()) as connection:
+        connection.execute(f"SELECT * FROM {store._prefix}sessions FOR UPDATE")
+        claims = store._claim(30.0, warnings=True)
+        found = [claim for claim, _ in zip(claims, range(10), strict=False)]
+        assert [(list(claim.ended), claim.next_in) for claim in found] == [([], 0.0)]
+    (session,) = next(store._claim(30.0, warnings=True)).ended
+    assert session.key == key
+    store.close()
+
+
 @BOTH
 def test_refused_row(any_store, caplog):
     """A row that the database refuses, because somebody has changed the table, shows no key."""

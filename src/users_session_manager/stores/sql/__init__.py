@@ -278,12 +278,7 @@ class SQLStore(SharedStore):
         return self._may_ask(key) and bool(self._durably("set", statement, digest=digest_of(str(key)), **values))
 
     def _replace_data(self, key: object, before: SharedSession, data: str) -> bool | None:
-        values = {
-            "digest": digest_of(str(key)),
-            "id": before._snapshot.id,
-            "data": data,
-            "before": before._snapshot.data,
-        }
+        values = {"digest": digest_of(str(key)), "data": data, "before": before._snapshot.data}
         statement = f"UPDATE {{sessions}} SET data = :data WHERE data = :before AND {_FOUND} RETURNING id"
         return True if self._durably("update_data", statement, **values) else None
 
@@ -420,7 +415,7 @@ class SQLStore(SharedStore):
         if not self._may_ask(key):
             return None
         rows = self._database.run(operation, statement, digest=digest_of(str(key)), **values)
-        return self._live(Row._make(rows[0][: len(Row._fields)])) if rows else None
+        return self._live(Row._make(rows[0])) if rows else None
 
     def _live(self, row: Row) -> SharedSession | None:
         return live_session(self._start_timer, row)
@@ -468,7 +463,9 @@ class SQLStore(SharedStore):
         claim = partial(self._claimer.claim, lease=lease, warnings=warnings)
         next_in = self._claimer.look(takes=lease > 0, warnings=warnings)
         while next_in <= 0:
-            ended, expiring = self._take("claim", claim)
+            ended, expiring, is_done = self._take("claim", claim)
+            if not is_done:  # other processes are at what is due: to ask again at once would only hold them up
+                break
             next_in = self._claimer.look(takes=lease > 0, warnings=warnings)
             yield Claim(self._ended_of(ended), self._live_of(expiring), next_in)
         yield Claim([], [], next_in)

@@ -80,10 +80,11 @@ class Claimer:
 
     def claim(
         self, execute: Execute, operation: str, lease: float, *, warnings: bool
-    ) -> tuple[Sequence[Row], Sequence[Row]]:
-        """Do what is due, a batch at most; return the sessions to announce the end of, and those to warn of.
+    ) -> tuple[Sequence[Row], Sequence[Row], bool]:
+        """Do what is due, a batch at most.
 
-        With a `lease` of 0 no end is claimed, and without `warnings` no warning.
+        Return the sessions to announce the end of, those to warn of, and whether there was anything to do that no
+        other process does at the same time. With a `lease` of 0 no end is claimed, and without `warnings` no warning.
         """
         rows = [Row._make(row) for row in execute(_DUE, takes=int(lease > 0), most=BATCH_SIZE)]
         over = [row for row in rows if row.announced_at is not None]
@@ -107,12 +108,14 @@ class Claimer:
         if self._prune_at <= time.monotonic():
             self._prune_at = time.monotonic() + _PRUNE_INTERVAL
             prune(execute)
+        claimed = ended if lease else []
         if not warnings:
-            return ended if lease else [], []
-        return ended if lease else [], [*warned, *self._left_by_others(execute, operation)]
+            return claimed, [], bool(rows)
+        left, are_there = self._left_by_others(execute, operation)
+        return claimed, [*warned, *left], bool(rows) or are_there
 
-    def _left_by_others(self, execute: Execute, operation: str) -> list[Row]:
-        """Return the sessions of whose warning a process without listeners for it has found that it is due."""
+    def _left_by_others(self, execute: Execute, operation: str) -> tuple[list[Row], bool]:
+        """Return the sessions whose warning a process without listeners has left, and whether there were any rows."""
         rows = [Row._make(row) for row in execute(_EXPIRING, most=BATCH_SIZE)]
         _update(
             execute,
@@ -120,7 +123,7 @@ class Claimer:
             rows,
             operation=operation,
         )
-        return [row for row in rows if row.reason is None and row.expiring == row.deadline > row.now]
+        return [row for row in rows if row.reason is None and row.expiring == row.deadline > row.now], bool(rows)
 
 
 def _update(execute: Execute, statement: str, rows: Sequence[Row], **values: object) -> None:

@@ -22,7 +22,7 @@ _PARAM: Final = re.compile(r"(?<![:\w]):(\w+)")
 
 
 class PostgreSQLEngine(Engine):
-    """Opens connections to a PostgreSQL. Whoever waits for an answer waits a bounded time."""
+    """Opens connections to a PostgreSQL, on which each call takes a bounded time."""
 
     name = "postgresql"
     kind = psycopg.Connection

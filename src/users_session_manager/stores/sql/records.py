@@ -93,7 +93,7 @@ def as_text(encoded: str) -> str:
 
 
 def encode_notices(notices: Sequence[Notice]) -> str:
-    """Return notices as they are stored, without a key: one who reads them shall not be able to log in."""
+    """Return notices as they are stored, without a key: to read them is not enough to log in."""
     return json.dumps([(each.kind, each.session_id, each.left, each.reason) for each in notices])
 
 
