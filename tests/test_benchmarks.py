@@ -101,7 +101,7 @@ def test_page(folder):
     about = r"\nWith 2,000 sessions, npm's `\S+@[\d.]+`, and \d+ CPUs, Python [\d.]+ and Node.js [\d.]+:\n"
     assert re.search(about, page)
     measured = re.compile(r"<!-- measured: (\w+) -->.*?<!-- end -->", re.DOTALL)
-    committed = (SCRIPT.parents[2] / "docs" / "performance.md").read_text()
+    committed = (SCRIPT.parents[2] / "docs" / "explanation" / "performance.md").read_text()
     assert measured.sub(r"\1", page) == measured.sub(r"\1", committed)
     assert measured.findall(page) == ["machine", "first", "more"]
 

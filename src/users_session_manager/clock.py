@@ -307,7 +307,7 @@ def _warn_of_uwsgi() -> None:
         _uwsgi_is_known = True
         log.warning(
             "uWSGI runs without threads: sessions expire and clients are notified only while it handles a request. "
-            "Start it with --enable-threads, see docs/deployment.md"
+            "Start it with --enable-threads, see docs/how-to/production.md"
         )
 
 

@@ -291,7 +291,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def updateSessionData(self, key: object, change: Callable[[Any], Any]) -> Any:
         """Store what `change(data)` returns with the session, so that no simultaneous change is lost.
 
-            manager.updateSessionData(key, lambda cart: [*(cart or []), "lasagne"])
+            >>> manager.updateSessionData(key, lambda cart: [*(cart or []), "lasagne"])
 
         Args:
             key: The key of a live session.
@@ -533,11 +533,11 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         return self._store.pages()
 
     def findSessions(self, sessionIds: Sequence[Any]) -> list[Session | None]:
-        """Return the sessions with these ids in the store, `None` for one that has ended."""
+        """Return the sessions with these `sessionIds` in the store, `None` for one that has ended."""
         return self._store.find(sessionIds)
 
     def presentKeys(self, sessionIds: Sequence[Any]) -> list[str | None]:
-        """Return the present keys of the sessions with these ids in the store, `None` for one that has ended."""
+        """Return the present keys of the sessions with these `sessionIds`, `None` for one that has ended."""
         return self._store.present_keys(sessionIds)
 
     def isForeign(self, key: object) -> bool:

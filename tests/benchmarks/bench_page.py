@@ -61,7 +61,7 @@ def as_picture(rows: list[Row], title: str) -> str:
 
 def write_page(folder: Path, parts: dict[str, str], picture: str) -> None:
     """Write performance.md, with each part between the markers that have its name, and its picture."""
-    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "performance.md").read_text()
     for name, text in parts.items():
         before, begin, rest = page.partition(f"<!-- measured: {name} -->\n")
         page = f"{before}{begin}\n{text}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from certificate import make_certificate
+from page_blocks import DOCS, python_blocks
 from server_process import MAX_WAIT, ServerProcess
 
 for package in ("flask", "flask_login", "flask_socketio", "fastapi", "gunicorn", "requests", "socketio", "uvicorn"):
@@ -25,8 +26,14 @@ import requests  # noqa: E402
 from socketio_client import new_client  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-FLASK, FASTAPI, README = ROOT / "docs" / "flask.md", ROOT / "docs" / "fastapi.md", ROOT / "README.md"
+FLASK, FASTAPI, README = DOCS / "frameworks" / "flask.md", DOCS / "frameworks" / "fastapi.md", ROOT / "README.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What is added to these applications by other pages.
+ADDED = {
+    FLASK: ["how-to/step-up.md#Flask", "how-to/coming-from-flask-login.md"],
+    FASTAPI: ["how-to/step-up.md#FastAPI"],
+    README: [],
+}
 MADE = re.compile(r"^(\w+) = (?:Flask|FastAPI)\(", re.MULTILINE)
 SAVED = re.compile(
     r"^Save (?:it|the blocks up to here) as `(\w+)\.py`, start (?:it|them) with\s`([^`]+)`", re.MULTILINE
@@ -36,23 +43,26 @@ WRONG = LUCA | {"password": "focaccia"}
 WARNING = "for https alone"  # what the log says if the cookie will be dropped
 
 
-def applications(page: str) -> dict[str, str]:
-    """Return the program of each application of a page, by the name of its variable.
+def applications(blocks: list[str]) -> dict[str, str]:
+    """Return the program of each application of these blocks, by the name of its variable.
 
     It is the block that makes the application, with the blocks below that use it.
     """
     programs: dict[str, list[str]] = {}
-    for block in BLOCK.findall(page):
+    for block in blocks:
         for name in MADE.findall(block):
             assert name not in programs, f"the page makes {name} twice"
             programs[name] = []
         used = {node.id for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Name)}
         for name in used & programs.keys():
             programs[name].append(block)
-    return {name: "\n\n".join(blocks) for name, blocks in programs.items()}
+    return {name: "\n\n".join(parts) for name, parts in programs.items()}
 
 
-PROGRAMS = {path: applications(path.read_text()) for path in (FLASK, FASTAPI, README)}
+PROGRAMS = {
+    path: applications([*BLOCK.findall(path.read_text()), *(block for page in pages for block in python_blocks(page))])
+    for path, pages in ADDED.items()
+}
 
 
 class Client(requests.Session):
@@ -267,7 +277,7 @@ def test_first(path, port, use, run):
     """The first application of a page, with the name and the command that the page says."""
     page = path.read_text()
     [(file, command)] = SAVED.findall(page)
-    program = applications(page[: SAVED.search(page).start()])["app"]
+    program = applications(BLOCK.findall(page[: SAVED.search(page).start()]))["app"]
     client = run(program, f"{command} {port}", file=file)
     # `flask run --debug` makes a cookie for http too; FastAPI knows no such mode, and the page names the argument.
     use(client, kept=path == FLASK)

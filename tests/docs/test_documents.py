@@ -1,7 +1,4 @@
-"""The documents: their Python blocks run, their links resolve, their commands can be pasted, `api.md` is up to date.
-
-`UPDATE_DOCS=1 python -m pytest tests/docs/test_documents.py` writes `docs/api.md` anew.
-"""
+"""The pages: their blocks run, the site is built from them, their links resolve, their commands can be pasted."""
 
 from __future__ import annotations
 
@@ -11,18 +8,18 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from types import CodeType
+from typing import Any
 
 import pytest
 from pyee import EventEmitter
 from redis_server import RedisServer
 from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from sybil.parsers.markdown import PythonCodeBlockParser
 
 import users_session_manager
 from users_session_manager import SessionError, SessionManager, StoreUnavailable
@@ -36,20 +33,19 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "django_settings"
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
-API = ROOT / "docs" / "api.md"
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+CHECKS = Path(__file__).parent / "pages"
 DOCUMENTS = [README, *PAGES, *sorted((ROOT / ".github").glob("*.md"))]
 
 FENCED = re.compile(r"^ *```(.*)\n(?:.*\n)*?^ *```$", re.MULTILINE)
 COMMAND = re.compile(r"^<!-- command: (\w+) -->\n```bash\n(.+)\n```$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-GENERATED = "<!-- From here on, the page is made from the docstrings. -->\n"
-SECTION = re.compile(r"^(Args|Returns|Raises):\n((?: +.*(?:\n|\Z))+)", re.MULTILINE)
 
 ELSEWHERE = {
     "stores.redis": ["RedisStore"],
     "stores.sql": ["SQLStore"],
-    "integrations.socketio": ["attach"],
+    "integrations.socketio": ["attach", "presence"],
     "integrations.flask": ["UserSessions", "session_required", "session_optional", "passive"],
     "integrations.django": [
         "UserSessionMiddleware",
@@ -69,8 +65,15 @@ ELSEWHERE = {
     "testing": ["fresh_sessions", "ManualClock", "sign_in", "expect_logout", "expect_session_expiring"],
 }
 
-every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+
+def id_of(path: Path) -> str:
+    return str(path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT))
+
+
+every_page_with_python = pytest.mark.parametrize(
+    "path", [path for path in PAGES if "```python" in path.read_text()], ids=id_of
+)
+every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=id_of)
 
 
 @pytest.fixture
@@ -91,20 +94,48 @@ def the_stores_that_are_named(
         monkeypatch.setenv("REDIS_CLUSTER_URL", f"redis://127.0.0.1:{request.getfixturevalue('redis_cluster_port')}")
 
 
-@every_page
+class Cells:
+    """The code of a file in `pages/`, which a test runs before and after blocks of the page with the same name.
+
+    A line `# %% after: line` begins a cell; `line` is one that only this block of the page has.
+    """
+
+    def __init__(self, path: Path, blocks: list[str]) -> None:
+        self.file = CHECKS / path.relative_to(DOCS).with_suffix(".py")
+        self.programs: dict[tuple[str, int], list[CodeType]] = {}
+        text = self.file.read_text() if self.file.exists() else ""
+        _, *parts = re.split(r"^# %% (before|after): (.+)\n", text, flags=re.MULTILINE)
+        for when, line, code in zip(*(parts[first::3] for first in range(3)), strict=True):
+            found = [number for number, block in enumerate(blocks) if line in map(str.strip, block.splitlines())]
+            assert len(found) == 1, f"{self.file}: {len(found)} blocks of {path} have the line {line}"
+            above = text.index(f"# %% {when}: {line}\n{code}")
+            # With as many lines above it as in the file, so that a failure shows the line of the file.
+            program = compile("\n" * (text[:above].count("\n") + 1) + code, self.file, "exec")
+            self.programs.setdefault((when, found[0]), []).append(program)
+
+    def run(self, when: str, block: int, namespace: dict[str, Any]) -> None:
+        for program in self.programs.get((when, block), ()):
+            exec(program, namespace)
+
+
+@every_page_with_python
 def test_python_blocks_run(path: Path, the_stores_that_are_named: None) -> None:
     """In one namespace, from top to bottom; a failure is shown with the document's own line."""
-    document = Sybil([PythonCodeBlockParser(), SkipParser()]).parse(path)
+    document = Sybil([PythonCodeBlockParser()]).parse(path)
     document.namespace["__name__"] = "__main__"
-    for example in document:
+    examples = [*document]
+    cells = Cells(path, [example.parsed for example in examples])
+    for number, example in enumerate(examples):
+        cells.run("before", number, document.namespace)
         example.evaluate()
+        cells.run("after", number, document.namespace)
 
 
 def test_the_redis_user_of_the_documents_may_do_what_sessions_take(tmp_path: Path) -> None:
     """Redis looks at each command of a script as well; one that is denied is an answer like any other to `pcall`."""
     from redis import Redis
 
-    [line] = re.findall("^user sessions on (.+)$", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE)
+    [line] = re.findall("^user sessions on (.+)$", (DOCS / "how-to" / "production.md").read_text(), re.MULTILINE)
     server = RedisServer(tmp_path)
     redis = Redis.from_url(server.url)
     redis.execute_command("ACL SETUSER", "sessions", "on", *line.split())
@@ -165,7 +196,7 @@ def test_the_log_says_what_deployment_quotes(
     from users_session_manager.keys import new_key
     from users_session_manager.stores.redis import RedisStore
 
-    table = (ROOT / "docs" / "deployment.md").read_text().partition("## What the log says")[2].partition("## ")[0]
+    table = (DOCS / "how-to" / "production.md").read_text().partition("## What the log says")[2].partition("## ")[0]
     quoted = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     said: list[str] = []
 
@@ -233,8 +264,9 @@ def test_every_block_names_its_language(path: Path) -> None:
     assert all(FENCED.findall(path.read_text()))
 
 
-@every_document
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path not in PAGES], ids=id_of)
 def test_links_resolve(path: Path) -> None:
+    """Those of the pages are checked when the site is built."""
     for link in LINK.findall(FENCED.sub("", path.read_text())):
         if link.startswith("https://"):
             continue
@@ -248,65 +280,78 @@ def test_commands_are_one_line_each() -> None:
     """They name files that exist, and each block of a shell is one of them, or how to install the package."""
     readme, contributing = (dict(COMMAND.findall(path.read_text())) for path in (README, CONTRIBUTING))
     assert list(readme) == ["example", "tests"]
-    assert list(contributing) == ["setup", "unit", "api"]
+    assert list(contributing) == ["setup", "unit", "site"]
     assert len(re.findall("```bash", README.read_text())) == len(readme) + 1
     assert len(re.findall("```bash", CONTRIBUTING.read_text())) == len(contributing)
     for file in re.findall(r"\S+/\S+\.(?:txt|py)", " ".join([*readme.values(), *contributing.values()])):
         assert (ROOT / file).is_file(), file
 
 
-def test_api_lists_every_method_and_event() -> None:
-    """The tables above what is made from the docstrings are complete."""
-    tables = API.read_text().partition(GENERATED)[0]
-    assert [name for name, _ in _members(SessionManager) if f"`{name}" not in tables] == []
-    events = re.findall(r"^\| `(\w+\()", inspect.getdoc(SessionManager) or "", re.MULTILINE)
-    assert [event for event in events if f"| `{event}" not in tables] == []
+def test_each_file_of_cells_has_a_page() -> None:
+    pages = {(CHECKS / path.relative_to(DOCS)).with_suffix(".py") for path in PAGES}
+    assert {*CHECKS.rglob("*.py")} - pages == set()
 
 
-def test_api_is_what_the_docstrings_say() -> None:
-    head, marker, generated = API.read_text().partition(GENERATED)
-    if os.environ.get("UPDATE_DOCS"):
-        generated = _api()
-        API.write_text(head + marker + generated)
-    assert generated == _api(), "out of date: UPDATE_DOCS=1 python -m pytest tests/docs/test_documents.py"
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a warning, such as one of a dead link, is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "--keep-going", str(DOCS), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_each_page_is_in_the_site(site: Path) -> None:
+    assert [path for path in PAGES if not (site / path.relative_to(DOCS)).with_suffix(".html").is_file()] == []
+
+
+def test_each_public_name_is_in_the_reference(site: Path) -> None:
+    """And each method of the classes, the npm package's names included."""
+    described = {
+        name for page in (site / "reference").glob("*.html") for name in re.findall(r' id="([\w.]+)"', page.read_text())
+    }
+    names = {
+        f"users_session_manager.{name}": getattr(users_session_manager, name) for name in users_session_manager.__all__
+    }
+    for module, others in ELSEWHERE.items():
+        imported = importlib.import_module(f"users_session_manager.{module}")
+        names |= {f"users_session_manager.{module}.{name}": getattr(imported, name) for name in others}
+    for name, thing in list(names.items()):
+        if inspect.isclass(thing):
+            names |= {f"{name}.{member}": None for member, _ in _members(thing)}
+    assert sorted(names.keys() - described) == []
+
+
+def test_the_tables_of_methods_and_events_are_complete() -> None:
+    methods, events = ((DOCS / "reference" / name).read_text() for name in ("manager.md", "events.md"))
+    assert [name for name, _ in _members(SessionManager) if f"`{name}" not in methods] == []
+    named = re.findall(r"^\| `(\w+\()", inspect.getdoc(SessionManager) or "", re.MULTILINE)
+    assert len(named) == 10
+    assert [event for event in named if f"| `{event}" not in events] == []
+
+
+def test_the_docstrings_of_methods_describe_their_arguments() -> None:
+    """Each public method of the manager has one that names each argument; what a `key` is, the class says."""
+    missing = []
+    for name in dir(SessionManager):
+        member = getattr(SessionManager, name)
+        if name.startswith("_") or hasattr(EventEmitter, name) or not callable(member):
+            continue
+        arguments = list(inspect.signature(member).parameters)[1:]
+        text = inspect.getdoc(member) or ""
+        missing += [
+            f"{name}({each})"
+            for each in arguments
+            if each != "key" and not re.search(rf"`{each}\b|^ *{each}: ", text, re.MULTILINE)
+        ]
+        missing += [] if text else [name]
+    assert missing == []
 
 
 def _anchors(path: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", path.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-class _Plain:
-    """An annotation or a default that shows as the source has it."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-def _shown(annotation: Any) -> Any:
-    if annotation is inspect.Signature.empty:
-        return annotation
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return _Plain(re.sub(r"\b(?:\w+\.)+(?=\w)", "", text))
-
-
-def _signature(function: Any) -> str:
-    signature = inspect.signature(getattr(function, "__func__", function))  # of a class method, what it wraps
-    parameters = []
-    for parameter in signature.parameters.values():
-        if parameter.name not in ("self", "cls"):
-            value = parameter.default
-            shown = _Plain(f"{value.__module__}.{value.__name__}") if inspect.isbuiltin(value) else value
-            if " object at 0x" in repr(value):
-                shown = _Plain("...")  # the text says what it is
-            parameters.append(parameter.replace(annotation=_shown(parameter.annotation), default=shown))
-    # None is what a constructor and a procedure return; it says nothing.
-    says_nothing = signature.return_annotation in ("None", None, signature.empty)
-    returns = signature.empty if says_nothing else _shown(signature.return_annotation)
-    return str(signature.replace(parameters=parameters, return_annotation=returns))
 
 
 def _members(cls: type) -> Iterator[tuple[str, Any]]:
@@ -321,58 +366,3 @@ def _members(cls: type) -> Iterator[tuple[str, Any]]:
         is_public = not name.startswith("_") and (is_method or isinstance(member, property))
         if is_public and member.__doc__ and not hasattr(EventEmitter, name):
             yield name, member
-
-
-def _text(thing: Any) -> str:
-    text = re.sub(r"(?<=\S) {2,}", " ", inspect.getdoc(thing) or "")  # a line of a table that the source continues
-    return SECTION.sub(_section, text).rstrip()
-
-
-def _section(found: re.Match[str]) -> str:
-    """The arguments, results or exceptions of a docstring, as a list or a paragraph."""
-    title, lines = found[1], textwrap.dedent(found[2]).splitlines()
-    if title == "Returns":
-        return "\n".join([f"**Returns:** {lines[0]}", *lines[1:], ""])
-    items = []
-    for line in lines:
-        names, _, text = line.partition(": ")
-        if line.startswith(" "):
-            items.append(f"  {line.lstrip()}")
-        else:
-            items.append(f"- {', '.join(f'`{name}`' for name in names.split(', '))}: {text}")
-    return "\n".join([f"**{title}:**", "", *items, ""])
-
-
-def _render(name: str, thing: Any) -> Iterator[str]:
-    if not inspect.isclass(thing):
-        yield f"## `{name}{_signature(thing)}`"
-        yield _text(thing)
-        return
-    made_by_hand = "__init__" in vars(thing) and Protocol not in thing.__bases__
-    yield f"## `{name}{_signature(thing.__init__) if made_by_hand else ''}`"
-    yield _text(thing)
-    if any(base is users_session_manager.Store for base in thing.__mro__[1:]):
-        yield "It has the methods of [`Store`](#store)."
-    members = list(_members(thing))
-    for index, (title, member) in enumerate(members):
-        if any(member is earlier for _, earlier in members[:index]):
-            continue
-        yield f"### `{title}{'' if isinstance(member, property) else _signature(member)}`"
-        yield _text(member)
-        also = [f"`{other}`" for other, same in members[index + 1 :] if same is member]
-        if also:
-            yield f"Also called {', '.join(also)}."
-
-
-def _api() -> str:
-    things = {name: getattr(users_session_manager, name) for name in ["SessionManager", "Session"]}
-    things |= {name: getattr(users_session_manager, name) for name in users_session_manager.__all__}
-    parts = ["", "Names without a module are imported from `users_session_manager`."]
-    for name, thing in things.items():
-        parts += _render(name, thing)
-    for module, names in ELSEWHERE.items():
-        parts.append(f"## From `users_session_manager.{module}`")
-        for name in names:
-            thing = getattr(importlib.import_module(f"users_session_manager.{module}"), name)
-            parts += (re.sub("^##", "###", part) for part in _render(name, thing))
-    return "\n\n".join(parts)[1:] + "\n"

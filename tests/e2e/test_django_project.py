@@ -386,8 +386,8 @@ def test_runserver(start_example, tmp_path, new_person, expect):
 
 
 def scripts_of_the_page() -> list[str]:
-    """Return the templates in `docs/django.md`: the script for any page, put into one of the admin, and the admin's."""
-    page = (EXAMPLES.parent / "docs" / "django.md").read_text()
+    """Return the templates in `docs/frameworks/django.md`: the script for any page, in the admin, and the admin's."""
+    page = (EXAMPLES.parent / "docs" / "frameworks" / "django.md").read_text()
     script, template = re.findall(r"^```html\n(.+?)^```$", page, re.DOTALL | re.MULTILINE)
     extends = '{% extends "admin/base_site.html" %}{% block extrahead %}{{ block.super }}'
     return [f"{extends}{script}{{% endblock %}}", template]
@@ -404,7 +404,7 @@ def serve_cdn(context: Any) -> None:
 
 @pytest.mark.parametrize("which", [0, 1], ids=["any page", "admin"])
 def test_templates_of_the_page(start_example, tmp_path, new_person, expect, which):
-    """The templates in `docs/django.md` let pages hear of a logout, without a static file of the project's own."""
+    """The templates in `docs/frameworks/django.md` let pages hear of a logout, without a static file of the project."""
     program = copy_project(tmp_path)
     use_template(tmp_path, scripts_of_the_page()[which])
     example = start_example("--timeout", "600", script=program)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
-[LIST] = re.findall(r'^```html\n(<ul id="online">.+?)^```', GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-[ALONE] = re.findall(r'^```js\n(.+\n.*"presence".*\n)```', GUIDE.read_text(), re.MULTILINE)
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "who-is-online.md").read_text()
+[LIST] = re.findall(r'^```html\n(<ul id="online">.+?)^```', PAGE, re.MULTILINE | re.DOTALL)
+[ALONE] = re.findall(r'^```js\n(.+\n.*"presence".*\n)```', PAGE, re.MULTILINE)
 WITH_SCRIPT = '<script src="/user-sessions.js"></script>' + LIST
 WITHOUT = re.sub(r"  const socket =.*\n", ALONE, re.sub(r"  userSessions\.onjoin.*\n", "", LIST))
 

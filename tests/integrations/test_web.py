@@ -143,7 +143,7 @@ class TestGuard:
         (warning,) = warnings_in(caplog)
         assert "another process" in warning
         assert "SessionManager(store=...)" in warning
-        assert "docs/deployment.md" in warning
+        assert "docs/how-to/production.md" in warning
 
     @pytest.mark.parametrize("store_kind", ["redis"])
     def test_key_of_another_process_on_redis(self, site, manager, caplog):

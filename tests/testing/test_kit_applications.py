@@ -151,9 +151,9 @@ def test_only_when_asked_for(tmp_path: Path):
 
 
 def test_the_page_about_it(tmp_path: Path):
-    """What `docs/testing.md` shows works as files, with pytest and in parallel."""
-    page = (ROOT / "docs" / "testing.md").read_text()
-    files = re.findall(r"`([\w/]+\.py)`[^\n]*:\n\n(?:<!--.*?-->\n\n)?```python\n(.*?)```", page, re.DOTALL)
+    """What `docs/how-to/tests.md` shows works as files, with pytest and in parallel."""
+    page = (ROOT / "docs" / "how-to" / "tests.md").read_text()
+    files = re.findall(r"`([\w/]+\.py)`[^\n]*:\n\n```python\n(.*?)```", page, re.DOTALL)
     assert len(files) == 6
     for name, text in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)

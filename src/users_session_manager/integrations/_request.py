@@ -67,7 +67,7 @@ class RequestSession:
     def update(self, change: Callable[[Any], Any]) -> Any:
         """Store what `change(data)` returns, so that no simultaneous change is lost; return it.
 
-            session.update(lambda cart: [*(cart or []), "lasagne"])
+            >>> session.update(lambda cart: [*(cart or []), "lasagne"])
 
         Args:
             change: Is called with a copy of the data, as it is in the store, and returns the new data; again if the

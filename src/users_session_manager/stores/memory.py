@@ -163,7 +163,7 @@ class MemoryStore(Store):
         if self.clock.start() and _is_reloaded():
             log.warning(
                 "Sessions in memory end with each reload of the development server: use SessionManager(store=...) to "
-                "keep them, see docs/deployment.md"
+                "keep them, see docs/how-to/production.md"
             )
 
     def stop(self) -> None:
@@ -388,8 +388,8 @@ class MemoryStore(Store):
         log.warning(
             "A key was presented that another process has issued, and sessions are in the memory of this one. With "
             "several workers each keeps its own, and users seem logged out at random: use one process with threads, or "
-            "SessionManager(store=...), see docs/deployment.md. If the application was just restarted, its sessions "
-            "have ended with it"
+            "SessionManager(store=...), see docs/how-to/production.md. If the application was just restarted, its "
+            "sessions have ended with it"
         )
 
     # Former keys

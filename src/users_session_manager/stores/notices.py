@@ -159,7 +159,7 @@ class NoticeReader:
             return
         log.warning(
             "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
-            "needs in docs/deployment.md",
+            "needs in docs/how-to/production.md",
             failure,
         )
 

@@ -222,7 +222,7 @@ class Scripts:
         if old:
             log.warning(
                 "Redis has sessions of an earlier version of this library, which this one does not read: their users "
-                "have to sign in again, and all processes need the same version; see docs/deployment.md"
+                "have to sign in again, and all processes need the same version; see docs/how-to/production.md"
             )
 
 

@@ -62,7 +62,7 @@ class SQLiteEngine(Engine):
         if sqlite3.sqlite_version_info < _OLDEST:
             raise SessionError(
                 f"SQLite {sqlite3.sqlite_version} is too old for sessions: it has to be 3.35 or later. Use a newer "
-                "Python, or another store, see docs/deployment.md"
+                "Python, or another store, see docs/how-to/production.md"
             )
         self._path = path
         self._file: tuple[int, int] | None = None  # the one that was opened last

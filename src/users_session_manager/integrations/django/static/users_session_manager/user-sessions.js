@@ -1,4 +1,4 @@
-// Signs a page out when its session ends; docs/pages.md describes it.
+// Signs a page out when its session ends; docs/how-to/page-script.md describes it.
 (() => {
   const tag = document.currentScript.dataset;
   const page = (window.userSessions ??= {});

@@ -1,0 +1,480 @@
+"""What the test of docs/frameworks/django.md adds to its blocks."""
+
+# %% before: INSTALLED_APPS = [
+import django
+import pytest
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import connection
+from django.test import Client, override_settings
+from django.urls import include, path
+
+django.setup()
+call_command("migrate", verbosity=0)
+get_user_model().objects.all().delete()
+get_user_model().objects.create_user("luca", password="lasagne")
+get_user_model().objects.create_user("fabio", password="focaccia")
+LUCA = {"username": "luca", "password": "lasagne"}
+FABIO = {"username": "fabio", "password": "focaccia"}
+from users_session_manager import MemoryStore, SessionManager
+
+SessionManager().close()
+time_now = 0.0
+store = MemoryStore(now=lambda: time_now, thread=False)
+SessionManager(store=store)
+
+
+def turn(seconds):
+    global time_now
+    time_now += seconds
+    store.run_due()
+
+
+in_the_tests = settings.INSTALLED_APPS, settings.MIDDLEWARE
+
+
+# %% after: INSTALLED_APPS = [
+def found(**settings):
+    all_settings = {"INSTALLED_APPS": INSTALLED_APPS, "MIDDLEWARE": MIDDLEWARE, "STATIC_URL": "static/", **settings}
+    with override_settings(**all_settings):
+        return [one.id.partition(".")[2] for one in run_checks() if one.id.startswith("users_session_manager.")]
+
+
+sessions_of_django, ours, auth_of_django = MIDDLEWARE[1], MIDDLEWARE[2], MIDDLEWARE[5]
+assert found() == []
+assert found(USER_SESSIONS={"TIMOUT": 60}) == found(USER_SESSIONS={"TIMEOUT": "60"}) == ["E001"]
+assert found(MIDDLEWARE=[sessions_of_django, auth_of_django]) == ["E002"]
+assert found(MIDDLEWARE=[ours, sessions_of_django, auth_of_django]) == ["E003"]
+assert found(MIDDLEWARE=[sessions_of_django, ours]) == ["E003"]
+assert found(MIDDLEWARE=[sessions_of_django, auth_of_django, ours]) == ["W001"]
+assert found(USER_SESSIONS={"PASSIVE": ["no-such-name", "/a-path/"]}) == ["W002"]
+assert found(USER_SESSIONS={"COOKIE": "login"}) == ["W003"]
+assert found(USER_SESSIONS={"COOKIE_DOMAIN": "example.com"}) == ["W004"]
+assert found(USER_SESSIONS={"COOKIE_DOMAIN": "example.com"}, SESSION_COOKIE_DOMAIN=".example.com") == []
+without = {"INSTALLED_APPS": INSTALLED_APPS[:-1], "MIDDLEWARE": MIDDLEWARE}
+for wrong, text in (
+    ({**without}, "'users_session_manager.integrations.django' has to be in INSTALLED_APPS"),
+    ({"USER_SESSIONS": {"TIMOUT": 60}}, "TIMOUT"),
+    ({"MIDDLEWARE": [sessions_of_django, ours]}, "AuthenticationMiddleware"),
+):
+    changed = override_settings(**{"INSTALLED_APPS": INSTALLED_APPS, "MIDDLEWARE": MIDDLEWARE, **wrong})
+    with changed, pytest.raises(ImproperlyConfigured, match=text):
+        Client().get("/")
+
+# %% after: "version": 1,
+import subprocess
+import sys
+
+program = f"import logging.config as c; c.dictConfig({LOGGING}); c.logging.getLogger('users_session_manager').info('x')"
+line = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+assert line.startswith("20") and line.endswith(" INFO users_session_manager: x\n")
+
+from users_session_manager.integrations.django import cookie_name
+
+SessionManager().close()
+with override_settings(USER_SESSIONS=USER_SESSIONS):
+    call_command("check")
+    Client().force_login(get_user_model().objects.get(username="luca"))
+    manager = SessionManager()
+    assert type(manager._store).__name__ == "RedisStore" and manager.getLoggedUsers() == ["luca"]
+    assert (manager.getSessionTimeout(), manager.getMaxSessionLifetime()) == (20 * 60, 12 * 60 * 60)
+    assert cookie_name() == "__Host-session_key"
+    manager.deleteAllSessions()
+    manager.close()
+assert found(USER_SESSIONS={"USERNAME": "nickname"}) == found(USER_SESSIONS={"STORE": "127.0.0.1"}) == ["E001"]
+store = MemoryStore(now=lambda: time_now, thread=False)
+SessionManager(store=store)
+
+# %% after: MONTH = 30 * 24 * 60 * 60
+from django.views.decorators.csrf import csrf_exempt
+
+urls = (
+    path("profile", profile),
+    path("unread", unread),
+    path("home", home),
+    path("in", sign_in),
+    path("out", sign_out),
+    path("inbox", inbox),
+    path("messages", messages),
+    path("cart", csrf_exempt(put_into_cart)),
+    path("poll/", inbox),
+    path("notifications/", include(([path("unread/", inbox, name="unread")], "notifications"))),
+    path("remember", remember_me),
+    path("elsewhere", sign_out_elsewhere),
+)
+project = override_settings(
+    INSTALLED_APPS=INSTALLED_APPS, MIDDLEWARE=MIDDLEWARE, ROOT_URLCONF=urls, STATIC_URL="static/"
+)
+project.enable()
+manager = SessionManager()
+
+
+def browser_of(user=LUCA):
+    browser = Client()
+    browser.key = browser.post("/in", user).json()["session_key"]
+    return browser
+
+
+def by_key(key, page="/profile"):
+    return Client().get(page, headers={"Session-Key": key})
+
+
+def is_in(browser):
+    return browser.get("/inbox").status_code == browser.get("/profile").status_code == 200
+
+
+def is_out(browser):
+    return (browser.get("/inbox").status_code, browser.get("/profile").status_code) == (302, 401)
+
+
+browser = Client()
+assert browser.get("/profile").json() == {"logout": True}
+assert browser.get("/home").json() == {"hello": "stranger"}
+assert browser.post("/in", {"username": "luca", "password": "wrong"}).status_code == 403
+browser = browser_of()
+key = browser.key
+assert browser.get("/profile").json() == {"username": "luca"} == by_key(key).json()
+assert browser.get("/profile")["Cache-Control"] == "no-store, private"
+with override_settings(USER_SESSIONS={"PASSIVE": USER_SESSIONS["PASSIVE"]}):
+    for passive_page in ("/unread", "/messages", "/notifications/unread/", "/poll/"):
+        turn(100)
+        assert browser.get(passive_page).status_code == 200
+    assert manager.getSessionTimeLeft(key) == 2600
+for active_page in ("/inbox", "/profile", "/home"):
+    turn(100)
+    assert browser.get(active_page).status_code == 200 and manager.getSessionTimeLeft(key) == 3000
+assert browser.get("/cart").json() == {"cart": ["lasagne"]}
+manager.setSessionData(key, None)
+client = Client(enforce_csrf_checks=True)
+assert client.post("/profile", headers={"Session-Key": key}).status_code == 403
+assert client.post("/cart", headers={"Session-Key": key}).status_code == 200
+alone = Client()
+alone.cookies["__Host-session_key"] = key
+assert is_out(alone)
+del browser.cookies["__Host-session_key"]
+assert browser.get("/inbox").cookies["__Host-session_key"].value == key
+assert browser.get("/inbox", headers={"Session-Key": manager.loadNewSession("luca")}).status_code == 302
+assert browser.get("/inbox", headers={"Session-Key": f"{key}, {key}"}).status_code == 302
+assert is_in(browser)
+copied = browser.cookies["sessionid"].value
+turn(3000)
+assert is_out(browser)
+for engine in ("db", "signed_cookies"):
+    with override_settings(SESSION_ENGINE=f"django.contrib.sessions.backends.{engine}"):
+        browser = browser_of()
+        copied, key = browser.cookies["sessionid"].value, browser.key
+        manager.deleteSession(key)
+        thief = Client()
+        thief.cookies["sessionid"] = copied
+        assert is_out(thief) and is_out(browser)
+browser = browser_of()
+browser.post("/out")
+assert is_out(browser) and manager.getLoggedUsers() == []
+
+browser, other = browser_of(), browser_of()
+first, copied = browser.key, browser.cookies["sessionid"].value
+assert browser.get("/cart").json() == {"cart": ["lasagne"]}
+second = browser.post("/in", LUCA).json()["session_key"]
+assert set(manager.sessions) == {second, other.key} and first != second and copied != browser.cookies["sessionid"].value
+assert browser.get("/cart").json() == {"cart": ["lasagne", "lasagne"]} and by_key(first).status_code == 401
+third = browser.post("/in", FABIO).json()["session_key"]
+assert set(manager.sessions) == {third, other.key}
+browser.post("/in", LUCA)
+assert browser.post("/remember", {"username": "luca", "password": "x"}).status_code == 403
+assert browser.post("/remember", LUCA).cookies["__Host-session_key"]["max-age"] > MONTH
+assert browser.post("/elsewhere").json() == {"ended": 1} and is_out(other)
+turn(MONTH - 1)
+assert is_in(browser) and manager.deleteAllSessions()
+
+# %% after: @admin.action(description="End all sessions of selected users", permissions=["change"])
+from django.contrib.auth.models import AnonymousUser
+
+luca, fabio = (get_user_model().objects.get(username=name) for name in ("luca", "fabio"))
+browser, other, fabios = browser_of(), browser_of(), browser_of(FABIO)
+assert manager.getSession(browser.key).userId == str(luca.pk) and manager.getSession(browser.key).username == "luca"
+assert (
+    [one["key"] for one in get_user_sessions(luca)]
+    == [browser.key, other.key]
+    == [one["key"] for one in manager.getUserSessions(str(luca.pk))]
+)
+luca.username = "luca.r"
+luca.save()
+fabio.username = "luca"
+fabio.save()
+assert is_in(browser) and is_in(other) and browser.get("/inbox").content == b"The inbox of luca.r"
+assert browser.get("/profile").json() == {"username": "luca"}
+assert delete_user_sessions(fabio) == 1 and is_out(fabios) and is_in(browser)
+assert delete_user_sessions(luca.pk, except_key=browser.key) == 1 and is_in(browser) and is_out(other)
+fabio.username = "fabio"
+fabio.save()
+luca.username, luca.first_name = "luca", "Luca"
+luca.save()
+with override_settings(USER_SESSIONS={"USERNAME": "first_name"}):
+    assert browser_of().get("/profile").json() == {"username": "Luca"}
+for wrong in (None, "luca", object(), AnonymousUser(), get_user_model()(username="unsaved")):
+    for call in (get_user_sessions, delete_user_sessions):
+        with pytest.raises(ValueError, match="neither a user"):
+            call(wrong)
+assert manager.deleteAllSessions()
+
+own = (path("own", own_sessions), path("end", end_own_session), path("admin/", admin.site.urls))
+with override_settings(ROOT_URLCONF=(*urls, *own)):
+    browser, other, fabios = browser_of(), browser_of(), browser_of(FABIO)
+    listed = browser.get("/own").json()["sessions"]
+    assert [one["label"] for one in listed] == [label(browser.key), label(other.key)]
+    assert [one["is_this_one"] for one in listed] == [True, False]
+    assert browser.get("/end").status_code == 405
+    for chosen, ended in ((fabios, 0), (other, 1)):
+        assert browser.post("/end", {"label": label(chosen.key)}).json() == {"ended": ended}
+    assert is_in(browser) and is_out(other) and is_in(fabios)
+    get_user_model().objects.create_superuser("admin", password="antipasti")
+    administrator = browser_of({"username": "admin", "password": "antipasti"})
+    chosen = {"action": "end_sessions", "_selected_action": [str(luca.pk)]}
+    page = administrator.post("/admin/auth/user/", chosen, follow=True)
+    assert b"Sessions that have ended: 1." in page.content
+    assert is_out(browser) and is_in(fabios) and is_in(administrator)
+admin.site.unregister(get_user_model())
+admin.site.register(get_user_model(), UserAdmin)
+get_user_model().objects.get(username="admin").delete()
+assert manager.deleteAllSessions()
+from django.contrib.auth import update_session_auth_hash
+from django.contrib.auth.hashers import make_password
+from django.contrib.auth.models import User
+from django.test.utils import isolate_apps
+
+with isolate_apps("django.contrib.auth"):
+
+    class Staff(User):
+        class Meta:
+            proxy = True
+            app_label = "auth"
+
+
+def flush(request):
+    request.session.flush()
+    return HttpResponse()
+
+
+@login_required
+def change_password(request):
+    request.user.set_password("lasagne")
+    request.user.save()
+    if "keep" in request.GET:
+        update_session_auth_hash(request, request.user)
+    return HttpResponse()
+
+
+def fresh():
+    User.objects.filter(username="luca").delete()
+    luca = User.objects.create_user("luca", password="lasagne")
+    return luca, browser_of(), browser_of(), browser_of(FABIO)
+
+
+def unusable(user):
+    user.set_unusable_password()
+    user.save()
+
+
+def deactivate(user):
+    user.is_active = False
+    user.save()
+
+
+ended = []
+manager.on("sessionEnded", lambda session, reason: ended.append(session.username))
+with override_settings(ROOT_URLCONF=(*urls, path("flush", flush), path("change", change_password))):
+    for clear in ("/flush", "/out"):
+        luca, first, second, fabios = fresh()
+        first.post(clear)
+        assert is_out(first) and is_in(second) and by_key(first.key).status_code == 401
+    for change in (
+        unusable,
+        deactivate,
+        User.delete,
+        lambda user: deactivate(Staff.objects.get(pk=user.pk)),
+        lambda user: Staff.objects.get(pk=user.pk).delete(),
+        lambda user: User.objects.filter(pk=user.pk).delete(),
+        lambda user: (setattr(user, "password", make_password("x")), user.save()),
+    ):
+        luca, first, second, fabios = fresh()
+        ended.clear()
+        change(luca)
+        assert ended == ["luca", "luca"] and is_out(first) and is_out(second) and is_in(fabios)
+        assert by_key(first.key).status_code == 401
+    for update in ({"password": make_password("x")}, {"is_active": False}):
+        luca, first, second, fabios = fresh()
+        ended.clear()
+        User.objects.filter(pk=luca.pk).update(**update)
+        assert ended == [] and by_key(first.key).status_code == 401 and ended == ["luca"]
+        assert is_out(first) and is_out(second) and is_in(fabios)
+    luca, first, second, fabios = fresh()
+    first.post("/change?keep")
+    assert is_in(first) and is_out(second) and is_in(fabios) and by_key(first.key).status_code == 401
+    luca, first, second, fabios = fresh()
+    assert first.post("/change").status_code == 200
+    assert is_out(first) and is_out(second) and is_in(fabios)
+    luca, first, second, fabios = fresh()
+    luca.username, luca.is_staff = "luca.r", True
+    luca.save()
+    assert is_in(first) and is_in(second)
+    luca.username = "luca"
+    luca.save()
+    with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
+        assert is_in(first)
+    with override_settings(SECRET_KEY="another", SESSION_ENGINE="django.contrib.sessions.backends.cache"):
+        assert by_key(second.key).status_code == 401
+manager.remove_all_listeners("sessionEnded")
+assert manager.deleteAllSessions()
+import tempfile
+from pathlib import Path
+from django.contrib.auth.views import LoginView
+from watched_store import WatchedStore
+
+
+def fail(request):
+    login(request, User.objects.get(username="luca"))
+    return HttpResponse(status=500)
+
+
+HTML = {"Accept": "text/html"}
+LIMITED = {"MAX_SESSIONS_PER_USER": 1, "OVERFLOW": "reject"}
+form = LoginView.as_view(template_name="login.html")
+templates = Path(tempfile.mkdtemp())
+(templates / "login.html").write_text("{{ form.errors }}")
+(templates / "503.html").write_text("Our own page")
+with_templates = [{**settings.TEMPLATES[0], "DIRS": [templates]}]
+more_urls = (*urls, path("pay", session_required(max_age=60)(home)), path("form", form), path("fail", fail))
+with override_settings(ROOT_URLCONF=more_urls, TEMPLATES=with_templates):
+    assert Client().get("/profile", headers=HTML)["Location"] == "/accounts/login/?next=/profile"
+    browser = browser_of()
+    turn(61)
+    page = browser.get("/pay", headers=HTML)
+    assert page.status_code == 403 and page.content.startswith(b"<!doctype html>")
+    assert browser.get("/pay").json() == {"reauthenticate": True}
+    with override_settings(USER_SESSIONS=LIMITED):
+        refused = Client()
+        assert refused.post("/in", LUCA).json() == {"tooManySessions": True}
+        assert is_out(refused)
+        page = Client().post("/in", LUCA, headers=HTML)
+        assert page.status_code == 409 and b"signed in as often" in page.content
+        page = Client().post("/form", LUCA)
+        assert page.status_code == 200 and b"signed in as often" in page.content
+    manager.setMaxSessionsPerUser(None)
+    failed = Client(raise_request_exception=False)
+    assert failed.post("/fail").status_code == 500 and is_out(failed)
+    manager.close()
+    away = WatchedStore()
+    manager = SessionManager(store=away)
+    browser = browser_of()
+    away.unreachable = True
+    for page in ("/profile", "/home", "/inbox"):
+        answer = browser.get(page)
+        assert (answer.status_code, answer.json()) == (503, {"unavailable": True}), (page, answer)
+        assert browser.get(page, headers=HTML).content == b"Our own page"
+    away.unreachable = False
+manager.close()
+store = MemoryStore(now=lambda: time_now, thread=False)
+manager = SessionManager(store=store)
+
+# %% after: async def profile_async(request):
+from asgiref.sync import async_to_sync
+from django.test import AsyncClient
+
+browser = browser_of()
+key = browser.key
+carts = (path("cart", put_into_cart), path("async-cart", put_into_cart_async))
+with override_settings(ROOT_URLCONF=carts):
+    post = async_to_sync(AsyncClient().post)
+    assert post("/cart").status_code == post("/async-cart").status_code == 401
+    assert post("/cart", headers={"Session-Key": key}).json() == {"cart": ["lasagne"]}
+    assert post("/async-cart", headers={"Session-Key": key}).json() == {"cart": ["lasagne", "pesto"]}
+with override_settings(ROOT_URLCONF=(path("profile", profile_async), path("home", home_async))):
+    client = AsyncClient()
+    get = async_to_sync(client.get)
+    assert get("/profile").status_code == 401
+    assert get("/home").json() == {"hello": "stranger"}
+    assert get("/home", headers={"Session-Key": key}).json() == {"hello": "luca"}
+    assert get("/profile", headers={"Session-Key": key}).json() == {"username": "luca", "email": ""}
+    client.cookies = browser.cookies
+    assert get("/profile").json() == {"username": "luca", "email": ""}
+
+# %% after: def orders():
+manager = SessionManager()
+
+
+async def listen(key):
+    answer = await AsyncClient().get("/headlines", headers={"Session-Key": key})
+    events = aiter(answer)
+    first = asyncio.create_task(anext(events))
+    while not listeners:
+        await asyncio.sleep(0)
+    [mine] = listeners
+    mine.put_nowait("lasagne")
+    assert await first == b"data: lasagne\n\n"
+    asyncio.get_running_loop().call_soon(manager.deleteSession, key)
+    assert [event async for event in events] == []
+    assert listeners == set()
+
+
+with override_settings(ROOT_URLCONF=(path("headlines", stream_headlines), path("orders", export_orders))):
+    key = manager.loadNewSession("luca")
+    answer = iter(Client().get("/orders", headers={"Session-Key": key}))
+    assert [next(answer), next(answer)] == [b"number,dish\n", b"1,lasagne\n"]
+    manager.deleteSession(key)
+    assert list(answer) == []
+    async_to_sync(listen)(manager.loadNewSession("luca"))
+
+# %% after: django_application = get_wsgi_application()
+from django.core.asgi import get_asgi_application
+
+assert "session_key" in io.handlers["/"] and manager.getSocketReference() is io
+asynchronous = socketio.AsyncServer(async_mode="asgi")
+detach = attach(asynchronous)
+socketio.ASGIApp(asynchronous, get_asgi_application())
+assert "session_key" in asynchronous.handlers["/"]
+detach()
+io.shutdown()
+manager.initSocketReference(None)
+
+# %% after: class IdleTimeoutTest(TestCase):
+import unittest
+from users_session_manager import TooManySessions
+
+with override_settings(USER_SESSIONS={"TIMEOUT": 1200}):
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(IdleTimeoutTest).run(result)
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+    manager = SessionManager()
+    with override_settings(USER_SESSIONS={"TIMEOUT": 60, **LIMITED}):
+        client = Client()
+        client.force_login(User.objects.get(username="luca"))
+        assert manager.getSessionTimeout() == 60
+        with pytest.raises(TooManySessions):
+            Client().force_login(User.objects.get(username="luca"))
+    with pytest.raises(TooManySessions):  # the settings have no cap of their own
+        Client().force_login(User.objects.get(username="luca"))
+    assert manager.getSessionTimeout() == 1200
+SessionManager().close()
+store = MemoryStore(now=lambda: time_now, thread=False)
+manager = SessionManager(store=store)
+browser, key_of_django = browser_of(), browser.cookies["sessionid"].value
+without = browser.session
+old = without.pop("_user_session_key")
+without.save()
+manager.deleteAllSessions()
+assert is_in(browser) and manager.getLoggedUsers() == ["luca"]
+earlier = manager.loadNewSession("luca", data="kept")
+changed = browser.session
+changed["_user_session_key"] = earlier
+changed.save()
+browser.cookies["__Host-session_key"] = earlier
+assert by_key(earlier).status_code == 200
+assert is_in(browser) and manager.findSession(earlier) is None
+assert by_key(earlier).status_code == 401
+project.disable()
+connection.close()
+manager.close()
+assert in_the_tests == (settings.INSTALLED_APPS, settings.MIDDLEWARE)
