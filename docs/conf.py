@@ -32,7 +32,8 @@ default_role = "code"
 autodoc_member_order = "bysource"
 # A method that is described by the class above it is not described again.
 autodoc_inherit_docstrings = False
-autodoc_class_signature = "mixed"
+# As the source has it: `time.monotonic`, and no address of an object.
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False

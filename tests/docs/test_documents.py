@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import importlib
 import inspect
 import os
@@ -16,6 +18,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
+from page_blocks import python_blocks
 from pyee import EventEmitter
 from redis_server import RedisServer
 from sybil import Sybil
@@ -69,6 +72,9 @@ ELSEWHERE = {
 def id_of(path: Path) -> str:
     return str(path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT))
 
+
+# Pages whose blocks go on with the application of another page.
+CONTINUED = {"how-to/step-up.md": ["frameworks/flask.md", "frameworks/fastapi.md"]}
 
 every_page_with_python = pytest.mark.parametrize(
     "path", [path for path in PAGES if "```python" in path.read_text()], ids=id_of
@@ -287,6 +293,19 @@ def test_commands_are_one_line_each() -> None:
         assert (ROOT / file).is_file(), file
 
 
+@every_page_with_python
+def test_readers_see_what_blocks_need(path: Path) -> None:
+    """A block uses no name that only a cell defines."""
+    known = {*dir(builtins), "__name__"}
+    for page in CONTINUED.get(id_of(path), ()):
+        for block in python_blocks(page):
+            known |= _names(block)[0]
+    for example in Sybil([PythonCodeBlockParser()]).parse(path):
+        bound, used = _names(example.parsed)
+        known |= bound
+        assert sorted(used - known) == [], f"line {example.line}"
+
+
 def test_each_file_of_cells_has_a_page() -> None:
     pages = {(CHECKS / path.relative_to(DOCS)).with_suffix(".py") for path in PAGES}
     assert {*CHECKS.rglob("*.py")} - pages == set()
@@ -347,6 +366,22 @@ def test_the_docstrings_of_methods_describe_their_arguments() -> None:
         ]
         missing += [] if text else [name]
     assert missing == []
+
+
+def _names(code: str) -> tuple[set[str], set[str]]:
+    """Return the names that a block binds, and those that it uses."""
+    bound, used = set(), set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                used.add(name)
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                bound.add(name)
+            case ast.ClassDef(name=name) | ast.ExceptHandler(name=str(name)):
+                bound.add(name)
+            case ast.alias(name=name, asname=other):
+                bound.add(other or name.partition(".")[0])
+    return bound, used
 
 
 def _anchors(path: Path) -> set[str]:

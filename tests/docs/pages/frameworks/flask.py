@@ -40,10 +40,6 @@ assert SessionManager().getSessionData(key) == {"cart": ["lasagne"]}
 
 
 # %% after: single_sign_on = Flask("single_sign_on")
-def verified(response):
-    return response
-
-
 for origin, status in (("https://login.example.com", 302), ("https://evil.example", 403), ("null", 403)):
     for headers in ({"Origin": origin}, {"Origin": origin, "Sec-Fetch-Site": "cross-site"}):
         data = {"SAMLResponse": "fabio"}

@@ -11,6 +11,7 @@ manager = SessionManager(store=os.environ["REDIS_URL"])
 
 # %% after: def post_worker_init(worker):
 post_worker_init(None)
+manager.close()
 
 # %% after: cluster = RedisCluster.from_url(os.environ["REDIS_CLUSTER_URL"], **limits)
 key = manager.loadNewSession("luca")

@@ -3,7 +3,7 @@
 # %% after: import os
 manager.close()
 
-# %% after: manager.close()
+# %% after: from users_session_manager.stores.sql import SQLStore
 manager.deleteSession(manager.loadNewSession("luca"))
 manager.close()
 manager = SessionManager(store=os.environ["REDIS_URL"])
