@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from sphinx.application import Sphinx
 
 from users_session_manager import __version__
 
-# The Django integration needs settings before its classes can be read.
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "django_settings")
+settings.configure()  # or the Django integration cannot be imported
 
 project = "users-session-manager"
 author = "the authors of users-session-manager"
@@ -23,6 +20,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "users-session-manager"
 html_show_copyright = False
+# Sphinx looks for it in the working directory.
+html_search_scorer = str(Path(__file__).with_name("search_scorer.js"))
 
 # Headings have the anchors that GitHub gives them, so that a link works in both.
 myst_heading_anchors = 4

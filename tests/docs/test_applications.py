@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from certificate import make_certificate
-from page_blocks import DOCS, python_blocks
+from documents import DOCS, python_blocks
 from server_process import MAX_WAIT, ServerProcess
 
 for package in ("flask", "flask_login", "flask_socketio", "fastapi", "gunicorn", "requests", "socketio", "uvicorn"):

@@ -3,7 +3,7 @@
 # %% before: def pay():
 import warnings
 
-from page_blocks import python_blocks
+from documents import python_blocks
 
 from users_session_manager import MemoryStore, SessionManager
 

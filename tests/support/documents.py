@@ -1,6 +1,8 @@
-"""The Python blocks of a page."""
+"""The pages in `docs/`, and the site that is made of them."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -13,3 +15,10 @@ def python_blocks(page: str) -> list[str]:
     if heading:
         [text] = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def build_site(folder: Path) -> None:
+    """Build the site in a folder; a warning, such as one of a dead link, is an error."""
+    command = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "--keep-going", str(DOCS), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
