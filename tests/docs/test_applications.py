@@ -30,7 +30,7 @@ FLASK, FASTAPI, README = DOCS / "frameworks" / "flask.md", DOCS / "frameworks" /
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What is added to these applications by other pages.
 ADDED = {
-    FLASK: ["how-to/step-up.md#Flask", "how-to/coming-from-flask-login.md"],
+    FLASK: ["how-to/log-out-everywhere.md#Flask", "how-to/step-up.md#Flask", "how-to/coming-from-flask-login.md"],
     FASTAPI: ["how-to/step-up.md#FastAPI"],
     README: [],
 }

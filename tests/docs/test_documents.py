@@ -73,7 +73,10 @@ def id_of(path: Path) -> str:
 
 
 # Pages whose blocks go on with the application of another page.
-CONTINUED = {"how-to/step-up.md": ["frameworks/flask.md", "frameworks/fastapi.md"]}
+CONTINUED = {
+    "how-to/log-out-everywhere.md": ["frameworks/flask.md"],
+    "how-to/step-up.md": ["frameworks/flask.md", "frameworks/fastapi.md"],
+}
 
 every_page_with_python = pytest.mark.parametrize(
     "path", [path for path in PAGES if "```python" in path.read_text()], ids=id_of

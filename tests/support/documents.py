@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -22,3 +23,16 @@ def build_site(folder: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "--keep-going", str(DOCS), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def new_django_users(*names: str) -> list[Any]:
+    """Return users of the project of the tests, with `lasagne` as password, in place of those that it has."""
+    import django
+
+    django.setup()
+    from django.contrib.auth import get_user_model
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+    get_user_model().objects.all().delete()
+    return [get_user_model().objects.create_user(name, password="lasagne") for name in names]

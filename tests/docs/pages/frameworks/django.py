@@ -189,7 +189,7 @@ assert browser.post("/elsewhere").json() == {"ended": 1} and is_out(other)
 turn(MONTH - 1)
 assert is_in(browser) and manager.deleteAllSessions()
 
-# %% after: @admin.action(description="End all sessions of selected users", permissions=["change"])
+# %% after: for session in get_user_sessions(luca):
 from django.contrib.auth.models import AnonymousUser
 
 luca, fabio = (get_user_model().objects.get(username=name) for name in ("luca", "fabio"))
@@ -220,26 +220,6 @@ for wrong in (None, "luca", object(), AnonymousUser(), get_user_model()(username
             call(wrong)
 assert manager.deleteAllSessions()
 
-own = (path("own", own_sessions), path("end", end_own_session), path("admin/", admin.site.urls))
-with override_settings(ROOT_URLCONF=(*urls, *own)):
-    browser, other, fabios = browser_of(), browser_of(), browser_of(FABIO)
-    listed = browser.get("/own").json()["sessions"]
-    assert [one["label"] for one in listed] == [label(browser.key), label(other.key)]
-    assert [one["is_this_one"] for one in listed] == [True, False]
-    assert browser.get("/end").status_code == 405
-    for chosen, ended in ((fabios, 0), (other, 1)):
-        assert browser.post("/end", {"label": label(chosen.key)}).json() == {"ended": ended}
-    assert is_in(browser) and is_out(other) and is_in(fabios)
-    get_user_model().objects.create_superuser("admin", password="antipasti")
-    administrator = browser_of({"username": "admin", "password": "antipasti"})
-    chosen = {"action": "end_sessions", "_selected_action": [str(luca.pk)]}
-    page = administrator.post("/admin/auth/user/", chosen, follow=True)
-    assert b"Sessions that have ended: 1." in page.content
-    assert is_out(browser) and is_in(fabios) and is_in(administrator)
-admin.site.unregister(get_user_model())
-admin.site.register(get_user_model(), UserAdmin)
-get_user_model().objects.get(username="admin").delete()
-assert manager.deleteAllSessions()
 from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import User
@@ -438,28 +418,6 @@ assert "session_key" in asynchronous.handlers["/"]
 detach()
 io.shutdown()
 manager.initSocketReference(None)
-
-# %% after: class IdleTimeoutTest(TestCase):
-import unittest
-from users_session_manager import TooManySessions
-
-with override_settings(USER_SESSIONS={"TIMEOUT": 1200}):
-    result = unittest.TestResult()
-    unittest.defaultTestLoader.loadTestsFromTestCase(IdleTimeoutTest).run(result)
-    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
-    manager = SessionManager()
-    with override_settings(USER_SESSIONS={"TIMEOUT": 60, **LIMITED}):
-        client = Client()
-        client.force_login(User.objects.get(username="luca"))
-        assert manager.getSessionTimeout() == 60
-        with pytest.raises(TooManySessions):
-            Client().force_login(User.objects.get(username="luca"))
-    with pytest.raises(TooManySessions):  # the settings have no cap of their own
-        Client().force_login(User.objects.get(username="luca"))
-    assert manager.getSessionTimeout() == 1200
-SessionManager().close()
-store = MemoryStore(now=lambda: time_now, thread=False)
-manager = SessionManager(store=store)
 browser, key_of_django = browser_of(), browser.cookies["sessionid"].value
 without = browser.session
 old = without.pop("_user_session_key")

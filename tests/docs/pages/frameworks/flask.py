@@ -94,7 +94,5 @@ browser.post("/login", data=luca | {"remember": "on"}, **site)
 key = browser.get_cookie("__Host-session_key", domain="localhost").value
 assert SessionManager().getUsernameFromSessionKey(first) is False
 assert SessionManager().getSessionTimeLeft(key) > MONTH - 60
-assert browser.post("/logout-elsewhere", **site).json == {"ended": 2}
-assert other.post("/logout-elsewhere", **site).json == {"logout": True}
 detach()
 sessions.manager.close()

@@ -49,17 +49,12 @@ assert client.post("/payment", headers={"Session-Key": key}).json() == {"paid_by
 client.post("/logout")
 
 # %% before: def pay(request):
-import django
-from django.contrib.auth import get_user_model
-from django.core.management import call_command
 from django.db import connection
 from django.test import Client, override_settings
 from django.urls import path
+from documents import new_django_users
 
-django.setup()
-call_command("migrate", verbosity=0)
-get_user_model().objects.all().delete()
-user = get_user_model().objects.create_user("luca", password="lasagne")
+[user] = new_django_users("luca")
 manager = SessionManager()
 manager.deleteAllSessions()
 

@@ -108,3 +108,32 @@ assert text.startswith("the pages of 'luca' (")
 assert text.endswith(") were sent no logout: the session is live, and expires in 60 seconds")
 changed.disable()
 SessionManager().close()
+
+# %% after: class IdleTimeoutTest(TestCase):
+import pytest
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.urls import path
+from documents import new_django_users
+
+from users_session_manager import TooManySessions
+
+[luca] = new_django_users("luca")
+with override_settings(
+    USER_SESSIONS={"TIMEOUT": 1200}, ROOT_URLCONF=(path("inbox", login_required(lambda _: HttpResponse())),)
+):
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(IdleTimeoutTest).run(result)
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+    manager = SessionManager()
+    with override_settings(USER_SESSIONS={"TIMEOUT": 60, "MAX_SESSIONS_PER_USER": 1, "OVERFLOW": "reject"}):
+        client = Client()
+        client.force_login(luca)
+        assert manager.getSessionTimeout() == 60
+        with pytest.raises(TooManySessions):
+            Client().force_login(luca)
+    with pytest.raises(TooManySessions):  # the settings have no cap of their own
+        Client().force_login(luca)
+    assert manager.getSessionTimeout() == 1200
+SessionManager().close()
+connection.close()
