@@ -1,6 +1,6 @@
 """Measure this library beside the npm package, a thread per session and Flask-Session, in one run.
 
-    python tests/benchmarks/bench_all.py [--quick] [--docs docs]
+    python tests/benchmarks/bench_all.py [--quick] [--docs docs/explanation]
 
 The measured processes take turns in an order that is drawn anew each time. The run fails on a wrong answer and never on
 a time. It needs Linux, node, npm and redis-server; npm fetches its package once.
