@@ -181,7 +181,9 @@ class SQLStore(SharedStore):
         user = name if user_id is None else encode_text(self._limits.check_text("a user id", user_id))
         stamp = self._encode_stamp(security_stamp)
         if self._closed:
-            raise SessionError("this SessionManager is closed")
+            raise SessionError(
+                "this SessionManager is closed: call SessionManager() for another one, see docs/reference/errors.md"
+            )
         self.serve()
         key, lease = new_key(), self._own_lease()
         idle, lifetime = own.timeout or timeout, own.lifetime or policy.lifetime or math.inf
@@ -213,7 +215,10 @@ class SQLStore(SharedStore):
         while outcome == "again":
             outcome, answer = self._take("add", add)
             if outcome == "full":
-                raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
+                raise TooManySessions(
+                    f"{username!r} has {answer} sessions, and may have {policy.max_sessions}: let the user sign out "
+                    "elsewhere first, see docs/guide.md"
+                )
             yield self._ended_of(answer)
 
     def _surplus(self, execute: Execute, user: str, policy: Policy) -> list[int]:

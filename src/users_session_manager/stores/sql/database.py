@@ -193,7 +193,12 @@ class Database:
     def _wait_for_turn(self, until: float) -> None:
         with self._changed:
             if not self._changed.wait_for(self._may_take, max(0.0, until - time.monotonic())):
-                raise _FailedError(TimeoutError(f"all {self._connections} connections of this process are in use"))
+                raise _FailedError(
+                    TimeoutError(
+                        f"all {self._connections} connections of this process are in use; "
+                        "give the store a higher number of `connections`"
+                    )
+                )
             self._in_use += 1
 
     def _may_take(self) -> bool:
@@ -269,8 +274,8 @@ class Database:
                 raise
             raise SessionError(
                 f"this user of the database may not make the tables of sessions ({failure}): let its owner execute "
-                f"what `python -m users_session_manager.stores.sql {engine.name}` prints, and grant SELECT, INSERT, "
-                f"UPDATE and DELETE on the tables {self._prefix}…"
+                f"what `python -m users_session_manager.stores.sql {engine.name}` prints, and grant SELECT, "
+                f"INSERT, UPDATE and DELETE on the tables {self._prefix}…, see docs/how-to/several-workers.md"
             ) from failure
 
     def _give_back(self, connection: _Connection, *, is_good: bool) -> None:

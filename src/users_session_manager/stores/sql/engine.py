@@ -26,7 +26,10 @@ _WORD: Final = re.compile(r"\{(\w+)\}")
 def no_connection(found: object) -> str:
     """Return what is wrong with what a callable has returned."""
     kind = f"{type(found).__module__}.{type(found).__qualname__}"
-    return f"connect must return a new connection of sqlite3 or of psycopg 3, got a {kind}"
+    return (
+        f"connect must return a new connection of sqlite3 or of psycopg 3, got a {kind}, see "
+        "docs/how-to/several-workers.md"
+    )
 
 
 class Engine(ABC):
@@ -83,7 +86,10 @@ class Engine(ABC):
         if not isinstance(connection, self.kind):
             raise SessionError(no_connection(connection))
         if known.get(id(connection)) is connection:
-            raise SessionError("connect has returned a connection that is in use: it must return a new one each time")
+            raise SessionError(
+                "connect has returned a connection that is in use: it must return a new one each time, see "
+                "docs/how-to/several-workers.md"
+            )
 
     def identity(self) -> object:
         """Return what changes when the database is replaced by another; a connection is good for one of them."""

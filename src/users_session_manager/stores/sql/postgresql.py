@@ -54,7 +54,7 @@ class PostgreSQLEngine(Engine):
         if given is None or not url.startswith(("postgresql://", "postgres://")):  # its text would show the password
             raise ValueError(
                 "the address of a PostgreSQL must be postgresql://user:password@host:port/database, as libpq accepts "
-                "it: special characters in the user and the password are percent-encoded"
+                "it: percent-encode special characters in the user and the password"
             )
         return cls(lambda: psycopg.connect(url, **{**options, **given}), now)  # type: ignore[arg-type]
 
@@ -62,7 +62,10 @@ class PostgreSQLEngine(Engine):
         connection = self.open_raw()
         self.check(connection, known)
         if connection.closed:
-            raise SessionError("connect has returned a closed connection: it must return a new one each time")
+            raise SessionError(
+                "connect has returned a closed connection: it must return a new one each time, see "
+                "docs/how-to/several-workers.md"
+            )
         try:
             connection.wait = _BoundedWait(connection.wait, until)
             connection.commit()  # the callable may have begun a transaction
@@ -77,7 +80,9 @@ class PostgreSQLEngine(Engine):
                     f"SET idle_in_transaction_session_timeout = {limit}"
                 )
             if is_standby:
-                raise psycopg.OperationalError("this server is a standby, which may not know the present sessions")
+                raise psycopg.OperationalError(
+                    "this server is a standby, which may not know the present sessions: name the primary"
+                )
         except BaseException:
             connection.close()
             raise

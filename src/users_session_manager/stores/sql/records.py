@@ -54,7 +54,11 @@ def live_session(start_timer: Callable[[float], SessionTimer], row: Row) -> Shar
     try:
         return _session(start_timer, row)
     except (ValueError, TypeError, RecursionError):
-        log.warning("Rejected a session that another program has changed in the database: id %s", row.id)
+        log.warning(
+            "Rejected a session that another program has changed in the database: id %s. Let no other program write "
+            "there, see docs/how-to/production.md",
+            row.id,
+        )
         return None
 
 

@@ -149,6 +149,6 @@ def missing_statements(dialect: str, prefix: str, execute: Callable[[str], Any],
     if version > len(_VERSIONS):
         raise SessionError(
             f"the tables {prefix}… have version {version}, and this version of users-session-manager knows "
-            f"{len(_VERSIONS)}: install the newer one in all processes"
+            f"{len(_VERSIONS)}: install the newer one in all processes, see docs/how-to/production.md"
         )
     return schema_statements(dialect, prefix, version)

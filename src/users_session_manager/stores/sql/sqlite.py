@@ -62,7 +62,7 @@ class SQLiteEngine(Engine):
         if sqlite3.sqlite_version_info < _OLDEST:
             raise SessionError(
                 f"SQLite {sqlite3.sqlite_version} is too old for sessions: it has to be 3.35 or later. Use a newer "
-                "Python, or another store, see docs/how-to/production.md"
+                "Python, or another store, see docs/how-to/several-workers.md"
             )
         self._path = path
         self._file: tuple[int, int] | None = None  # the one that was opened last
@@ -107,7 +107,10 @@ class SQLiteEngine(Engine):
         connection.execute("PRAGMA busy_timeout = 0")
         (_, _, path), *_ = connection.execute("PRAGMA database_list")
         if not path:
-            raise SessionError("a SQLite database in memory is that of one connection: give sessions a file")
+            raise SessionError(
+                "a SQLite database in memory is that of one connection: give sessions a file, see "
+                "docs/how-to/several-workers.md"
+            )
         self._path = Path(path)
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()  # which opens what belongs to the file
         if file not in (None, self.identity()):
@@ -116,7 +119,10 @@ class SQLiteEngine(Engine):
         if mode != "wal":
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
-                raise SessionError(f"processes cannot share {path}, which has to be on a disk of this machine")
+                raise SessionError(
+                    f"processes cannot share {path}, which has to be on a disk of this machine: move it there, see "
+                    "docs/how-to/several-workers.md"
+                )
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA journal_size_limit = {_MAX_LOG}")
 
@@ -151,9 +157,17 @@ class SQLiteEngine(Engine):
         if found is None:
             log.info("Sessions are kept in %s", self._path)
             if self._path is not None and self._path.stat().st_mode & 0o077:
-                log.warning("%s has the keys of all sessions, and other users may read it: chmod 600 it", self._path)
+                log.warning(
+                    "%s has the keys of all sessions, and other users may read it: chmod 600 it, see "
+                    "docs/how-to/several-workers.md",
+                    self._path,
+                )
         elif found != self._file:
-            log.error("The file of the sessions was removed or replaced, and its sessions are gone: %s", self._path)
+            log.error(
+                "The file of the sessions was removed or replaced, and its sessions are gone: %s. Leave it in its "
+                "place, see docs/how-to/several-workers.md",
+                self._path,
+            )
 
     def identity(self) -> tuple[int, int] | None:
         try:
@@ -189,8 +203,8 @@ def path_of(url: str) -> Path:
     path = unquote(url.removeprefix(_SCHEME))
     if not url.startswith(_SCHEME) or path in ("", ":memory:") or "?" in path:
         raise ValueError(
-            "the address of a SQLite file must be sqlite:///relative.db or sqlite:////absolute.db; without a store, "
-            "sessions are kept in memory"
+            "the address of a SQLite file must be sqlite:///relative.db or sqlite:////absolute.db; for sessions in "
+            "memory, name no store"
         )
     return Path(path)
 
@@ -217,12 +231,18 @@ def _require_usable(connection: Any) -> None:
 
     use()
     if failures:
-        raise SessionError("connect has returned a closed connection: it must return a new one each time")
+        raise SessionError(
+            "connect has returned a closed connection: it must return a new one each time, see "
+            "docs/how-to/several-workers.md"
+        )
     thread = threading.Thread(target=use)
     thread.start()
     thread.join()
     if failures:
-        raise SessionError("any thread uses a connection: connect must give sqlite3.connect check_same_thread=False")
+        raise SessionError(
+            "any thread uses a connection: connect must give sqlite3.connect check_same_thread=False, see "
+            "docs/how-to/several-workers.md"
+        )
 
 
 @contextmanager
