@@ -283,7 +283,11 @@ def report(thread: threading.Thread) -> None:
     try:
         threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
     except BaseException:  # noqa: BLE001  # the clock must go on, whatever the hook does
-        log.error("threading.excepthook failed\n%s", redact(traceback.format_exc()))  # both failures are in it
+        log.error(
+            "threading.excepthook failed: correct the function that the application has put there, see "
+            "docs/reference/errors.md\n%s",
+            redact(traceback.format_exc()),
+        )  # both failures are in it
 
 
 def threads_run() -> bool:
@@ -306,8 +310,8 @@ def _warn_of_uwsgi() -> None:
     if not (_uwsgi_is_known or threads_run()):
         _uwsgi_is_known = True
         log.warning(
-            "uWSGI runs without threads: sessions expire and clients are notified only while it handles a request. "
-            "Start it with --enable-threads, see docs/how-to/production.md"
+            "uWSGI runs without threads: sessions expire and clients are notified only while it handles a "
+            "request. Start it with --enable-threads, see docs/how-to/production.md"
         )
 
 

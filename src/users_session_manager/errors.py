@@ -54,7 +54,10 @@ class MissingDependency(SessionError, ImportError):
     """
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: pip install 'users-session-manager[{extra}]'", name=package)
+        super().__init__(
+            f"{package} is not installed: pip install 'users-session-manager[{extra}]', see docs/reference/errors.md",
+            name=package,
+        )
         self.package = package
         self.extra = extra
 

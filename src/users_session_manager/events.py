@@ -69,7 +69,9 @@ class IsolatedEmitter(EventEmitter):
             raise TypeError(f"loop must be an event loop, got {type(loop).__name__}")
         loop = loop or running_loop()
         if loop is None:
-            raise SessionError("no event loop is running here: call bindLoop() in a coroutine, or pass the loop")
+            raise SessionError(
+                "no event loop is running here: call bindLoop() in a coroutine, or pass the loop, see docs/guide.md"
+            )
         self._loop, self._is_bound = loop, True
         return True
 
@@ -128,12 +130,16 @@ class IsolatedEmitter(EventEmitter):
             self._has_error_listener = True
             log.warning(
                 "From now on the npm methods answer a rejection with False and raise nothing, since `error` has a "
-                "listener; a guard should call getSession, which always raises"
+                "listener; a guard should call getSession, which always raises, see docs/guide.md"
             )
         if event not in EVENTS and isinstance(event, str):
             for name in EVENTS:
                 if _variants(event) & _variants(name):
-                    log.warning("A SessionManager does not emit %r, to which a listener was added: use %r", event, name)
+                    log.warning(
+                        "A SessionManager does not emit %r, to which a listener was added: use %r, see docs/guide.md",
+                        event,
+                        name,
+                    )
 
     def _find_loop(self) -> asyncio.AbstractEventLoop | None:
         if self._loop is None or self._loop.is_closed():
@@ -160,7 +166,8 @@ class IsolatedEmitter(EventEmitter):
         except RuntimeError as reason:
             coroutine.close()
             raise SessionError(
-                f"an async listener cannot be run ({reason}): call bindLoop() on the application's event loop"
+                f"an async listener cannot be run ({reason}): call bindLoop() on the application's event loop, see "
+                "docs/guide.md"
             ) from reason
         self._tasks.add(future)
         future.add_done_callback(done)
@@ -174,7 +181,7 @@ class IsolatedEmitter(EventEmitter):
         name = getattr(listener, "__qualname__", type(listener).__name__)
         # As text, in which a KeyError for a session key does not show it.
         text = redact("".join(traceback.format_exception(failure)))
-        log.error("A listener of %s failed: %s\n%s", event, name, text)
+        log.error("A listener of %s failed: %s. Correct it, see docs/guide.md\n%s", event, name, text)
 
     def _after_fork_in_child(self) -> None:
         self._loop = None  # the parent's

@@ -60,11 +60,14 @@ class _Singleton(type):
             if _instance is None:
                 _instance = super().__call__(store=store)
             elif not isinstance(_instance, cls):
-                raise SessionError(f"the one SessionManager is a {type(_instance).__name__}: close() it first")
+                raise SessionError(
+                    f"the one SessionManager is a {type(_instance).__name__}: close() it first, see "
+                    "docs/reference/errors.md"
+                )
             elif store is not None and store != _instance._requested_store:
                 raise SessionError(
                     f"the SessionManager made at {_instance._made_at} has chosen the store, and this one names "
-                    "another: name it there, or close() that one first"
+                    "another: name it there, or close() that one first, see docs/how-to/production.md"
                 )
             return _instance
 
@@ -316,7 +319,10 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
 
         def counted(data: Any) -> Any:
             if next(calls) > _MAX_CHANGES:
-                raise SessionError("the data was changed each time while `change` ran: does it change the data itself?")
+                raise SessionError(
+                    "the data was changed each time while `change` ran: let it return the new data, and change "
+                    "nothing itself, see docs/reference/errors.md"
+                )
             return change(data)
 
         is_live, data = self._store.update_data(key, counted)
@@ -619,8 +625,9 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
         if not self._has_warned:
             self._has_warned = True
             log.warning(
-                "This process has async listeners for ends and knows no event loop, so it leaves announcing to others: "
-                "call bindLoop() on the loop of the application; a script without one needs nothing"
+                "This process has async listeners for ends and knows no event loop, so it leaves announcing to "
+                "others: call bindLoop() on the loop of the application; a script without one needs nothing, see "
+                "docs/guide.md"
             )
         return False
 
@@ -699,7 +706,7 @@ def _warn_of_import() -> None:
     if _new_store is not None and (module := importing_module()) is not None:
         warnings.warn(
             f"{module} is imported within a test, and what it adds to the SessionManager ends with that test: "
-            "import it before, at the top of a test module or of conftest.py",
+            "import it before, at the top of a test module or of conftest.py, see docs/how-to/tests.md",
             RuntimeWarning,
             stacklevel=3,
         )

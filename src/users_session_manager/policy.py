@@ -65,7 +65,7 @@ class PolicySettings:
         try:
             require_timeout("the timeout", seconds)
         except (TypeError, ValueError) as reason:
-            log.warning("setSessionTimeOut changed nothing: %s", reason)
+            log.warning("setSessionTimeOut changed nothing: %s, see docs/guide.md", reason)
             return False
         self.settings["SESSION_TIMEOUT"] = seconds
         return True

@@ -77,7 +77,9 @@ class Session:
 
     @property
     def timer(self) -> threading.Timer:
-        raise SessionError("a copy of a session has no timer")
+        raise SessionError(
+            "a copy of a session has no timer: take that of what getSession() returns, see docs/reference/errors.md"
+        )
 
     def __reduce__(self) -> tuple[type[Session], tuple[Any, ...]]:
         return Session, tuple(getattr(self, name) for name in Session.__slots__)

@@ -89,7 +89,7 @@ class SessionTimer(threading.Timer):
         if self._was_started:
             raise RuntimeError("cannot set daemon status of active thread")
         if not daemonic:
-            raise ValueError("a SessionTimer cannot keep the interpreter from exiting: daemon is always True")
+            raise ValueError("a SessionTimer cannot keep the interpreter from exiting: leave daemon True")
 
     def __repr__(self) -> str:
         return f"<{self.name} of {self.interval} s, {'alive' if self.is_alive() else 'not alive'}>"

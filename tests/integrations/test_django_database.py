@@ -128,7 +128,7 @@ def test_base_dir(database, tmp_path):
 @pytest.mark.parametrize(
     ("store", "problem"),
     [
-        ("django://other", "DATABASES has no 'other'; there are default, lite"),
+        ("django://other", "DATABASES has no 'other': name one of default, lite"),
         ("django://lite", "sqlite:///sessions.sqlite3"),
         ("sqlite://", "sqlite:///relative.db"),
     ],

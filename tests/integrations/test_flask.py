@@ -915,8 +915,7 @@ except ImportError as missing:
     print(type(missing).__name__, missing)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    expected = "MissingDependency flask is not installed: pip install 'users-session-manager[flask]'\n"
-    assert done.stdout == expected
+    assert "MissingDependency flask is not installed: pip install 'users-session-manager[flask]'," in done.stdout
 
 
 def test_asked_after_the_view(manager):

@@ -616,7 +616,7 @@ class TestFlask:
 
     def test_async(self, app, manager):
         """Flask has no event loop to run them on."""
-        with pytest.raises(TypeError, match="a plain generator yields, not async_generator"):
+        with pytest.raises(TypeError, match="a plain generator yields: pass one, not async_generator"):
             app.test_client().get("/async", headers={"Session-Key": manager.loadNewSession("Luca")})
 
 

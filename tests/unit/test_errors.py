@@ -43,4 +43,5 @@ def test_what_python_calls_it():
     missing = MissingDependency("python-socketio", "socketio")
     assert isinstance(missing, ImportError)
     assert (missing.name, missing.package, missing.extra) == ("python-socketio", "python-socketio", "socketio")
-    assert str(missing) == "python-socketio is not installed: pip install 'users-session-manager[socketio]'"
+    command = "pip install 'users-session-manager[socketio]'"
+    assert str(missing) == f"python-socketio is not installed: {command}, see docs/reference/errors.md"

@@ -311,7 +311,7 @@ class TestReads:
             manager.setSessionData(key, data + 1)
             return data
 
-        with pytest.raises(SessionError, match="does it change the data itself"):
+        with pytest.raises(SessionError, match="let it return the new data"):
             manager.updateSessionData(key, change)
         assert manager.getSessionData(key) > 1
         manager.setSessionData(key, 0)

@@ -176,5 +176,5 @@ class TestLikeTheStandardLibrary:
 def test_not_daemon():
     """A timer that would keep the interpreter alive is refused."""
     timer = SessionTimer(1, list, clock=Clock(thread=False))
-    with pytest.raises(ValueError, match="daemon is always True"):
+    with pytest.raises(ValueError, match="leave daemon True"):
         timer.daemon = False

@@ -85,7 +85,7 @@ class KeyCarrier:
         partitioned: bool = False,
     ) -> None:
         if header is None and cookie is None and not bearer:
-            raise ValueError("a session key needs a header or a cookie to travel in; both are None")
+            raise ValueError("a session key needs a header or a cookie to travel in; both are None: name one of them")
         _require_names(header, cookie)
         _require_attributes(secure=secure, samesite=samesite, domain=domain, partitioned=partitioned)
         prefix = "" if not secure else "__Host-" if domain is None else "__Secure-"
@@ -130,17 +130,26 @@ def _require_names(header: Any, cookie: Any) -> None:
     """Raise `ValueError` for the name of a header or of a cookie that cannot work."""
     for what, name in (("header", header), ("cookie", cookie)):
         if name is not None and not (isinstance(name, str) and _TOKEN.fullmatch(name)):
-            raise ValueError(f"the name of the {what} cannot be {name!r}")
+            raise ValueError(
+                f"the name of the {what} cannot be {name!r}: use letters, digits and hyphens; a cookie may have "
+                "underscores too"
+            )
     if header is not None and "_" in header:
-        raise ValueError(f"the name of the header cannot be {header!r}: many servers drop names with an underscore")
+        raise ValueError(
+            f"the name of the header cannot be {header!r}: many servers drop names with an underscore; use hyphens"
+        )
     if header is not None and _TAKEN_HEADER.fullmatch(header):
-        raise ValueError(f"the name of the header cannot be {header!r}: that header has a meaning of its own")
+        raise ValueError(
+            f"the name of the header cannot be {header!r}: that header has a meaning of its own; choose another one"
+        )
     if cookie is not None and cookie.lower().startswith(_PREFIXES):
         raise ValueError(f"the name of the cookie cannot be {cookie!r}: leave out the prefix, which `secure` adds")
     try:
         Morsel[str]().set(cookie or "x", "", "")
     except CookieError:
-        raise ValueError(f"the name of the cookie cannot be {cookie!r}: an attribute of cookies is called so") from None
+        raise ValueError(
+            f"the name of the cookie cannot be {cookie!r}: an attribute of cookies is called so; choose another one"
+        ) from None
 
 
 def _require_attributes(*, secure: bool, samesite: Any, domain: Any, partitioned: bool) -> None:
@@ -154,4 +163,7 @@ def _require_attributes(*, secure: bool, samesite: Any, domain: Any, partitioned
     if partitioned and not secure:
         raise ValueError(f"browsers drop a partitioned cookie that is not for https alone: {_SECURE}")
     if partitioned and samesite != "None":
-        raise ValueError("browsers send a page in a frame no partitioned cookie, unless its SameSite is 'None' as well")
+        raise ValueError(
+            "browsers send a page in a frame no partitioned cookie, unless its SameSite is 'None' as well: set "
+            "COOKIE_SAMESITE (FastAPI: samesite) to 'None'"
+        )

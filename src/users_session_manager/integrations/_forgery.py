@@ -59,7 +59,10 @@ class OriginCheck:
         is_own = origin is None or _canonical(origin) == own if site is None else site in ("same-origin", "none")
         if not is_own:
             self._warn(site, origin, own)
-            raise CrossOriginRequest("a page of another origin may not do this")
+            raise CrossOriginRequest(
+                "a page of another origin may not sign in or out, or open a WebSocket: if this one may, name it in "
+                "TRUSTED_ORIGINS (FastAPI: trusted_origins), see docs/explanation/security.md"
+            )
 
     def _own_origin(self, header: Callable[[str], str | None], *, is_https: bool) -> str:
         """Return the origin of the application, as the client sees it."""
@@ -74,9 +77,10 @@ class OriginCheck:
             log.warning(
                 "A page of another origin tried to sign in or out, or to open a WebSocket, and was refused: "
                 "Sec-Fetch-Site is %.100r, Origin %.200r, and this site is %.200r. If it was a page of this site, "
-                "behind a proxy, set PROXIES to 1, and let the proxy send X-Forwarded-Proto, and Host with its port; "
-                "if Origin is 'null', send 'Referrer-Policy: same-origin' with the page. Another origin that may do so "
-                "belongs in TRUSTED_ORIGINS. (FastAPI: proxies, trusted_origins)",
+                "behind a proxy, set PROXIES to 1, and let the proxy send X-Forwarded-Proto, and Host with its "
+                "port; if Origin is 'null', send 'Referrer-Policy: same-origin' with the page. Another origin "
+                "that may do so belongs in TRUSTED_ORIGINS. (FastAPI: proxies, trusted_origins.) See "
+                "docs/explanation/security.md",
                 *(site, origin, own),
             )
         self._has_warned = True

@@ -18,7 +18,8 @@ from ._refusals import Refusal, refusal_of
 
 HAS_BEGUN: Final = (
     "the answer to this request has its cookies already: sign in, and renew keys, in a view, and not in what runs "
-    "after it, such as the generator of a stream, a background task or an `after_request` function"
+    "after it, such as the generator of a stream, a background task or an `after_request` function, see "
+    "docs/reference/errors.md"
 )
 """Why a request is given no new key: the client would not learn it, and be logged out."""
 
@@ -154,7 +155,10 @@ class RequestState:
         session = self._find(key, prolong=prolong)
         self._require_user(session)
         if max_age is not None and session.authenticationAge > max_age:
-            raise AuthenticationTooOld("the user has to authenticate again")
+            raise AuthenticationTooOld(
+                f"the user authenticated {session.authenticationAge:.0f} seconds ago, and {max_age:g} are allowed: ask "
+                "for the password again, then renew the key, see docs/how-to/step-up.md"
+            )
         return self._load(session)
 
     def _find(self, key: str, *, prolong: bool) -> Session:
@@ -276,10 +280,10 @@ class RequestState:
     def _warn_of_http(self) -> None:
         if not self.carrier.has_warned:
             log.warning(
-                "The cookie of the session key is for https alone, and a client has come over http, so it drops the "
-                "cookie, but for some browsers on localhost. Serve https; behind a proxy that does so, set PROXIES to "
-                "1; for plain http, set COOKIE_SECURE (FastAPI: secure) to False. Starlette's test client needs "
-                "base_url='https://testserver'"
+                "The cookie of the session key is for https alone, and a client has come over http, so it drops "
+                "the cookie, but for some browsers on localhost. Serve https; behind a proxy that does so, set "
+                "PROXIES to 1; for plain http, set COOKIE_SECURE (FastAPI: secure) to False. Starlette's test "
+                "client needs base_url='https://testserver'; see docs/how-to/behind-a-proxy.md"
             )
         self.carrier.has_warned = True
 

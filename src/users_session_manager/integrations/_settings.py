@@ -102,7 +102,9 @@ def wrong_values(options: Mapping[str, Any], taken: Collection[str]) -> Iterator
             check(options[name], options)
             names = {f"{prefix}{options['COOKIE']}" for prefix in ("", "__Host-", "__Secure-")}
             if name == "COOKIE" and not names.isdisjoint(taken):
-                raise ValueError(f"cannot be {options[name]!r}: the framework has a cookie of that name")
+                raise ValueError(
+                    f"cannot be {options[name]!r}: the framework has a cookie of that name; choose another one"
+                )
         except (TypeError, ValueError, SessionError) as problem:  # noqa: PERF203
             yield name, str(problem)
 
@@ -133,7 +135,10 @@ def _check_store(value: Any, _: Any) -> None:
         try:
             urlsplit(value).port  # noqa: B018  # it raises
         except ValueError:
-            raise ValueError("the address has a port that is no number from 0 to 65535") from None  # a secret is in it
+            raise ValueError(
+                "the address has a port that is no number from 0 to 65535: percent-encode special characters in the "
+                "password"
+            ) from None  # a secret is in it
     elif value is not None and not isinstance(value, Store):
         raise TypeError(f"has to be None, an address or a Store, not {value!r}")
 

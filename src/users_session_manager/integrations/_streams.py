@@ -129,8 +129,8 @@ def stream(session: RequestSession | None, items: Any) -> Any:
     """
     if session is None:
         raise SessionError(
-            "this request has no session that could end the stream: guard its view, and where strangers are let in, "
-            "stream to them without this"
+            "this request has no session that could end the stream: guard its view, and where strangers are let "
+            "in, stream to them without this, see docs/reference/errors.md"
         )
     if isinstance(items, AsyncIterable):
         return _until_end_async(session, items, aiter(items))

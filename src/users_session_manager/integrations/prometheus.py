@@ -55,7 +55,10 @@ def instrument(manager: SessionManager, *, registry: CollectorRegistry = REGISTR
     try:
         registry.register(metrics)
     except ValueError as duplicate:
-        raise SessionError("this registry has the metrics of a SessionManager already: undo that first") from duplicate
+        raise SessionError(
+            "this registry has the metrics of a SessionManager already: call what instrument() has returned before, "
+            "or pass another registry, see docs/how-to/prometheus.md"
+        ) from duplicate
     undo = ExitStack()  # it calls nothing the second time
     undo.callback(registry.unregister, metrics)
     undo.enter_context(suppress(KeyError))  # the application may have removed all listeners

@@ -133,7 +133,10 @@ class Store(ABC):
             SessionError: The store was opened before.
         """
         if self._is_open:
-            raise SessionError(f"this {type(self).__name__} has been opened by a SessionManager before; make a new one")
+            raise SessionError(
+                f"this {type(self).__name__} has been opened by a SessionManager before; make a new one, see "
+                "docs/how-to/production.md"
+            )
         self._is_open, self._callbacks = True, callbacks
 
     def serve(self) -> None:  # noqa: B027  # a default, not a gap

@@ -162,8 +162,8 @@ class MemoryStore(Store):
     def serve(self) -> None:
         if self.clock.start() and _is_reloaded():
             log.warning(
-                "Sessions in memory end with each reload of the development server: use SessionManager(store=...) to "
-                "keep them, see docs/how-to/production.md"
+                "Sessions in memory end with each reload of the development server: use SessionManager(store=...) "
+                "to keep them, see docs/how-to/production.md"
             )
 
     def stop(self) -> None:
@@ -193,7 +193,9 @@ class MemoryStore(Store):
             surplus = [] if policy.max_sessions is None else self._surplus_sessions(session, policy)
             session._serial = next(self._serials)
             if self._closed:
-                raise SessionError("this SessionManager is closed")
+                raise SessionError(
+                    "this SessionManager is closed: call SessionManager() for another one, see docs/reference/errors.md"
+                )
             self._insert(session, timeout, policy)
             evicted = surplus and [other for other in surplus if self._pop(other)]
         return session.key, evicted and _end_timers(evicted)
@@ -370,7 +372,10 @@ class MemoryStore(Store):
         """Return the sessions of its user that a new one evicts."""
         live, most = self._live_of(new.userId), policy.max_sessions or 0
         if policy.overflow == "reject" and len(live) >= most:
-            raise TooManySessions(f"{new.username!r} has {len(live)} sessions, and may have {most}")
+            raise TooManySessions(
+                f"{new.username!r} has {len(live)} sessions, and may have {most}: let the user sign out elsewhere "
+                "first, see docs/guide.md"
+            )
         return live[: max(0, len(live) + 1 - most)]
 
     def _insert(self, session: MemorySession, timeout: float, policy: Policy) -> None:
@@ -386,10 +391,10 @@ class MemoryStore(Store):
     def _warn_of_other_processes(self) -> None:
         self._has_warned = True
         log.warning(
-            "A key was presented that another process has issued, and sessions are in the memory of this one. With "
-            "several workers each keeps its own, and users seem logged out at random: use one process with threads, or "
-            "SessionManager(store=...), see docs/how-to/production.md. If the application was just restarted, its "
-            "sessions have ended with it"
+            "A key was presented that another process has issued, and sessions are in the memory of this one. "
+            "With several workers each keeps its own, and users seem logged out at random: use one process with "
+            "threads, or SessionManager(store=...), see docs/how-to/production.md. If the application was just "
+            "restarted, its sessions have ended with it"
         )
 
     # Former keys

@@ -158,8 +158,8 @@ class NoticeReader:
         if self._failed_checks != 2:
             return
         log.warning(
-            "No notices can be read, so clients get their logout some seconds late (%s): see what the store's user "
-            "needs in docs/how-to/production.md",
+            "No notices can be read, so clients get their logout some seconds late (%s): give the store's user "
+            "what it needs, see docs/how-to/production.md",
             failure,
         )
 

@@ -48,8 +48,13 @@ class Reachability:
             return StoreUnavailable(str(failure))
         text = redact(f"{type(failure).__name__}: {failure}")  # a database may show the row that it has refused
         if is_new:
-            log.error("%s is unreachable, every session is refused: %s", self._name, text)
-        return StoreUnavailable(f"{self._name} is unreachable, and a change may have been made: {text}")
+            log.error(
+                "%s is unreachable, every session is refused: %s (see docs/how-to/production.md)", self._name, text
+            )
+        return StoreUnavailable(
+            f"{self._name} is unreachable, and a change may have been made: {text} (check that it runs at the address "
+            "of the store, see docs/how-to/production.md)"
+        )
 
     def answered(self, operation: str) -> None:
         """Note that an operation has had its answer.

@@ -67,8 +67,8 @@ def _kind_of(client: Any) -> _Kind:
         if found is not None and isinstance(client, found):
             return kind
     raise TypeError(
-        "this is neither a test client of Flask, Django or Starlette, nor a key or a session: "
-        f"{type(client).__module__}.{type(client).__qualname__}"
+        "pass a test client of Flask, Django or Starlette, a key or a session, "
+        f"not a {type(client).__module__}.{type(client).__qualname__}"
     )
 
 
@@ -85,7 +85,7 @@ def _sign_in_flask(client: Any, user: Any, options: dict[str, Any]) -> str:
         from flask_login import login_user
 
         if not login_user(user, **options):
-            raise ValueError(f"login_user refuses the user {user!r:.80}: is_active is false")
+            raise ValueError(f"login_user refuses the user {user!r:.80}: sign in one whose is_active is true")
         return current_state().find_session().key  # type: ignore[union-attr]
 
     key = _during_flask_request(client, log_in)
@@ -173,7 +173,10 @@ def _sessions_of(app: Any) -> Any:
         sessions = getattr(getattr(each, "state", None), EXTENSION, None)
         if sessions is not None:
             return sessions
-    raise SessionError("sessions.install(app) has not been called for the application of this client")
+    raise SessionError(
+        "sessions.install(app) has not been called for the application of this client: call it where the application "
+        "is made, see docs/frameworks/fastapi.md"
+    )
 
 
 def _applications(app: Any) -> Iterator[Any]:
@@ -200,7 +203,7 @@ def _sign_in_django(client: Any, user: Any, options: dict[str, Any]) -> str:
     client.force_login(user, **options)
     key: str | None = client.session.get(KEY_IN_SESSION)
     if key is None:
-        raise SessionError(f"{conf.APP!r} has to be in INSTALLED_APPS")
+        raise SessionError(f"{conf.APP!r} has to be in INSTALLED_APPS: add it, see docs/frameworks/django.md")
     carrier = conf.read_carrier()
     if carrier.cookie is not None:
         client.cookies[carrier.cookie] = key

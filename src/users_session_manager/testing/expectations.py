@@ -72,13 +72,17 @@ def expect_session_expiring(*clients: Any) -> Iterator[None]:
 def _expect(event: str, kinds: Collection[str], clients: Collection[Any]) -> Iterator[None]:
     manager, recorder = SessionManager(), _Recorder()
     if not clients:
-        raise TypeError(f"expect_{event}() needs a key, a session or a test client")
+        raise TypeError(f"expect_{event}() needs a key, a session or a test client; none was given")
     if manager._store.sends_notices:
         raise SessionError(
-            f"expect_{event}() needs fresh_sessions(): a shared store notifies clients on its own thread"
+            f"expect_{event}() needs fresh_sessions(), since a shared store notifies clients on its own thread: "
+            "use that, see docs/how-to/tests.md"
         )
     if not manager._watchers and not (event == "logout" and _emits_itself(manager)):
-        raise AssertionError(f"no page would be sent {event}: no Socket.IO server is attached, see attach()")
+        raise AssertionError(
+            f"no page would be sent {event}: no Socket.IO server is attached, call attach() first, see "
+            "docs/how-to/tests.md"
+        )
     sessions = [_live_session(manager, client) for client in clients]
     manager.addWatcher(recorder)
     try:

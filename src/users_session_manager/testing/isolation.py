@@ -77,7 +77,9 @@ def _wait_for_listeners() -> None:
         return
     pending = [each for each in manager._tasks if isinstance(each, concurrent.futures.Future)]
     if concurrent.futures.wait(pending, LISTENER_TIMEOUT).not_done:
-        raise TimeoutError(f"an async listener has not ended within {LISTENER_TIMEOUT} seconds")
+        raise TimeoutError(
+            f"an async listener has not ended within {LISTENER_TIMEOUT} seconds; check what it waits for"
+        )
 
 
 @contextmanager

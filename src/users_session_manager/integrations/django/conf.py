@@ -28,6 +28,8 @@ AUTH = "django.contrib.auth.middleware.AuthenticationMiddleware"
 NOT_LISTED = "users_session_manager.E002"
 """The one problem that a middleware ignores: it is there, if perhaps by other means."""
 
+_HINT = "See docs/frameworks/django.md."
+
 # What was read from the settings, and what returns the manager that has them.
 _options: dict[str, Any] | None = None
 _manager: ConfiguredManager | None = None
@@ -91,9 +93,9 @@ def forget_settings(**_: Any) -> None:
 
 def problems(**_: Any) -> list[CheckMessage]:
     """Return what in the settings cannot work, each with the name of the setting; a system check of Django's."""
-    found: list[CheckMessage] = [Error(text, id="users_session_manager.E001") for text in wrong_values()]
+    found: list[CheckMessage] = [Error(text, hint=_HINT, id="users_session_manager.E001") for text in wrong_values()]
     if not apps.is_installed(APP):  # then nothing listens to Django's signals
-        found.append(Error(f"{APP!r} has to be in INSTALLED_APPS", id="users_session_manager.E004"))
+        found.append(Error(f"{APP!r} has to be in INSTALLED_APPS", hint=_HINT, id="users_session_manager.E004"))
     return [*found, *_wrong_order()]
 
 
@@ -102,7 +104,11 @@ def unknown_names(**_: Any) -> list[CheckMessage]:
     names = [] if [*wrong_values()] else [name for name in read()["PASSIVE"] if not name.startswith("/")]
     known = {*_view_names(get_resolver())} if names else set()
     return [
-        CheckWarning(f"USER_SESSIONS['PASSIVE']: no URL has the name {name!r}", id="users_session_manager.W002")
+        CheckWarning(
+            f"USER_SESSIONS['PASSIVE']: no URL has the name {name!r}",
+            hint=f"Name one that there is, or a path that begins with a slash. {_HINT}",
+            id="users_session_manager.W002",
+        )
         for name in names
         if name not in known
     ]
@@ -117,7 +123,7 @@ def shown_names(**_: Any) -> list[CheckMessage]:
     return [
         CheckWarning(
             f"USER_SESSIONS[{option!r}]: Django's error reports show the keys, since they do not hide {name!r}",
-            hint="They hide what has KEY, TOKEN or SECRET in its name.",
+            hint=f"Give it a name with KEY, TOKEN or SECRET, which they hide. {_HINT}",
             id="users_session_manager.W003",
         )
         for option, name in names
@@ -133,6 +139,7 @@ def unlike_session_cookie(**_: Any) -> list[CheckMessage]:
         CheckWarning(
             f"USER_SESSIONS[{name!r}] has no effect on logins without the same SESSION_{name}: Django's own session "
             "decides who is logged in",
+            hint=f"Set both to the same. {_HINT}",
             id="users_session_manager.W004",
         )
         for name in ("COOKIE_DOMAIN", "COOKIE_SAMESITE")
@@ -201,17 +208,17 @@ def _check_username(value: Any) -> None:
 def _wrong_order() -> Iterator[CheckMessage]:
     ours, sessions, auth = (_position(path) for path in (MIDDLEWARE, SESSIONS, AUTH))
     if auth is None:
-        yield Error(f"MIDDLEWARE needs {AUTH!r}, below {MIDDLEWARE!r}", id="users_session_manager.E003")
+        yield Error(f"MIDDLEWARE needs {AUTH!r}, below {MIDDLEWARE!r}", hint=_HINT, id="users_session_manager.E003")
     if ours is None:
-        yield Error(f"{MIDDLEWARE!r} has to be in MIDDLEWARE, directly below {SESSIONS!r}", id=NOT_LISTED)
+        yield Error(f"{MIDDLEWARE!r} has to be in MIDDLEWARE, directly below {SESSIONS!r}", hint=_HINT, id=NOT_LISTED)
     elif sessions is None or sessions > ours:
-        yield Error(f"MIDDLEWARE needs {SESSIONS!r}, above {MIDDLEWARE!r}", id="users_session_manager.E003")
+        yield Error(f"MIDDLEWARE needs {SESSIONS!r}, above {MIDDLEWARE!r}", hint=_HINT, id="users_session_manager.E003")
     elif ours != sessions + 1:
         between = ", ".join(map(repr, settings.MIDDLEWARE[sessions + 1 : ours]))
         yield CheckWarning(
             f"{MIDDLEWARE!r} belongs in MIDDLEWARE directly below {SESSIONS!r}",
             hint=f"Move it above {between}: these may load a session before it, which then costs one more query to "
-            "the store, and is answered 500 in place of 503 while the store is unavailable.",
+            f"the store, and is answered 500 in place of 503 while the store is unavailable. {_HINT}",
             id="users_session_manager.W001",
         )
 

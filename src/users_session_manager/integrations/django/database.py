@@ -26,7 +26,7 @@ def problem_of(store: str) -> str | None:
     """Return why sessions cannot be in an entry, `None` if they can."""
     alias = alias_of(store)
     if alias not in connections:
-        return f"DATABASES has no {alias!r}; there are {', '.join(sorted(connections))}"
+        return f"DATABASES has no {alias!r}: name one of {', '.join(sorted(connections))}"
     if connections[alias].vendor == "sqlite":
         # A transaction of a request locks the whole file, and a login has to be stored before that ends.
         return (

@@ -42,7 +42,7 @@ class UserSessionMiddleware:
         found = conf.problems()
         wrong = [problem.msg for problem in found if problem.level >= ERROR and problem.id != conf.NOT_LISTED]
         if wrong:
-            raise ImproperlyConfigured("; ".join(wrong))
+            raise ImproperlyConfigured(f"{'; '.join(wrong)}; see docs/frameworks/django.md")
         self.get_response = get_response
         self._carrier = conf.read_carrier()
         self._is_async = iscoroutinefunction(get_response)

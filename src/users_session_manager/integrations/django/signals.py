@@ -109,4 +109,7 @@ def _end_sessions(user_id: str, changed: Any = None) -> None:
             spared = getattr(current.get(), "key", None)
             conf.manager()._end_stale_sessions(user_id, lambda stamp: users.is_stamp_of(stamp, changed), spared)
     except StoreUnavailable:
-        log.warning("The sessions of a user who was changed end with their next request: the store is unavailable")
+        log.warning(
+            "The sessions of a user who was changed end with their next request: the store is unavailable. Check the "
+            "store, see docs/how-to/production.md"
+        )

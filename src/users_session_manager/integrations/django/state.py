@@ -474,7 +474,10 @@ class UserSessionAttribute:
             return self
         state = state_of(request)
         if state is None:
-            raise AttributeError("this request did not come through UserSessionMiddleware: it has no user_session")
+            raise AttributeError(
+                "this request did not come through UserSessionMiddleware: it has no user_session. Add it to "
+                "MIDDLEWARE; in a test, use a Client in place of a RequestFactory, see docs/frameworks/django.md"
+            )
         return state.user_session()
 
 

@@ -26,7 +26,9 @@ def id_of(user: Any) -> str:
         with suppress(ValidationError):
             user = model(pk=model._meta.pk.to_python(user))
     if getattr(user, "pk", None) is None:
-        raise ValueError(f"this is neither a user with sessions nor a primary key: {user!r:.80}")
+        raise ValueError(
+            f"this is neither a user with sessions nor a primary key: pass a user that is stored, not {user!r:.80}"
+        )
     return str(user._meta.pk.value_to_string(user))
 
 

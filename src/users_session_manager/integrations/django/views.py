@@ -247,7 +247,10 @@ def _is_dispatch_of_async_class(view: Any) -> bool:
 def _state(request: Any) -> DjangoState:
     state = state_of(request)
     if state is None:
-        raise ImproperlyConfigured(f"the sessions of requests need {conf.MIDDLEWARE!r} in MIDDLEWARE")
+        raise ImproperlyConfigured(
+            f"the sessions of requests need {conf.MIDDLEWARE!r} in MIDDLEWARE: add it there, see "
+            "docs/frameworks/django.md"
+        )
     return state
 
 

@@ -39,7 +39,10 @@ class Refusals:
             try:
                 app.url_path_for(self._login_url)
             except NoMatchFound:
-                raise SessionError(f"login_url: the application has no route {self._login_url!r}") from None
+                raise SessionError(
+                    f"login_url: the application has no route {self._login_url!r}: name one that it has, or a path, "
+                    "see docs/frameworks/fastapi.md"
+                ) from None
 
     def answer_below(self, app: FastAPI) -> None:
         """Answer the exceptions of ours in the applications that are mounted on `app`, and do without `install`."""

@@ -43,7 +43,10 @@ class Guard(SecurityBase):
         is_installed = SessionRejected in connection.app.exception_handlers
         # A forgotten call would otherwise show only when a cookie is lost.
         if not is_installed and self._requests.place not in scope:
-            raise SessionError("sessions.install(app) has not been called for the application of this route")
+            raise SessionError(
+                "sessions.install(app) has not been called for the application of this route: call it where the "
+                "application is made, see docs/frameworks/fastapi.md"
+            )
         if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(connection):
             return None
         try:

@@ -330,9 +330,14 @@ class UserSessions:
 def _require_new(app: FastAPI) -> None:
     """Raise `SessionError` if nothing can be installed in an application any more."""
     if app.middleware_stack is not None:
-        raise SessionError("call sessions.install(app) before the application answers its first request")
+        raise SessionError(
+            "call sessions.install(app) before the application answers its first request, see "
+            "docs/frameworks/fastapi.md"
+        )
     if isinstance(getattr(app.exception_handlers.get(SessionRejected), "__self__", None), Refusals):
-        raise SessionError("this application has its UserSessions already")
+        raise SessionError(
+            "this application has its UserSessions already: install one alone, see docs/frameworks/fastapi.md"
+        )
 
 
 def _serve_script(app: FastAPI, path: str | None) -> None:
@@ -370,13 +375,13 @@ def _require_arguments(
     checked = {**options, "HEADER": DEFAULTS["HEADER"]} if bearer and options["HEADER"] is None else options
     problems = [f"{name.lower().removeprefix('cookie_')}: {text}" for name, text in wrong_values(checked, ())]
     if manager is not None and options["STORE"] is not None:
-        problems.append("store: the manager has a store already")
+        problems.append("store: the manager has a store already: leave out one of `store` and `manager`")
     if login_url is not None and not (isinstance(login_url, str) and login_url):
         problems.append(f"login_url: has to be a URL, the name of a route or None, not {login_url!r}")
     for name, value in (("api", api), ("bearer", bearer)):
         if not isinstance(value, bool):
             problems.append(f"{name}: has to be True or False, not {value!r}")
     if login_url is None and api is False:
-        problems.append("api: False needs a login_url, to which it redirects")
+        problems.append("api: False needs a login_url, to which it redirects: give both")
     if problems:
-        raise ValueError("; ".join(problems))
+        raise ValueError(f"{'; '.join(problems)}; see docs/frameworks/fastapi.md")

@@ -116,8 +116,9 @@ class Requests:
         """Return the state of a request to a caller that may wait for the store."""
         if self._manager().blocking and running_loop() is not None:
             raise SessionError(
-                "this would hold up the event loop, since the store may wait: make the route a plain def, "
-                "or call it in a thread, as await run_in_threadpool(sessions.sign_in, request, response, username) does"
+                "this would hold up the event loop, since the store may wait: make the route a plain def, or call "
+                "it in a thread, as await run_in_threadpool(sessions.sign_in, request, response, username) does; "
+                "see docs/frameworks/fastapi.md"
             )
         return self.state(request)
 
@@ -125,8 +126,9 @@ class Requests:
         """Return the state of a request to a caller that sets the cookie."""
         if request.scope["type"] == "websocket" and self.carrier.cookie is not None:
             raise SessionError(
-                "a WebSocket has no answer that could set the cookie: sign in, and renew keys, by an HTTP request, "
-                "and let the page connect again; or say cookie=None, for clients that send a header alone"
+                "a WebSocket has no answer that could set the cookie: sign in, and renew keys, by an HTTP "
+                "request, and let the page connect again; or say cookie=None, for clients that send a header "
+                "alone, see docs/frameworks/fastapi.md"
             )
         answer: Answer | None = request.scope.get(self.place)
         if answer is not None and answer.has_started and self.carrier.cookie is not None:

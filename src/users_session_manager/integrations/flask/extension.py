@@ -104,13 +104,18 @@ class UserSessions:
             SessionError: `app` has its `UserSessions` already, or another store was chosen before.
         """
         if EXTENSION in app.extensions:
-            raise SessionError("this application has its UserSessions already")
+            raise SessionError(
+                "this application has its UserSessions already: call init_app(app) once, see docs/frameworks/flask.md"
+            )
         taken = [app.config["SESSION_COOKIE_NAME"]]
         if self._login_manager is not None:
             taken.append(app.config.get("REMEMBER_COOKIE_NAME", "remember_token"))  # which Flask-Login deletes for us
         options = read_settings(app, taken)
         if self._given is not None and options["STORE"] is not None:
-            raise ValueError("USER_SESSIONS_STORE: the manager that UserSessions was given has a store already")
+            raise ValueError(
+                "USER_SESSIONS_STORE: the manager that UserSessions was given has a store already: leave out one of "
+                "the two"
+            )
         app.extensions[EXTENSION] = installed = Installation(self, options)
         self._carrier = installed.carrier
         if self._login_manager is not None:
@@ -143,7 +148,10 @@ class UserSessions:
         from ..socketio import attach  # an extra of its own
 
         if self._carrier is None:
-            raise SessionError("call init_app(app) before attach(io): the name of the cookie is a setting")
+            raise SessionError(
+                "call init_app(app) before attach(io): the name of the cookie is a setting, see "
+                "docs/frameworks/flask.md"
+            )
         return attach(self.manager, io, namespace=namespace, cookie=self._carrier.cookie)
 
     def stream(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -160,7 +168,7 @@ class UserSessions:
             TypeError: `items` cannot be iterated over, or only on an event loop, which Flask does not have.
         """
         if not isinstance(items, Iterable):
-            raise TypeError(f"Flask streams what a plain generator yields, not {type(items).__name__}")
+            raise TypeError(f"Flask streams what a plain generator yields: pass one, not {type(items).__name__}")
         return stream(current_state().find_session(), items)
 
     def sign_in(
@@ -249,13 +257,21 @@ def _check_once() -> None:
     changed = [name for name, value in settings_of(app).items() if value != installed.options.get(name, EXTENSION)]
     if changed:
         names = ", ".join(f"{PREFIX}{name}" for name in changed)
-        raise SessionError(f"set {names} before UserSessions(app) or init_app(app): they are read there")
+        raise SessionError(
+            f"set {names} before UserSessions(app) or init_app(app): they are read there, see docs/frameworks/flask.md"
+        )
     endpoints = {rule.endpoint for rule in app.url_map.iter_rules()}
     login = installed.login_url
     if login is None and not installed.has_api and (installed.bridge is None or installed.bridge.login_view is None):
-        raise SessionError("USER_SESSIONS_API = False needs USER_SESSIONS_LOGIN_URL, to which it redirects")
+        raise SessionError(
+            "USER_SESSIONS_API = False needs USER_SESSIONS_LOGIN_URL, to which it redirects: set both, see "
+            "docs/frameworks/flask.md"
+        )
     if login is not None and "/" not in login and login not in endpoints:
-        raise SessionError(f"USER_SESSIONS_LOGIN_URL: there is no endpoint {login!r}; {nearest(login, endpoints)}")
+        raise SessionError(
+            f"USER_SESSIONS_LOGIN_URL: there is no endpoint {login!r}, name one that there is, or a URL (see "
+            f"docs/frameworks/flask.md); {nearest(login, endpoints)}"
+        )
     if installed.bridge is not None:
         installed.bridge.check(app)
     # Outside of what extensions such as Flask-RESTful have put in its place.

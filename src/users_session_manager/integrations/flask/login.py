@@ -207,10 +207,14 @@ class Bridge:
         is_initialised = vars(app).get("login_manager") is manager
         if not is_initialised:
             raise SessionError(
-                "login_manager.init_app(app) has not been called for the one that UserSessions was given"
+                "login_manager.init_app(app) has not been called for the one that UserSessions was given: call "
+                "it, see docs/frameworks/flask.md"
             )
         if manager.user_callback is None:
-            raise SessionError("the login manager that UserSessions was given needs a user_loader")
+            raise SessionError(
+                "the login manager that UserSessions was given needs a user_loader: give it one, see "
+                "docs/frameworks/flask.md"
+            )
         if not isinstance(manager.request_callback, _RequestLoader):
             manager.request_loader(_RequestLoader(manager.request_callback, manager, self._state))
 
@@ -245,8 +249,8 @@ class Bridge:
     def _warn(self) -> None:
         if not self._has_warned:
             log.warning(
-                "A login of Flask-Login has no session: it is from before UserSessions, or login_user has not made it. "
-                "Its user has to sign in again"
+                "A login of Flask-Login has no session: it is from before UserSessions, or login_user has not "
+                "made it. Its user has to sign in again, see docs/frameworks/flask.md"
             )
         self._has_warned = True
 

@@ -26,13 +26,18 @@ def read_settings(app: Flask, taken: list[str]) -> dict[str, Any]:
     for name, default in {**DEFAULTS, "COOKIE_SECURE": not app.debug, **_OWN_DEFAULTS}.items():
         app.config.setdefault(f"{PREFIX}{name}", default)
     options = settings_of(app)
-    names = [*DEFAULTS, *_OWN_DEFAULTS]
-    problems = [(name, f"does not exist; {nearest(name, names, PREFIX)}") for name in options if name not in names]
-    problems += wrong_values(options, taken)
-    problems += _wrong_own_values(options)
+    problems = [*_unknown_names(options), *wrong_values(options, taken), *_wrong_own_values(options)]
     if problems:
-        raise ValueError("; ".join(f"{PREFIX}{name}: {problem}" for name, problem in problems))
+        texts = "; ".join(f"{PREFIX}{name}: {problem}" for name, problem in problems)
+        raise ValueError(f"{texts}; see docs/frameworks/flask.md")
     return options
+
+
+def _unknown_names(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    names = [*DEFAULTS, *_OWN_DEFAULTS]
+    for name in options:
+        if name not in names:
+            yield name, f"does not exist; {nearest(name, names, PREFIX)}"
 
 
 def _wrong_own_values(options: dict[str, Any]) -> Iterator[tuple[str, str]]:

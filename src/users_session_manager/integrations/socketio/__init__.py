@@ -60,7 +60,10 @@ def attach(manager: SessionManager, io: Any, *, namespace: str = "/", cookie: st
     """
     server = _server_of(io)
     if JOIN in server.handlers.get(namespace, {}):
-        raise SessionError(f"this server has a handler of {JOIN!r} in namespace {namespace!r} already")
+        raise SessionError(
+            f"this server has a handler of {JOIN!r} in namespace {namespace!r} already: call attach() once, or choose "
+            "another namespace, see docs/how-to/page-script.md"
+        )
     kind = LoopNotifier if isinstance(server, socketio.AsyncServer) else Notifier
     notifier = kind(manager, server, namespace, cookie)
     undo = ExitStack()  # it calls the last one first, and nothing the second time
@@ -108,9 +111,15 @@ def presence(
     server = _server_of(io)
     notifiers = [each for each in manager._watchers if isinstance(each, Notifier) and each.serves(server, namespace)]
     if not notifiers:
-        raise SessionError(f"call attach() before presence(), with the same server and namespace {namespace!r}")
+        raise SessionError(
+            f"call attach() before presence(), with the same server and namespace {namespace!r}, see "
+            "docs/how-to/who-is-online.md"
+        )
     if notifiers[0].presence is not None:
-        raise SessionError(f"this server has presence in namespace {namespace!r} already")
+        raise SessionError(
+            f"this server has presence in namespace {namespace!r} already: call presence() once, see "
+            "docs/how-to/who-is-online.md"
+        )
     started = Presence(manager, notifiers[0], show or (lambda session: session.username))
     started.attach(server, namespace)
     return started.detach
@@ -136,5 +145,8 @@ def _server_of(io: Any) -> Any:
     mode = getattr(server, "async_mode", "")
     for prefix, is_patched, module, cure in _PATCHES:
         if mode.startswith(prefix) and not resolve_name(is_patched)(module):
-            raise SessionError(f"a server in {mode} mode loses the logouts of other threads: {cure} before all else")
+            raise SessionError(
+                f"a server in {mode} mode loses the logouts of other threads: {cure} before all else, see "
+                "docs/how-to/production.md"
+            )
     return server

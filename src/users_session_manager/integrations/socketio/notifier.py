@@ -257,7 +257,10 @@ class LoopNotifier(Notifier):
     def _step_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()):
-            log.error("A logout could not be sent\n%s", redact("".join(traceback.format_exception(failure))))
+            log.error(
+                "A logout could not be sent: correct what this names, see docs/how-to/page-script.md\n%s",
+                redact("".join(traceback.format_exception(failure))),
+            )
 
     def _use_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
         with LOCK:

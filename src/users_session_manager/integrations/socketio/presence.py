@@ -235,10 +235,14 @@ class Presence:
             if name is not None and not isinstance(name, str):
                 raise TypeError(f"show must return a str or None, got {type(name).__name__}")
             if name is not None and len(json.dumps(name)) > MAX_NAME:
-                raise ValueError(f"what show returns may have {MAX_NAME:,} bytes as JSON")
+                raise ValueError(f"what show returns may have {MAX_NAME:,} bytes as JSON, return a shorter name")
         except Exception:  # noqa: BLE001  # it is the application's
             if not self._has_failed:
                 self._has_failed = True
-                log.error("A session is not shown to others\n%s", redact(traceback.format_exc()))
+                log.error(
+                    "A session is not shown to others: correct what this names in `show`, see "
+                    "docs/how-to/who-is-online.md\n%s",
+                    redact(traceback.format_exc()),
+                )
             return None
         return name

@@ -135,7 +135,9 @@ class RedisStore(SharedStore):
         user = name if user_id is None else encode_text(self._limits.check_text("a user id", user_id))
         stamp = self._encode_stamp(security_stamp)
         if self._closed:
-            raise SessionError("this SessionManager is closed")
+            raise SessionError(
+                "this SessionManager is closed: call SessionManager() for another one, see docs/reference/errors.md"
+            )
         self.serve()
         group, lease = _group_of_user(user), self._own_lease()
         key = new_key(group)
@@ -155,7 +157,10 @@ class RedisStore(SharedStore):
         while outcome == b"again":
             outcome, answer = self._take("add", [group], *args)
             if outcome == b"full":
-                raise TooManySessions(f"{username!r} has {answer} sessions, and may have {policy.max_sessions}")
+                raise TooManySessions(
+                    f"{username!r} has {answer} sessions, and may have {policy.max_sessions}: let the user sign out "
+                    "elsewhere first, see docs/guide.md"
+                )
             yield self._ended_of(answer)
 
     def get(self, key: object) -> SharedSession | None:

@@ -61,7 +61,11 @@ def live_session(start_timer: Callable[[float], SessionTimer], record: bytes | N
     try:
         return _session(record, start_timer)
     except (ValueError, KeyError, IndexError, RecursionError):
-        log.warning("Rejected a session that another program has changed in Redis: id %s", id_of(record))
+        log.warning(
+            "Rejected a session that another program has changed in Redis: id %s. Let no other program write there, "
+            "see docs/how-to/production.md",
+            id_of(record),
+        )
         return None
 
 

@@ -216,13 +216,15 @@ class Scripts:
         policies = {node.get("maxmemory_policy", "noeviction") for node in several or [answer]}
         for policy in policies - {"noeviction"}:
             log.warning(
-                "maxmemory-policy of Redis is %s: it logs users out when its memory is full; set it to noeviction",
+                "maxmemory-policy of Redis is %s: it logs users out when its memory is full; set it to "
+                "noeviction, see docs/how-to/production.md",
                 policy,
             )
         if old:
             log.warning(
-                "Redis has sessions of an earlier version of this library, which this one does not read: their users "
-                "have to sign in again, and all processes need the same version; see docs/how-to/production.md"
+                "Redis has sessions of an earlier version of this library, which this one does not read: their "
+                "users have to sign in again, and all processes need the same version; see "
+                "docs/how-to/production.md"
             )
 
 
