@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("django")
 
+from django.template import Context, Engine
 from django.test import Client, RequestFactory
 from django_project import COOKIE, EVERY_VIEW, HTML, UNKNOWN, is_logged_out, log_in, mine
 
@@ -35,6 +36,16 @@ def test_kinds_of_views(client, manager, clock):
         assert COOKIE not in answer.cookies
         assert manager.getSessionTimeLeft(key) == (2000 if kind == "asyncclass" else 3000)
         client.post("/logout")
+
+
+def test_no_user(manager):
+    """A request without a session has `None`, of which Python says what the page of errors explains."""
+    request = Client().get("/bare").wsgi_request
+    assert request.user_session is None
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'username'"):
+        request.user_session.username  # noqa: B018
+    template = Engine().from_string("[{{ request.user_session.username }}]")
+    assert template.render(Context({"request": request})) == "[]"
 
 
 def test_open_view(client, manager, kind):

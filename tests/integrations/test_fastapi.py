@@ -164,6 +164,18 @@ class TestGuard:
         assert client.get("/optional", headers={"Session-Key": key}).json() == "luca"
         assert manager.getSessionTimeLeft(key) == 3000
 
+    def test_no_user(self, manager):
+        """An optional session may be `None`, of which Python says what the page of errors explains."""
+        sessions = UserSessions()
+        app = make_app(sessions)
+
+        @app.get("/unguarded")
+        def unguarded(session: Annotated[Any, Depends(sessions.optional)]) -> str:
+            return session.username
+
+        with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'username'"):
+            client_of(app).get("/unguarded")
+
     def test_browser(self, client, manager):
         """A browser keeps the cookie, sends it back, and forgets it at a logout, but not when its session ends."""
         key = client.post("/login", params={"name": "luca"}).json()["session_key"]

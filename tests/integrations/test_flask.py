@@ -361,6 +361,16 @@ class TestCurrentSession:
             manager.deleteSession(key)
             assert current_session.username == "Luca"
 
+    def test_no_user(self, manager):
+        """Without a session it says what to do; otherwise it is as `None`, which a template shows as nothing."""
+        with make_app().test_request_context():
+            for use in (lambda: current_session.username, lambda: setattr(current_session, "data", 1)):
+                with pytest.raises(AttributeError, match=r"no user is signed in.*@session_required.*flask\.md"):
+                    use()
+            assert not hasattr(current_session, "username")
+            assert (current_session == None, repr(current_session)) == (True, "None")  # noqa: E711
+            assert render_template_string("[{{ current_session.username }}]") == "[]"
+
     def test_asked_once(self, manager, heard):
         """The store is asked once a request."""
         with make_app().test_request_context(headers=header(UNKNOWN)):

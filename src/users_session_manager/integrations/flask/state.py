@@ -51,8 +51,9 @@ class FlaskState(RequestState):
             raise SessionError(HAS_BEGUN)
         if {"sid", "namespace"} <= vars(request._get_current_object()).keys():  # type: ignore[attr-defined]
             raise SessionError(
-                "a Socket.IO handler has no answer that could set the cookie: sign in, and renew keys, in a view, and "
-                "let the page connect again; or set USER_SESSIONS_COOKIE to None, for clients that send a header alone"
+                "a Socket.IO handler has no answer that could set the cookie: sign in, and renew keys, in a view, "
+                "and let the page connect again; or set USER_SESSIONS_COOKIE to None, for clients that send a "
+                "header alone, see docs/frameworks/flask.md"
             )
 
     def _find(self, key: str, *, prolong: bool) -> Session:
@@ -93,7 +94,10 @@ def installation() -> Installation:
     """Return what `init_app` has made for the application of this request; raise `SessionError` without it."""
     installed: Installation | None = current_app.extensions.get(EXTENSION)
     if installed is None:
-        raise SessionError("UserSessions(app) has not been called for this application")
+        raise SessionError(
+            "UserSessions(app) has not been called for this application: call it where the application is made, see "
+            "docs/frameworks/flask.md"
+        )
     return installed
 
 
@@ -120,7 +124,31 @@ def state_of_request() -> FlaskState:
     return state
 
 
-current_session: RequestSession = LocalProxy(lambda: current_state().find_session())  # type: ignore[assignment]
+class _CurrentSession(LocalProxy[RequestSession | None]):
+    """The session of this request. A view that uses the session of a request without one learns what to do.
+
+    Without a session `hasattr` is false, and a template shows nothing, as of `None`.
+    """
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._require(name), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._require(name), name, value)
+
+    def _require(self, name: str) -> RequestSession:
+        session = self._get_current_object()
+        if session is None:
+            raise AttributeError(
+                f"no user is signed in, so current_session has no {name!r}: guard the view with @session_required, or "
+                "ask `if current_session` first, see docs/frameworks/flask.md"
+            )
+        return session
+
+
+current_session: RequestSession = _CurrentSession(lambda: current_state().find_session())  # type: ignore[assignment]
 """The session of this request; false without one, which a view under `session_required` need not check."""
 
 
