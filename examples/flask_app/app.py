@@ -1,201 +1,126 @@
-"""See who is logged in, live, and watch every open tab being logged out the moment a session expires.
+"""Show who is online, and log every open tab out the moment its session ends.
 
-Run it with `python examples/flask_app/app.py` and open the address it prints. In this folder: `lists.py` has the lists
-that the pages show, `administration.py` the page of the administrator, and `activity.py` the log that it shows.
+Run it with `python examples/flask_app/app.py` and open the address it prints.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import socketio
-from flask import Flask, Response, abort, jsonify, render_template, request
-from ua_parser import parse_os, parse_user_agent
+from flask import Flask, Response, abort, redirect, render_template, request
 from werkzeug.security import check_password_hash, generate_password_hash
 from werkzeug.serving import make_server
 
-from users_session_manager import Session, SessionManager
+from users_session_manager import Session
 from users_session_manager.integrations.flask import UserSessions, current_session, session_required
 from users_session_manager.integrations.socketio import presence
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the package `shared`
-from activity import ActivityLog
-from administration import ADMINISTRATORS, administration
-from lists import SessionLists, id_of
-from shared.flask_pages import shared_pages
-from shared.pages import label
-from shared.socket_io_client import fetch
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parent / "shared"
+sys.path.append(str(HERE.parent))  # for the package `shared`
+from shared.command_line import read_options  # noqa: E402
+from shared.socket_io_client import client_script  # noqa: E402
 
-# A real application keeps these hashes in its database, and the passwords nowhere.
+# A real application keeps the hashes in its database, and the passwords nowhere.
 DEMO_USERS = {"luca": "lasagne", "fabio": "focaccia", "admin": "antipasti"}
-PASSWORD_HASHES = {name: generate_password_hash(password) for name, password in DEMO_USERS.items()}
-# For an unknown username. The check takes as long as for a known one, so its time does not reveal which users exist.
+PASSWORD_HASHES = {username: generate_password_hash(password) for username, password in DEMO_USERS.items()}
+# The check of an unknown username takes as long as that of a known one, so its time does not reveal which users exist.
 UNKNOWN_USER_HASH = generate_password_hash("unknown")
 
+app = Flask(
+    __name__,
+    instance_path=str(HERE / "instance"),
+    static_folder=SHARED / "static",
+    template_folder=str(SHARED / "templates"),
+)
+app.config["USER_SESSIONS_STORE"] = "sqlite:///sessions.sqlite3"  # in the folder `instance`; survives a restart
+app.config["USER_SESSIONS_LOGIN_URL"] = "login"
+app.config["USER_SESSIONS_COOKIE_SECURE"] = False  # this is http; leave the line out where https is used
+user_sessions = UserSessions(app)
+manager = user_sessions.manager
 
-def create_app(
-    *,
-    store: str | None = "sqlite:///sessions.sqlite3",
-    timeout: float = 60,
-    warning: float = 20,
-    client_script: Path | None = None,
-    https: bool = False,
-) -> Flask:
-    """Return the application.
-
-    Args:
-        store: where the sessions are; a relative path of a file is in the folder `instance`.
-        timeout: the idle timeout of a session, in seconds.
-        warning: how many seconds before a session expires its pages ask whether the user is still there.
-        client_script: our own copy of socket.io-client; `None` for the CDN's.
-        https: whether the application is served over https.
-    """
-    app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = 4096
-    app.config["USER_SESSIONS_STORE"] = store
-    app.config["USER_SESSIONS_HEADER"] = None  # the page's key is in the cookie alone
-    # Over https the cookie is Secure. `main` serves plain http, where not every browser would store a Secure cookie.
-    app.config["USER_SESSIONS_COOKIE_SECURE"] = https
-    app.config["USER_SESSIONS_LOGIN_URL"] = "page"  # a browser without a session that opens /admin is sent there
-    user_sessions = UserSessions(app)
-    io = socketio.Server(async_mode="threading")
-    manager = SessionManager()
-
-    # From here on every page that sends `session_key` gets `session_expiring` shortly before its session expires, and
-    # `logout` the moment it ends; and `presence` when sessions of any user begin and end. Presence has each name once,
-    # so a public id makes the name of each session its own, and pages can count the sessions of a user.
-    user_sessions.attach(io)
-    presence(manager, io, show=lambda session: f"{session.username} {id_of(session.key)}")
-    app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
-
-    log, lists = ActivityLog(), SessionLists(manager, warning=warning)
-    if not lists.set_timeout(timeout):
-        raise ValueError(f"timeout must be at least {manager.MIN_SESSION_TIMEOUT} seconds, got {timeout}")
-
-    def push(username: str | Literal[False]) -> None:
-        """Let the pages that list the sessions of a user request them again; `False` if a session has just ended."""
-        for name in filter(None, {username, *ADMINISTRATORS}):
-            for session in manager.getUserSessions(name):
-                io.emit("sessions", to=session["key"])  # the room of a key holds the pages of that session alone
-
-    def on_created(key: str) -> None:
-        username = manager.getUsernameFromSessionKey(key)
-        log.add(f"{username} logged in, session {label(key)}")
-        push(username)
-
-    def on_ended(session: Session, reason: str) -> None:
-        log.add(f"session {label(session.key)} of {session.username} has ended: {reason}")
-        push(session.username)
-
-    def on_change(key: str) -> None:
-        push(manager.getUsernameFromSessionKey(key))
-
-    manager.on("sessionCreated", on_created)
-    manager.on("sessionRenewed", lambda _old, new: on_change(new))  # the lists show its new label
-    manager.on("sessionExpiring", lambda key, _left: on_change(key))  # a page drops a list that is older than this
-    manager.on("sessionEnded", on_ended)
-
-    @app.before_request
-    def refuse_forms() -> None:
-        # A form on another site can post, but it cannot post JSON.
-        if request.method == "POST":
-            if not request.is_json:
-                abort(415)
-            if not isinstance(request.get_json(), dict):
-                abort(400)
-
-    notes = dict.fromkeys(ADMINISTRATORS, "sees everyone’s sessions")
-    demo_users = [
-        {"name": name, "password": password, "note": notes.get(name)} for name, password in DEMO_USERS.items()
-    ]
-
-    @app.get("/")
-    def page() -> str:
-        return render_template("page.html", demo_users=demo_users)
-
-    @app.post("/login")
-    def login() -> Any:
-        username, password = str(request.json.get("username", "")), str(request.json.get("password", ""))
-        right = check_password_hash(PASSWORD_HASHES.get(username, UNKNOWN_USER_HASH), password)
-        if not right or username not in PASSWORD_HASHES:
-            return jsonify(error="That username and password do not go together."), 403
-        # Ends the session of another user in this browser, and calls on_created.
-        user_sessions.sign_in(username, data={"browser": browser_of(request.user_agent.string)})
-        return jsonify(next=user_sessions.next_page(default=""), administrator=username in ADMINISTRATORS)
-
-    # Only `still-here` restarts the session, so that the countdown is easy to watch. In most applications each request
-    # of a user restarts it, and only the views that a page requests by itself are `passive`.
-
-    @app.get("/sessions")
-    @session_required(passive=True)
-    def sessions() -> Response:
-        return jsonify(lists.for_user(current_session.username, current_session.key))
-
-    @app.post("/still-here")
-    @session_required
-    def still_here() -> Response:
-        push(current_session.username)
-        return jsonify({})
-
-    @app.post("/logout")
-    @session_required(passive=True)
-    def logout() -> Response:
-        user_sessions.sign_out()  # calls on_ended, and every tab of the session gets `logout`
-        return jsonify({})
-
-    @app.post("/logout-there")
-    @session_required(passive=True)
-    def logout_there() -> Any:
-        # Only among the user's own sessions: a forged id cannot end another user's session.
-        ended = lists.end(current_session.username, request.json.get("session"))
-        return jsonify({}) if ended else (jsonify(error="That session has ended already."), 404)
-
-    @app.post("/logout-elsewhere")
-    @session_required(passive=True)
-    def logout_elsewhere() -> Response:
-        user_sessions.sign_out_elsewhere()
-        return jsonify({})
-
-    app.register_blueprint(administration(user_sessions, lists, log))
-
-    app.register_blueprint(shared_pages(client_script))
-
-    @app.context_processor
-    def for_every_page() -> dict[str, Any]:
-        username = current_session.username if current_session else None
-        return {"username": username, "administrators": ADMINISTRATORS}
-
-    return app
+io = socketio.Server(async_mode="threading")
+user_sessions.attach(io)  # pages hear when their session ends, and some seconds before it expires
+presence(manager, io)  # pages hear who logs in and out
+app.wsgi_app = socketio.WSGIApp(io, app.wsgi_app)  # type: ignore[method-assign]
 
 
-def browser_of(user_agent: str) -> str:
-    """Return the name of a browser and its system, by which users recognise their sessions.
+@app.route("/login", methods=["GET", "POST"])
+def login() -> Any:
+    demo_users = [{"username": username, "password": password} for username, password in DEMO_USERS.items()]
+    if request.method == "GET":
+        return render_template("login.html", demo_users=demo_users)
+    username, password = request.form.get("username", ""), request.form.get("password", "")
+    is_right = check_password_hash(PASSWORD_HASHES.get(username, UNKNOWN_USER_HASH), password)
+    if not is_right or username not in PASSWORD_HASHES:
+        return render_template("login.html", demo_users=demo_users, wrong=True), 403
+    user_sessions.sign_in(username)
+    return redirect(user_sessions.next_page())
 
-    A client can send any User-Agent, so nothing may depend on it.
-    """
-    user_agent = user_agent[:400]  # no browser sends more, and parsing takes time for each character
-    names = [found.family for found in (parse_user_agent(user_agent), parse_os(user_agent)) if found]
-    return " on ".join(names)[:60] or "Unknown browser"
+
+@app.get("/")
+@session_required
+def page() -> str:
+    is_admin = current_session.username == "admin"
+    return render_template("page.html", username=current_session.username, administrator=is_admin)
+
+
+@app.post("/logout")
+def logout() -> Any:
+    user_sessions.sign_out()  # logs out all tabs of this browser
+    return redirect("/login")
+
+
+@app.post("/logout-everywhere")
+@session_required
+def logout_everywhere() -> Any:
+    username = current_session.username
+    user_sessions.sign_out()  # refuses a form of another site
+    manager.deleteUserSessions(username)
+    return redirect("/login")
+
+
+@app.post("/logout-user")
+@session_required
+def logout_user() -> dict[str, int]:
+    if current_session.username != "admin":
+        abort(403)
+    # JSON, because a form of another site cannot send it.
+    return {"ended": manager.deleteUserSessions(str(request.get_json()["username"]))}
+
+
+@manager.on("sessionCreated")
+def notify_other_browsers(key: str) -> None:
+    username = manager.getUsernameFromSessionKey(key)
+    for session in manager.getUserSessions(username) if username else []:
+        if session["key"] != key:
+            # The room of a key contains the tabs of its session.
+            io.emit("notice", "You have also logged in with another browser.", to=session["key"])
+
+
+@manager.on("sessionEnded")
+def log_end(session: Session, reason: str) -> None:
+    print(f"The session of {session.username} has ended: {reason}", flush=True)
+
+
+@app.after_request
+def add_security_headers(response: Response) -> Response:
+    policy = "default-src 'none'; script-src 'self' https://cdn.jsdelivr.net; style-src 'self'; img-src 'self'; "
+    policy += "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    response.headers["Content-Security-Policy"] = policy
+    response.headers["Referrer-Policy"] = "same-origin"
+    return response
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=5000, help="0 takes a free one (default: %(default)s)")
-    sessions = "where the sessions are (default: %(default)s, in the folder `instance`)"
-    parser.add_argument("--sessions", default="sqlite:///sessions.sqlite3", metavar="ADDRESS", help=sessions)
-    parser.add_argument("--timeout", type=float, default=60, help="seconds a session lasts (default: %(default)s)")
-    # WCAG 2.2, 2.2.1: at least 20 seconds to ask for more time.
-    warning = "seconds before it expires at which its pages ask whether the user is still there (default: %(default)s)"
-    parser.add_argument("--warning", type=float, default=20, help=warning)
-    options = parser.parse_args()
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would hide our own
-    app = create_app(store=options.sessions, timeout=options.timeout, warning=options.warning, client_script=fetch())
-    # If the port is in use, this prints an error and exits.
-    server = make_server("127.0.0.1", options.port, app, threaded=True)
+    port = read_options(manager, __doc__, port=5000)
+    app.jinja_env.globals.update(client=client_script(), user_sessions_script="/user-sessions.js")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each request
+    server = make_server("127.0.0.1", port, app, threaded=True)
     print(f"Open http://127.0.0.1:{server.port}/ in a browser. Ctrl-C ends it.", flush=True)
     server.serve_forever()
 

@@ -1,1 +1,1 @@
-"""What the examples have in common: the look of their pages, the script that keeps them up to date, their headers."""
+"""What the examples share: the pages, the options of their commands, and socket.io-client."""

@@ -12,7 +12,14 @@ VERSION = "4.8.4"
 CDN = f"https://cdn.jsdelivr.net/npm/socket.io-client@{VERSION}/dist/socket.io.min.js"
 # The browser runs a copy only if it has this hash, so neither the CDN nor the download has to be trusted.
 INTEGRITY = "sha384-fBrXvbDtHoeKWJ/hcA6M+YGueiDW+h45I7V6F2kD1S8bOkrF9rZYPLVkCR6BLR/1"
-INSTANCE = Path(__file__).resolve().parent / "instance"  # not part of the repository
+STATIC = Path(__file__).resolve().parent / "static"
+INSTANCE = STATIC / "instance"  # not part of the repository
+
+
+def client_script() -> dict[str, str]:
+    """Return the attributes of the tag that loads the script."""
+    script = fetch()
+    return {"src": f"/static/{script.relative_to(STATIC).as_posix()}" if script else CDN, "integrity": INTEGRITY}
 
 
 def fetch(folder: Path = INSTANCE) -> Path | None:

@@ -5,7 +5,6 @@ The fixture `example` is `examples/flask_app`; the tests of another example have
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
@@ -13,18 +12,18 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 from npm_client import client_script
+
+from users_session_manager import SessionManager
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -163,13 +162,27 @@ LEFT_WHILE_CONNECTING = re.compile(
 )
 
 
+def copy_example(name: str, folder: Path) -> str:
+    """Copy an example into a folder, so that its files are its own; return the program that starts it."""
+    shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("instance", "__pycache__"))
+    (folder / "shared").symlink_to(EXAMPLES / "shared")
+    return str(folder / name / "app.py")
+
+
+@contextmanager
+def sessions_of(program: str) -> Iterator[SessionManager]:
+    """Share the sessions of a copied example, as another worker of it would."""
+    instance = Path(program).parent / "instance"
+    instance.mkdir(exist_ok=True)  # the example makes it when it needs its sessions first
+    manager = SessionManager(store=f"sqlite:///{instance}/sessions.sqlite3")
+    yield manager
+    manager.close()
+
+
 def starter() -> Iterator[Callable[..., Example]]:
     started: list[Example] = []
-    folder = tempfile.TemporaryDirectory()
 
-    def start(*options: str, script: str = "flask_app/app.py") -> Example:
-        if script == "flask_app/app.py":  # else those of two tests would share their sessions
-            options += ("--sessions", f"sqlite:///{folder.name}/{len(started)}.sqlite3")
+    def start(*options: str, script: str) -> Example:
         started.append(Example(script, *options))
         return started[-1]
 
@@ -177,7 +190,6 @@ def starter() -> Iterator[Callable[..., Example]]:
     for example in started:
         output = LEFT_WHILE_CONNECTING.sub("", example.stop())
         assert "Traceback" not in output, output
-    folder.cleanup()
 
 
 @pytest.fixture
@@ -193,19 +205,21 @@ def start_shared_example() -> Iterator[Callable[..., Example]]:
 
 
 @pytest.fixture(scope="module")
-def flask_example(start_shared_example: Callable[..., Example]) -> Example:
-    return start_shared_example("--timeout", "600", "--warning", "300")
+def flask_program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return copy_example("flask_app", tmp_path_factory.mktemp("flask"))
+
+
+@pytest.fixture(scope="module")
+def flask_example(start_shared_example: Callable[..., Example], flask_program: str) -> Example:
+    return start_shared_example("--timeout", "600", "--warning", "300", script=flask_program)
 
 
 @pytest.fixture
-def example(flask_example: Example) -> Example:
-    """The example without a session, with sessions that outlast every test; their pages ask in the last 300 seconds."""
-    administrator = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    password = {"username": "admin", "password": "antipasti"}
-    for path, body in (("login", password), ("admin/timeout", {"seconds": 600}), ("admin/logout-everyone", {})):
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(flask_example.url + path, json.dumps(body).encode(), headers)
-        administrator.open(request, timeout=MAX_WAIT).close()
+def example(flask_example: Example, flask_program: str) -> Example:
+    """The example without a session, with sessions that outlast every test."""
+    with sessions_of(flask_program) as manager:
+        manager.deleteAllSessions()
+    flask_example.begin()
     return flask_example
 
 
@@ -261,16 +275,14 @@ class Person:
         page.on("console", lambda message: self._complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda failure: self._complaints.append(str(failure)))
         page.goto(self.url)
-        page.evaluate("window.neverReloaded = true")
         return page
 
     def log_in(self, username: str, password: str) -> Page:
         page = self.open_tab()
         page.get_by_label("Username").fill(username)
         page.get_by_label("Password").fill(password)
-        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("button", name="Log in", exact=True).click()
         page.get_by_text("this is you").wait_for()
-        page.get_by_text("Connected", exact=True).wait_for()
         return page
 
 

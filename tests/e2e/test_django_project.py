@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from npm_client import EXAMPLES, client_script
+from conftest import EXAMPLES, copy_example, sessions_of
+from npm_client import client_script
 
 pytest.importorskip("django")
 pytest.importorskip("simple_websocket")
@@ -20,31 +20,29 @@ pytestmark = pytest.mark.browser
 
 def copy_project(folder: Path, more_settings: str = "") -> str:
     """Copy the example into an empty folder, so that its database is its own; return the program that starts it."""
-    shutil.copytree(EXAMPLES / "django_project", folder / "django_project", ignore=shutil.ignore_patterns("instance"))
-    (folder / "shared").symlink_to(EXAMPLES / "shared")
+    program = copy_example("django_project", folder)
     with (folder / "django_project" / "demo" / "settings.py").open("a") as settings:
         settings.write('PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]\n')  # the others are slow
         settings.write(more_settings)
-    return str(folder / "django_project" / "app.py")
-
-
-def start_project(start: Callable[..., Any], folder: Path) -> Any:
-    return start("--timeout", "600", script=copy_project(folder))
+    return program
 
 
 @pytest.fixture(scope="module")
-def project(start_shared_example: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return start_project(start_shared_example, tmp_path_factory.mktemp("project"))
+def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return copy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def project(start_shared_example: Callable[..., Any], program: str) -> Any:
+    return start_shared_example("--timeout", "600", script=program)
 
 
 @pytest.fixture
-def example(project: Any) -> Any:
+def example(project: Any, program: str) -> Any:
     """The example without a session."""
-    with requests.Session() as administrator:
-        administrator.get(project.url + "login/").raise_for_status()
-        for path, form in (("login/", {"username": "admin", "password": "antipasti"}), ("logout-everyone/", {})):
-            token = {"X-CSRFToken": administrator.cookies["csrftoken"]}
-            administrator.post(project.url + path, form, headers=token).raise_for_status()
+    with sessions_of(program) as manager:
+        manager.deleteAllSessions()
+    project.begin()
     return project
 
 
@@ -59,11 +57,18 @@ def key_cookie(context: Any) -> dict[str, Any]:
     return cookie
 
 
-def assert_logged_out_without_reload(page: Any, expect: Any) -> None:
-    expect(page.get_by_role("heading", name="You are logged out")).to_be_visible()
-    expect(page.locator("#inside")).to_be_hidden()
-    expect(page.locator("#sessions tr")).to_have_count(0)
-    assert page.evaluate("window.neverReloaded") is True
+def button(page: Any, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def online(page: Any) -> Any:
+    return page.get_by_role("list", name="Online now").get_by_role("listitem")
+
+
+def expect_login_page(expect: Any, *pages: Any, reason: str = "") -> None:
+    for page in pages:
+        expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+        expect(page.locator("#reason")).to_contain_text(reason)
 
 
 def enter_admin(context: Any, example: Any, *, live: bool = True) -> Any:
@@ -96,78 +101,84 @@ def assert_signed_in(page: Any, expect: Any) -> None:
 
 
 def test_login_and_logout(new_person, example, expect):
-    """Users see who is logged in, and log themselves out."""
+    """Users see who is online, and log themselves out."""
     luca = new_person().log_in("luca", "lasagne")
     cookie = key_cookie(luca.context)
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Lax", False)
     fabio = new_person().log_in("fabio", "focaccia")
-    expect(luca.locator("#sessions th")).to_have_text(["luca this is you", "fabio"])
-    expect(luca.locator("#my-time")).to_have_text(re.compile(r"^(10:00|9:\d\d)$"))
-    expect(luca.get_by_role("button", name="Log everyone out")).to_have_count(0)
+    expect(online(luca)).to_have_text(["fabio", "lucathis is you"])
     second = luca.context.new_page()
     second.goto(example.url)
-    expect(second.get_by_text("Connected", exact=True)).to_be_visible()
-    second.get_by_role("button", name="Log out", exact=True).click()
-    expect(second.get_by_role("heading", name="Log in")).to_be_visible()
-    expect(luca.get_by_role("heading", name="You are logged out")).to_be_visible()
-    expect(fabio.locator("#sessions th")).to_have_text(["fabio this is you"])
-    luca.get_by_role("button", name="Log in again").click()
-    expect(luca.get_by_label("Password")).to_be_visible()
+    second.get_by_text("this is you").wait_for()
+    button(second, "Log out").click()
+    expect_login_page(expect, second)
+    expect_login_page(expect, luca, reason="in another tab")
+    expect(online(fabio)).to_have_text(["fabiothis is you"])
+    example.wait_for_output("The session of luca has ended: deleted\n")
+    button(luca, "Log in as luca").click()
+    expect(luca.get_by_role("heading", name="Hello, luca")).to_be_visible()
 
 
-def test_expiry(start_example, tmp_path, new_person, expect):
-    """A session that expires ends the page and the admin."""
-    example = start_project(start_example, tmp_path)
-    admin = new_person(url=example.url).log_in("admin", "antipasti")
+def test_expiry(admin, example, program, new_person, expect):
+    """A session that expires ends the page and the admin, and no other session."""
     inside, second = enter_admin(admin.context, example), enter_admin(admin.context, example)
-    elsewhere = new_person(url=example.url).log_in("admin", "antipasti")
+    elsewhere = new_person().log_in("admin", "antipasti")
     silent = enter_admin(elsewhere.context, example, live=False)
-    admin.evaluate("window.neverReloaded = true")
-    for seconds, answer in (("1", "It has to be at least 2 seconds."), ("2", "Set to 2 seconds.")):
-        admin.get_by_label("Timeout in seconds").fill(seconds)
-        admin.get_by_role("button", name="Set").click()
-        expect(admin.locator("#timeout-answer")).to_have_text(answer)
-    admin.get_by_role("button", name="I’m still here").click()
-    assert_logged_out_without_reload(admin, expect)
+    expire(admin, program)
+    expect_login_page(expect, admin, reason="after a time without activity")
     for page in (inside, second):
         assert_at_login_of_admin(page, expect)
-    assert_signed_in(silent, expect)  # from here on, the new timeout is that of this browser too
-    expect(elsewhere.get_by_role("heading", name="You are logged out")).to_be_visible()
+    assert_signed_in(silent, expect)
+    expire(elsewhere, program)
+    expect_login_page(expect, elsewhere, reason="after a time without activity")
     silent.get_by_role("link", name="Groups", exact=True).first.click()
     assert_at_login_of_admin(silent, expect)
 
 
-def test_busy_in_the_admin(admin, example, expect):
-    """A request in the admin restarts the session, and the page shows that."""
-    expect(admin.locator("#sessions th")).to_have_text(["admin this is you"])
-    inside = enter_admin(admin.context, example)
-    admin.evaluate(
-        """() => {
-          window.drawn = 0;
-          const observer = new MutationObserver(() => { window.drawn += 1; });
-          observer.observe(document.getElementById("sessions"), { childList: true });
-        }"""
-    )
-    assert_signed_in(inside, expect)
-    admin.wait_for_function("window.drawn > 0")
+def expire(page: Any, program: str) -> None:
+    """Let the session of a page expire soon, as any process that shares it can."""
+    with sessions_of(program) as manager:
+        manager.setSessionTimeOut(2)
+        assert manager.restartSessionTimer(key_cookie(page.context)["value"])
 
 
-def test_log_everyone_out(admin, new_person, expect, example):
-    """Staff log everyone out."""
-    luca = new_person().log_in("luca", "lasagne")
+def test_warning(start_example, tmp_path, new_person, expect):
+    """A page warns before its session expires, and its button prolongs the session."""
+    example = start_example("--timeout", "600", "--warning", "599", script=copy_project(tmp_path))
+    page = new_person(url=example.url).log_in("admin", "antipasti")
+    expect(page.get_by_role("dialog")).to_contain_text("seconds, in every tab.")
+    with page.expect_response(example.url) as answer:
+        button(page, "Stay logged in").click()
+    assert answer.value.ok
+
+
+def test_log_out_user(admin, fabio, new_person, expect, example):
+    """Staff log a user out in every browser, and the others stay."""
+    pages = [new_person().log_in("luca", "lasagne") for _ in range(2)]
+    button(admin, "Log out luca").click()
+    expect_login_page(expect, *pages, reason="by the administrator")
+    expect(online(admin)).to_have_text(["adminthis is you", "fabioLog out"])
+    expect(fabio.get_by_role("button", name="Log out admin")).to_have_count(0)
+    headers = {"X-CSRFToken": fabio.locator("[name=csrfmiddlewaretoken]").get_attribute("value")}
+    request = fabio.context.request
+    assert request.post(example.url + "logout-user", data={"username": "admin"}, headers=headers).status == 403
+    assert admin.context.request.post(example.url + "logout-user", data={"username": "fabio"}).status == 403
+
+
+def test_logout_everywhere(admin, new_person, expect, example):
+    """A login elsewhere is pushed to the open page; a logout in every browser reaches it, and the admin."""
     inside = enter_admin(admin.context, example)
-    for page in (luca, admin):
-        page.evaluate("window.neverReloaded = true")
-    admin.get_by_role("button", name="Log everyone out").click()
-    for page in (luca, admin):
-        assert_logged_out_without_reload(page, expect)
+    there = new_person().log_in("admin", "antipasti")
+    expect(admin.get_by_text("You have also logged in with another browser.")).to_be_visible()
+    expect(there.locator("#notice")).to_have_text("")
+    button(there, "Log out in every browser").click()
+    expect_login_page(expect, admin, there)
     assert_at_login_of_admin(inside, expect)
 
 
 def test_deactivated(admin, new_person, expect, example):
     """A user who is deactivated in the admin is logged out at once."""
     luca = new_person().log_in("luca", "lasagne")
-    luca.evaluate("window.neverReloaded = true")
     page = enter_admin(admin.context, example)
     for now_active in (False, True):
         page.goto(f"{example.url}admin/auth/user/")
@@ -175,7 +186,7 @@ def test_deactivated(admin, new_person, expect, example):
         page.get_by_label("Active").set_checked(now_active)
         page.get_by_role("button", name="Save", exact=True).click()
         expect(page.get_by_text("was changed successfully")).to_be_visible()
-        assert_logged_out_without_reload(luca, expect)
+        expect_login_page(expect, luca, reason="You were logged out")
 
 
 def test_wrong_password(new_person, expect):
@@ -184,9 +195,8 @@ def test_wrong_password(new_person, expect):
     for username in ("luca", "nobody"):
         page.get_by_label("Username").fill(username)
         page.get_by_label("Password").fill("wrong")
-        page.get_by_role("button", name="Log in").click()
-        expect(page.get_by_role("alert")).to_have_text("That username and password do not go together.")
-        expect(page.get_by_label("Username")).to_have_value(username)
+        button(page, "Log in").click()
+        expect(page.get_by_role("alert")).to_have_text("The username or the password is wrong.")
     assert [cookie["name"] for cookie in page.context.cookies()] == ["csrftoken"]
 
 
@@ -288,19 +298,11 @@ def delete_user(page: Any, example: Any, name: str) -> None:
         page.get_by_text("was deleted successfully").wait_for()
 
 
-def test_log_out_elsewhere(anna, expect):
-    """A logout elsewhere spares the browser that asks for it."""
-    anna.own_page.get_by_role("button", name="Log out elsewhere").click()
-    anna.assert_ended(expect, anna.elsewhere, anna.silent)
-    anna.assert_kept(expect, *anna.tabs)
-    expect(anna.own_page.locator("#sessions th")).to_have_text(["admin", "anna this is you"])
-
-
 def test_log_out_in_the_admin(anna, expect):
     """The admin's own logout ends the other page of the same browser, and nothing else."""
     anna.tabs[0].get_by_role("button", name="Log out").click()
     anna.assert_ended(expect, anna.tabs[1])
-    expect(anna.own_page.get_by_role("heading", name="You are logged out")).to_be_visible()
+    expect_login_page(expect, anna.own_page, reason="You were logged out")
     anna.assert_kept(expect, anna.elsewhere, anna.silent)
 
 
@@ -315,7 +317,7 @@ def test_own_password(anna, expect):
     page.get_by_role("button", name="Change my password").click()
     expect(page.get_by_role("heading", name="Password change successful")).to_be_visible()
     anna.assert_ended(expect, anna.elsewhere, anna.silent)
-    expect(anna.own_page.locator("#sessions th")).to_have_text(["admin", "anna this is you"])
+    expect(online(anna.own_page)).to_have_text(["adminLog out", "annathis is you"])
     assert second.evaluate("window.neverReloaded") is True
     for page in anna.tabs:
         assert_signed_in(page, expect)
@@ -331,7 +333,7 @@ def test_locked_out(anna, expect, how):
     else:
         anna.delete()
     anna.assert_ended(expect, *anna.tabs, anna.elsewhere, anna.silent)
-    expect(anna.own_page.get_by_role("heading", name="You are logged out")).to_be_visible()
+    expect_login_page(expect, anna.own_page, reason="You were logged out")
     assert_signed_in(anna.administrator, expect)
 
 
@@ -375,9 +377,8 @@ def test_runserver(start_example, tmp_path, new_person, expect):
     admin = new_person(url=example.url).log_in("admin", "antipasti")
     inside = enter_admin(admin.context, example)
     elsewhere = new_person(url=example.url).log_in("admin", "antipasti")
-    admin.evaluate("window.neverReloaded = true")
-    elsewhere.get_by_role("button", name="Log out elsewhere").click()
-    assert_logged_out_without_reload(admin, expect)
+    button(elsewhere, "Log out in every browser").click()
+    expect_login_page(expect, admin, elsewhere)
     assert_at_login_of_admin(inside, expect)
     handshake = requests.get(f"{example.url}socket.io/?EIO=4&transport=polling")
     assert '"upgrades":[]' in handshake.text  # else browsers try a WebSocket
@@ -413,8 +414,8 @@ def test_templates_of_the_page(start_example, tmp_path, new_person, expect, whic
     inside = enter_admin(admin.context, example)
     admin.get_by_role("button", name="Log out", exact=True).click()
     if which == 0:
-        expect(inside.get_by_role("heading", name="Log in")).to_be_visible()
-        assert inside.url == f"{example.url}login/?reason=deleted"
+        expect_login_page(expect, inside, reason="in another tab")
+        assert inside.url == f"{example.url}login?reason=deleted"
         return
     assert_at_login_of_admin(inside, expect)
     inside.get_by_label("Username").fill("admin")

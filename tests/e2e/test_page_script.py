@@ -64,6 +64,25 @@ def test_sign_out(sign_in, expect):
     other.wait_for_url("**/login?reason=deleted")
 
 
+def test_key_in_variable(sign_in, new_person, example):
+    """A page that keeps its key in a variable presents that key, and hears of the end."""
+    page = sign_in("luca")
+    [key] = [cookie["value"] for cookie in page.context.cookies() if "session_key" in cookie["name"]]
+    other = new_person().context.new_page()
+    other.goto(example.url + "login")
+    other.evaluate(
+        """(key) => {
+            userSessions.key = () => key;
+            window.joined = new Promise((done) => (userSessions.onjoin = () => done(true)));
+            userSessions.socket.disconnect().connect();
+        }""",
+        key,
+    )
+    assert other.evaluate("joined") is True
+    page.get_by_role("button", name="Sign out").click()
+    other.wait_for_url("**/login?reason=deleted")
+
+
 @pytest.mark.slow
 def test_fifty_logouts(sign_in, new_person, expect):
     """The answer of the site is never replaced by the login page."""

@@ -38,8 +38,6 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "demo.views.harden",
-    "demo.views.show_restart",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "users_session_manager.integrations.django.UserSessionMiddleware",  # directly below SessionMiddleware
     "django.middleware.common.CommonMiddleware",
@@ -49,12 +47,10 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 USER_SESSIONS = {
-    "TIMEOUT": 60,
     "LIFETIME": 12 * 60 * 60,
     "MAX_SESSIONS_PER_USER": 10,
     "STORE": "sqlite:///instance/sessions.sqlite3",  # in BASE_DIR; several workers share it
-    # The demo is served over plain http, where not every browser would store a Secure cookie.
-    "COOKIE_SECURE": False,
+    "COOKIE_SECURE": False,  # this is http; leave the line out where https is used
 }
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "page"
@@ -72,7 +68,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "demo.views.client",
+                "demo.views.scripts",
             ]
         },
     }
@@ -80,5 +76,5 @@ TEMPLATES = [
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": INSTANCE / "demo.sqlite3"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
-STATICFILES_DIRS = [("shared", EXAMPLES / "shared" / "static")]
+STATICFILES_DIRS = [EXAMPLES / "shared" / "static"]
 USE_TZ = True

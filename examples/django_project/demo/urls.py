@@ -1,4 +1,4 @@
-"""The addresses of the demo. Login and logout are Django's own views."""
+"""The addresses of the demo."""
 
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
@@ -7,20 +7,15 @@ from django.urls import path
 from . import views
 from .users import DEMO_USERS
 
-demo_users = [{"name": name, "password": password} for name, password in DEMO_USERS.items()]
+demo_users = [{"username": username, "password": password} for username, password in DEMO_USERS.items()]
 
 urlpatterns = [
     path("", views.page, name="page"),
     path(
-        "login/",
-        LoginView.as_view(template_name="login.html", extra_context={"demo_users": demo_users}),
-        name="login",
+        "login", LoginView.as_view(template_name="login.html", extra_context={"demo_users": demo_users}), name="login"
     ),
-    path("logout/", LogoutView.as_view(), name="logout"),
-    path("still-here/", views.still_here, name="still-here"),
-    path("logout-elsewhere/", views.logout_elsewhere, name="logout-elsewhere"),
-    path("timeout/", views.set_timeout, name="timeout"),
-    path("logout-everyone/", views.logout_everyone, name="logout-everyone"),
-    path("socket.io-client.js", views.socket_io_client, name="socket.io-client"),
+    path("logout", LogoutView.as_view(), name="logout"),
+    path("logout-everywhere", views.logout_everywhere),
+    path("logout-user", views.logout_user),
     path("admin/", admin.site.urls),
 ]

@@ -21,7 +21,6 @@ from users_session_manager.integrations.socketio import attach
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parents[2] / "examples"))
-from shared.pages import client_tag  # noqa: E402
 from shared.socket_io_client import fetch  # noqa: E402
 
 MONTH = 30 * 24 * 60 * 60
@@ -43,7 +42,7 @@ Form = Annotated[dict[str, str], Depends(filled_in)]
 
 
 def show(request: Request, title: str, session: RequestSession, status: int = 200) -> HTMLResponse:
-    page = {"title": title, "username": session.username, "client": client_tag(client_script)}
+    page = {"title": title, "username": session.username}
     return templates.TemplateResponse(request, "page.html", page, status)
 
 

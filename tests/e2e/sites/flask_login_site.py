@@ -18,7 +18,6 @@ from users_session_manager.integrations.flask import UserSessions
 from users_session_manager.integrations.socketio import attach
 
 sys.path.append(str(Path(__file__).parents[3] / "examples"))
-from shared.pages import client_tag
 from shared.socket_io_client import fetch
 
 
@@ -105,7 +104,7 @@ def socket_io_client():
 
 
 def show(title):
-    return render_template("page.html", title=title, username=current_user.username, client=client_tag(client_script))
+    return render_template("page.html", title=title, username=current_user.username)
 
 
 if __name__ == "__main__":
