@@ -72,7 +72,8 @@ def expect_signed_in(expect: Any, *pages: Page, username: str = "luca") -> None:
 def change_password(page: Page, current: str, new: str) -> None:
     page.get_by_label("Current password").fill(current)
     page.get_by_label("New password").fill(new)
-    button(page, "Change password").click()
+    with page.expect_navigation():  # a reload before the answer would fail
+        button(page, "Change password").click()
 
 
 def kept_after_restart(person: Any) -> list[Any]:
