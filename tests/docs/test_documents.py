@@ -78,9 +78,11 @@ CONTINUED = {
     "how-to/step-up.md": ["frameworks/flask.md", "frameworks/fastapi.md"],
 }
 
-every_page_with_python = pytest.mark.parametrize(
-    "path", [path for path in PAGES if "```python" in path.read_text()], ids=id_of
-)
+# Pages whose blocks are saved in files, each beside the test that runs these files.
+SAVED = {"tutorial.md": "test_tutorial.py"}
+
+WITH_PYTHON = [path for path in PAGES if "```python" in path.read_text()]
+every_page_with_python = pytest.mark.parametrize("path", WITH_PYTHON, ids=id_of)
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=id_of)
 
 
@@ -126,7 +128,7 @@ class Cells:
             exec(program, namespace)
 
 
-@every_page_with_python
+@pytest.mark.parametrize("path", [path for path in WITH_PYTHON if id_of(path) not in SAVED], ids=id_of)
 def test_python_blocks_run(path: Path, the_stores_that_are_named: None) -> None:
     """In one namespace, from top to bottom; a failure is shown with the document's own line."""
     document = Sybil([PythonCodeBlockParser()]).parse(path)
