@@ -1,6 +1,13 @@
 """What the test of docs/how-to/several-workers.md adds to its blocks."""
 
-# %% after: import os
+# %% after: manager = SessionManager(store="sqlite:///sessions.db")
+from pathlib import Path
+
+manager.close()
+assert not Path("sessions.db").exists()
+
+# %% after: manager = SessionManager(store=os.environ["SESSIONS"])
+manager.deleteSession(manager.loadNewSession("luca"))
 manager.close()
 
 # %% after: from users_session_manager.stores.sql import SQLStore
