@@ -1,5 +1,16 @@
 """What the test of docs/how-to/remember-me.md adds to its blocks."""
 
+# %% after: sessions.sign_in(username, timeout=TWO_WEEKS if "remember" in request.form else None)
+browser = app.test_client()
+for box, is_kept in (({"remember": "on"}, True), ({}, False)):
+    answer = browser.post("/login", data={"username": "luca"} | box, base_url="https://localhost")
+    [cookie] = answer.headers.getlist("Set-Cookie")
+    assert ("Max-Age" in cookie) is is_kept
+    assert sessions.manager.getSession(browser.get_cookie("__Host-session_key", domain="localhost").value).timeout == (
+        TWO_WEEKS if is_kept else None
+    )
+sessions.manager.close()
+
 # %% before: manager = SessionManager()
 from users_session_manager import MemoryStore, SessionManager
 
