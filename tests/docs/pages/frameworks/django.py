@@ -1,6 +1,8 @@
 """What the test of docs/frameworks/django.md adds to its blocks."""
 
 # %% before: INSTALLED_APPS = [
+import re
+
 import django
 import pytest
 from django.conf import settings
@@ -64,51 +66,139 @@ for wrong, text in (
     with changed, pytest.raises(ImproperlyConfigured, match=text):
         Client().get("/")
 
-# %% after: "version": 1,
-import subprocess
+# %% before: from shop import views
 import sys
+import tempfile
+import types
+from pathlib import Path
 
-program = f"import logging.config as c; c.dictConfig({LOGGING}); c.logging.getLogger('users_session_manager').info('x')"
-line = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
-assert line.startswith("20") and line.endswith(" INFO users_session_manager: x\n")
+from documents import DOCS
 
+sys.modules["shop"] = shop = types.ModuleType("shop")
+shop.views = types.SimpleNamespace(home=home, logout_others=logout_others)
+templates = Path(tempfile.mkdtemp())
+[login_html, home_html, *_] = re.findall(
+    "^```html\n(.*?)^```$", (DOCS / "frameworks" / "django.md").read_text(), re.DOTALL | re.MULTILINE
+)
+(templates / "registration").mkdir()
+(templates / "registration" / "login.html").write_text(login_html)
+(templates / "home.html").write_text(home_html)
+with_templates = [{**settings.TEMPLATES[0], "DIRS": [templates]}]
+static_files = override_settings(STATIC_URL="static/")
+static_files.enable()
+
+# %% after: from shop import views
+static_files.disable()
+sys.modules["shop.urls"] = shop.urls = types.ModuleType("shop.urls")
+shop.urls.urlpatterns = urlpatterns
+project = {
+    "INSTALLED_APPS": INSTALLED_APPS,
+    "MIDDLEWARE": MIDDLEWARE,
+    "ROOT_URLCONF": "shop.urls",
+    "TEMPLATES": with_templates,
+    "STATIC_URL": "static/",
+    "LOGIN_URL": LOGIN_URL,
+    "LOGOUT_REDIRECT_URL": LOGOUT_REDIRECT_URL,
+    "LOGIN_REDIRECT_URL": LOGIN_REDIRECT_URL,
+}
+with override_settings(**project):
+    browser, other = Client(), Client()
+    for client in (browser, other):
+        assert client.get("/")["Location"] == "/login/?next=/"
+        assert b"password" in client.get("/login/").content
+        assert client.post("/login/", LUCA)["Location"] == "/"
+    page = browser.get("/").content.decode()
+    assert "You are luca." in page and 'src="/static/users_session_manager/user-sessions.js"' in page
+    assert browser.get("/logout-others/").status_code == 405
+    assert browser.post("/logout-others/")["Location"] == "/"
+    assert other.get("/")["Location"] == "/login/?next=/"
+    assert browser.post("/logout/")["Location"] == "/login/"
+    assert SessionManager().getLoggedUsers() == []
+
+# %% after: django_application = get_asgi_application()
+assert "session_key" in io.handlers["/"] and SessionManager().getSocketReference() is io
+sys.modules["shop.asgi"] = shop.asgi = types.ModuleType("shop.asgi")
+
+# %% after: USER_SESSIONS = {"STORE": None if "test" in sys.argv else "sqlite:///sessions.sqlite3"}
 from users_session_manager.integrations.django import cookie_name
 
+assert found(USER_SESSIONS={"USERNAME": "nickname"}) == found(USER_SESSIONS={"STORE": "127.0.0.1"}) == ["E001"]
+ALL_SETTINGS = {"TIMEOUT": 20 * 60, "LIFETIME": 12 * 60 * 60, "MAX_SESSIONS_PER_USER": 5, "WARNING": 60}
+PASSIVE = ["notifications:unread", "/poll/"]
 SessionManager().close()
-with override_settings(USER_SESSIONS=USER_SESSIONS):
+with override_settings(USER_SESSIONS=USER_SESSIONS | ALL_SETTINGS | {"PASSIVE": PASSIVE}, BASE_DIR=templates):
     call_command("check")
     Client().force_login(get_user_model().objects.get(username="luca"))
     manager = SessionManager()
-    assert type(manager._store).__name__ == "RedisStore" and manager.getLoggedUsers() == ["luca"]
+    assert (templates / "sessions.sqlite3").exists() and manager.getLoggedUsers() == ["luca"]
     assert (manager.getSessionTimeout(), manager.getMaxSessionLifetime()) == (20 * 60, 12 * 60 * 60)
     assert cookie_name() == "__Host-session_key"
-    manager.deleteAllSessions()
     manager.close()
-assert found(USER_SESSIONS={"USERNAME": "nickname"}) == found(USER_SESSIONS={"STORE": "127.0.0.1"}) == ["E001"]
 store = MemoryStore(now=lambda: time_now, thread=False)
 SessionManager(store=store)
 
+# %% after: class HomeTest(TestCase):
+import unittest
+
+get_user_model().objects.filter(username="luca").delete()  # the test makes one
+with override_settings(**project):
+    result = unittest.TestResult()
+    detach = attach(socketio.AsyncServer(async_mode="asgi"))  # that of the page had the manager which is closed
+    unittest.defaultTestLoader.loadTestsFromTestCase(HomeTest).run(result)
+    assert (result.testsRun, result.errors, result.failures) == (3, [], [])
+    detach()
+get_user_model().objects.create_user("luca", password="lasagne")
+
 # %% after: MONTH = 30 * 24 * 60 * 60
+from django.contrib.auth import login, logout
+from django.http import HttpResponse
 from django.views.decorators.csrf import csrf_exempt
+
+
+def session_of_page(request):
+    session = request.user_session
+    return JsonResponse({"hello": "stranger" if session is None else session.username})
+
+
+def sign_in_view(request):
+    user = authenticate(request, username=request.POST["username"], password=request.POST["password"])
+    if user is None:
+        return HttpResponseForbidden()
+    login(request, user)
+    return JsonResponse({"session_key": request.user_session.key})
+
+
+def sign_out_view(request):
+    logout(request)
+    return JsonResponse({})
+
+
+@login_required
+def inbox(request):
+    return HttpResponse(f"The inbox of {request.user}")
+
+
+@session_required
+def elsewhere(request):
+    return JsonResponse({"ended": sign_out_elsewhere(request)})
+
 
 urls = (
     path("profile", profile),
     path("unread", unread),
-    path("home", home),
-    path("in", sign_in),
-    path("out", sign_out),
+    path("home", session_of_page, name="home"),
+    path("in", sign_in_view),
+    path("out", sign_out_view),
     path("inbox", inbox),
     path("messages", messages),
     path("cart", csrf_exempt(put_into_cart)),
     path("poll/", inbox),
     path("notifications/", include(([path("unread/", inbox, name="unread")], "notifications"))),
     path("remember", remember_me),
-    path("elsewhere", sign_out_elsewhere),
+    path("elsewhere", elsewhere),
 )
-project = override_settings(
-    INSTALLED_APPS=INSTALLED_APPS, MIDDLEWARE=MIDDLEWARE, ROOT_URLCONF=urls, STATIC_URL="static/"
-)
-project.enable()
+site = override_settings(INSTALLED_APPS=INSTALLED_APPS, MIDDLEWARE=MIDDLEWARE, ROOT_URLCONF=urls, STATIC_URL="static/")
+site.enable()
 manager = SessionManager()
 
 
@@ -138,7 +228,7 @@ browser = browser_of()
 key = browser.key
 assert browser.get("/profile").json() == {"username": "luca"} == by_key(key).json()
 assert browser.get("/profile")["Cache-Control"] == "no-store, private"
-with override_settings(USER_SESSIONS={"PASSIVE": USER_SESSIONS["PASSIVE"]}):
+with override_settings(USER_SESSIONS={"PASSIVE": PASSIVE}):
     for passive_page in ("/unread", "/messages", "/notifications/unread/", "/poll/"):
         turn(100)
         assert browser.get(passive_page).status_code == 200
@@ -205,7 +295,7 @@ luca.save()
 fabio.username = "luca"
 fabio.save()
 assert is_in(browser) and is_in(other) and browser.get("/inbox").content == b"The inbox of luca.r"
-assert browser.get("/profile").json() == {"username": "luca"}
+assert browser.get("/profile").json() == {"username": "luca.r"} and browser.get("/home").json() == {"hello": "luca"}
 assert delete_user_sessions(fabio) == 1 and is_out(fabios) and is_in(browser)
 assert delete_user_sessions(luca.pk, except_key=browser.key) == 1 and is_in(browser) and is_out(other)
 fabio.username = "fabio"
@@ -213,7 +303,7 @@ fabio.save()
 luca.username, luca.first_name = "luca", "Luca"
 luca.save()
 with override_settings(USER_SESSIONS={"USERNAME": "first_name"}):
-    assert browser_of().get("/profile").json() == {"username": "Luca"}
+    assert browser_of().get("/home").json() == {"hello": "Luca"}
 for wrong in (None, "luca", object(), AnonymousUser(), get_user_model()(username="unsaved")):
     for call in (get_user_sessions, delete_user_sessions):
         with pytest.raises(ValueError, match="neither a user"):
@@ -308,9 +398,6 @@ with override_settings(ROOT_URLCONF=(*urls, path("flush", flush), path("change",
         assert by_key(second.key).status_code == 401
 manager.remove_all_listeners("sessionEnded")
 assert manager.deleteAllSessions()
-import tempfile
-from pathlib import Path
-from django.contrib.auth.views import LoginView
 from watched_store import WatchedStore
 
 
@@ -322,11 +409,9 @@ def fail(request):
 HTML = {"Accept": "text/html"}
 LIMITED = {"MAX_SESSIONS_PER_USER": 1, "OVERFLOW": "reject"}
 form = LoginView.as_view(template_name="login.html")
-templates = Path(tempfile.mkdtemp())
 (templates / "login.html").write_text("{{ form.errors }}")
 (templates / "503.html").write_text("Our own page")
-with_templates = [{**settings.TEMPLATES[0], "DIRS": [templates]}]
-more_urls = (*urls, path("pay", session_required(max_age=60)(home)), path("form", form), path("fail", fail))
+more_urls = (*urls, path("pay", session_required(max_age=60)(session_of_page)), path("form", form), path("fail", fail))
 with override_settings(ROOT_URLCONF=more_urls, TEMPLATES=with_templates):
     assert Client().get("/profile", headers=HTML)["Location"] == "/accounts/login/?next=/profile"
     browser = browser_of()
@@ -359,7 +444,7 @@ manager.close()
 store = MemoryStore(now=lambda: time_now, thread=False)
 manager = SessionManager(store=store)
 
-# %% after: async def profile_async(request):
+# %% after: async def hello(request):
 from asgiref.sync import async_to_sync
 from django.test import AsyncClient
 
@@ -371,7 +456,15 @@ with override_settings(ROOT_URLCONF=carts):
     assert post("/cart").status_code == post("/async-cart").status_code == 401
     assert post("/cart", headers={"Session-Key": key}).json() == {"cart": ["lasagne"]}
     assert post("/async-cart", headers={"Session-Key": key}).json() == {"cart": ["lasagne", "pesto"]}
-with override_settings(ROOT_URLCONF=(path("profile", profile_async), path("home", home_async))):
+
+
+@session_required
+async def profile_async(request):
+    user = await request.auser()
+    return JsonResponse({"username": request.user_session.username, "email": user.email})
+
+
+with override_settings(ROOT_URLCONF=(path("profile", profile_async), path("home", hello))):
     client = AsyncClient()
     get = async_to_sync(client.get)
     assert get("/profile").status_code == 401
@@ -381,7 +474,21 @@ with override_settings(ROOT_URLCONF=(path("profile", profile_async), path("home"
     client.cookies = browser.cookies
     assert get("/profile").json() == {"username": "luca", "email": ""}
 
-# %% after: def orders():
+# %% after: async def headlines():
+from users_session_manager.integrations.django import stream
+
+
+def orders():
+    yield "number,dish\n"
+    for number, dish in enumerate(["lasagne", "pesto"], 1):
+        yield f"{number},{dish}\n"
+
+
+@session_required
+def export_orders(request):
+    return StreamingHttpResponse(stream(request, orders()), content_type="text/csv")
+
+
 manager = SessionManager()
 
 
@@ -432,7 +539,7 @@ browser.cookies["__Host-session_key"] = earlier
 assert by_key(earlier).status_code == 200
 assert is_in(browser) and manager.findSession(earlier) is None
 assert by_key(earlier).status_code == 401
-project.disable()
+site.disable()
 connection.close()
 manager.close()
 assert in_the_tests == (settings.INSTALLED_APPS, settings.MIDDLEWARE)
