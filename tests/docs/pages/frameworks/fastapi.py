@@ -37,7 +37,7 @@ assert "Max-Age" in answer.headers["set-cookie"]
 remembered = browser.cookies["session_key"]
 assert manager.getSessionData(remembered) is None and manager.getSessionTimeLeft(remembered) > MONTH - 60
 assert "You are luca." in browser.get("/").text
-assert browser.post("/logout-others").url == "http://testserver/"
+assert browser.post("/logout-elsewhere").url == "http://testserver/"
 assert other.get("/").url == "http://testserver/login?next=%2F"
 assert browser.post("/logout").url == "http://testserver/login"
 answer = TestClient(app).get("/", headers={"Session-Key": remembered})
