@@ -155,6 +155,7 @@ def use_quickstart(client: Client, kept: bool = True) -> None:
 
 def use_whole_api(client: Client, kept: bool = True) -> None:
     use_app(client, kept)
+    client.headers["Accept"] = "application/json"
     assert client.get("/openapi.json").ok
     assert client.get("/docs").ok
     assert client.get("/hello").json() == {"hello": "stranger"}
@@ -187,7 +188,8 @@ def expect_push(client: Client, log_out: Callable[[], object]) -> None:
     page.eio.http.verify = client.verify
     page.on("logout", lambda _data: logged_out.set())
     cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in client.cookies)
-    headers = {"Cookie": cookies, "Origin": client.address}
+    # On ASGI, python-engineio learns of https from a proxy alone.
+    headers = {"Cookie": cookies, "Origin": client.address, "X-Forwarded-Proto": client.address.partition(":")[0]}
     page.connect(client.address, headers, transports=["polling"], wait_timeout=MAX_WAIT)
     assert page.call("session_key", timeout=MAX_WAIT) is True
     log_out()
