@@ -6,7 +6,10 @@ Each is driven by a client that keeps cookies as the strictest browsers do: one 
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,17 @@ from certificate import make_certificate
 from documents import DOCS, python_blocks
 from server_process import MAX_WAIT, ServerProcess
 
-for package in ("flask", "flask_login", "flask_socketio", "fastapi", "gunicorn", "requests", "socketio", "uvicorn"):
+for package in (
+    "flask",
+    "flask_login",
+    "flask_socketio",
+    "fastapi",
+    "gunicorn",
+    "multipart",
+    "requests",
+    "socketio",
+    "uvicorn",
+):
     pytest.importorskip(package, reason=f"the applications of the pages need {package}, which is not installed")
 
 import requests  # noqa: E402
@@ -218,7 +231,7 @@ def run(tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[Callable[...
                 *command.format(certificate=certificate[0], key=certificate[1]).split(),
                 printed=rf"(?:Running on|Listening at:|Uvicorn running on) {scheme}://127\.0\.0\.1:(\d+)",
                 cwd=tmp_path,
-                env={"FLASK_APP": "", "FLASK_DEBUG": "", "DEBUG": ""},
+                env={"FLASK_APP": "", "FLASK_DEBUG": "", "DEBUG": "", "DJANGO_SETTINGS_MODULE": "shop.settings"},
                 scheme=scheme,
                 starts_others="--debug" in command or "--reload" in command,
             )
@@ -319,3 +332,52 @@ def test_fastapi_over_http(run):
     use_whole_api(run(FOR_HTTPS, "uvicorn --port 0 main:server"), kept=False)
     assert run.output().count(WARNING) == 1
     assert "secure" in run.output()
+
+
+def test_django(run, tmp_path):
+    """The first project of the page, in the folder that `startproject` makes, with its tests."""
+    page = (DOCS / "frameworks" / "django.md").read_text()
+    blocks = python_blocks("frameworks/django.md")
+    settings, urls_of_settings = blocks[:2]
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    environment["DJANGO_SUPERUSER_PASSWORD"] = LUCA["password"]
+    subprocess.run(
+        [sys.executable, "-m", "django", "startproject", "shop", "."], cwd=tmp_path, env=environment, check=True
+    )
+    file = tmp_path / "shop" / "settings.py"
+    made = re.sub(r"^INSTALLED_APPS = .*?^\]\n", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
+    made = re.sub(r"^MIDDLEWARE = .*?^\]\n", lambda _: settings, made, flags=re.MULTILINE | re.DOTALL)
+    made = re.sub(r"""['"]DIRS['"]: \[\]""", '"DIRS": [BASE_DIR / "templates"]', made)
+    file.write_text(made + urls_of_settings)
+    for name in ("views", "urls", "asgi", "tests"):
+        [block] = re.findall(rf"`shop/{name}\.py`[^\n]*:\n\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        (tmp_path / "shop" / f"{name}.py").write_text(block)
+    (tmp_path / "templates" / "registration").mkdir(parents=True)
+    for name, text in re.findall(r"`templates/([\w/]+\.html)`:\n\n```html\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[
+        :2
+    ]:
+        (tmp_path / "templates" / name).write_text(text)
+
+    create = re.findall(r"^python manage\.py (createsuperuser .+ luca@example\.com)$", page, re.MULTILINE)
+    for command in ("check", "test", "migrate", f"{create[0]} --noinput"):
+        arguments = [sys.executable, "-W", "error", "manage.py", *command.split()]
+        subprocess.run(arguments, cwd=tmp_path, env=environment, check=True, timeout=2 * MAX_WAIT)
+
+    [command] = re.findall(r"^(uvicorn shop\.asgi:application) --reload$", page, re.MULTILINE)
+    client = run("", f"{command} --port 0", file="unused")
+    other = Client(client.address, client.verify)
+
+    def submit(by: Client, path: str, **fields: str) -> str:
+        return by.submit(path, csrfmiddlewaretoken=by.cookies["csrftoken"], **fields)
+
+    for each in (client, other):
+        login = each.get("/").headers["Location"]
+        assert login == "/login/?next=/"
+        assert "<form" in each.get(login).text
+        assert submit(each, login, **LUCA) == "/"
+        assert "You are luca." in each.get("/").text
+    assert client.get("/static/users_session_manager/user-sessions.js").ok
+    assert submit(client, "/logout-others/") == "/"
+    assert other.get("/").headers["Location"] == "/login/?next=/"
+    expect_push(client, lambda: submit(client, "/logout/"))
+    assert client.get("/").headers["Location"] == "/login/?next=/"
