@@ -138,12 +138,12 @@ assert client.get("/headlines", headers={"Session-Key": key}).status_code == 401
 import asyncio
 import threading
 
-called = threading.Event()
+has_run = threading.Event()
 
 
 async def listener(session, reason):
     assert asyncio.get_running_loop()
-    called.set()
+    has_run.set()
 
 
 manager.on("sessionEnded", listener)
@@ -151,7 +151,7 @@ with TestClient(app, base_url="https://testserver") as client:
     client.post("/login", data=luca)
     assert "You are luca." in client.get("/").text
     manager.deleteAllSessions()  # on a thread without a loop
-    assert called.wait(30)
+    assert has_run.wait(30)
 with TestClient(app, base_url="https://testserver") as client:
     client.post("/login", data=luca)
     assert "You are luca." in client.get("/").text
