@@ -16,5 +16,6 @@ assert SessionManager().getUserSessions("7")[0]["timeLeft"] == 365 * 24 * 60 * 6
 assert SessionManager().deleteUserSessions("7") == 1
 assert browser.get("/").location == "/login?next=%2F"
 browser.post("/login", data=luca)
+assert SessionManager().getUserSessions("7")[0]["timeLeft"] == 3000
 assert browser.post("/logout").location == "/login"
 assert SessionManager().getUserSessions("7") == []

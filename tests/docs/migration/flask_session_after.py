@@ -1,0 +1,48 @@
+import os
+
+from flask import Flask, abort, redirect, request, session
+from flask_session import Session
+from redis import Redis
+
+from users_session_manager.integrations.flask import UserSessions, current_session, session_required
+
+app = Flask(__name__)
+app.config["SESSION_TYPE"] = "redis"
+app.config["SESSION_REDIS"] = Redis.from_url(os.environ["REDIS_URL"])
+app.config["PERMANENT_SESSION_LIFETIME"] = 30 * 60
+Session(app)
+app.config["USER_SESSIONS_STORE"] = os.environ["REDIS_URL"]
+app.config["USER_SESSIONS_TIMEOUT"] = 30 * 60
+sessions = UserSessions(app)
+
+
+def password_is_right(username, password):  # yours compares a hash
+    return (username, password) == ("luca", "lasagne")
+
+
+@app.post("/login")
+def login():
+    username = request.form["username"]
+    if not password_is_right(username, request.form["password"]):
+        abort(403)
+    sessions.sign_in(username)
+    return redirect("/profile")
+
+
+@app.get("/profile")
+@session_required
+def profile():
+    return {"username": current_session.username, "cart": session.get("cart", [])}
+
+
+@app.post("/cart")
+def put_into_cart():
+    session["cart"] = [*session.get("cart", []), request.form["dish"]]
+    return {"cart": session["cart"]}
+
+
+@app.post("/logout")
+def logout():
+    sessions.sign_out()
+    session.clear()
+    return redirect("/")
