@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import logging
 import re
 from pathlib import Path
 
@@ -98,3 +100,78 @@ def test_a_server_told_otherwise_connects_every_page(manager):
         answer = client.get("/socket.io/?EIO=4&transport=polling", headers={"Origin": "https://evil.example"})
         assert answer.status_code == status
         io.shutdown()
+
+
+@pytest.mark.parametrize("shows_key", [False, True], ids=["cookie", "key"])
+def test_engineio_log(manager, caplog, shows_key):
+    """`engineio_logger` prints each packet: a key that the page sends itself, and neither headers nor cookies."""
+    socketio = pytest.importorskip("socketio")
+    werkzeug = pytest.importorskip("werkzeug.test")
+    from users_session_manager.integrations.socketio import attach
+
+    io = socketio.Server(async_mode="threading", engineio_logger=logging.getLogger("engineio.of.the.test"))
+    attach(manager, io, cookie="session_key")
+    key = manager.loadNewSession("luca")
+    client = werkzeug.Client(socketio.WSGIApp(io), use_cookies=False)
+    url, cookie = "/socket.io/?EIO=4&transport=polling", {"Cookie": f"session_key={key}; theme=dark"}
+    sid = json.loads(client.get(url, headers=cookie).text[1:])["sid"]
+    message = json.dumps(["session_key", *([{"session_key": key}] if shows_key else [])])
+    for packet in ("40", f"421{message}"):
+        assert client.post(f"{url}&sid={sid}", data=packet, headers=cookie).status_code == 200
+    io.shutdown()
+    lines = [record.getMessage() for record in caplog.records if record.name == "engineio.of.the.test"]
+    assert [line for line in lines if "theme" in line] == []
+    assert len([line for line in lines if key in line]) == shows_key
+    assert len([line for line in lines if "session_key" in line]) == 1
+
+
+def test_socketio_log(manager, caplog):
+    """`logger` prints the room that an application names, and none that `attach` uses."""
+    from socketio_servers import Client, Server
+
+    name = "socketio.of.the.test"
+    server = Server(logger=logging.getLogger(name))
+    server.attach(manager)
+    key = manager.loadNewSession("luca")
+
+    def lines_with_key() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == name and key in record.getMessage()]
+
+    clients = [Client(server.address), Client(server.address, cookie=f"session_key={key}")]
+    assert clients[0].present({"session_key": key}) is True
+    assert lines_with_key() == []
+    server.io.emit("news", room=key)
+    server.io.enter_room(clients[1].sid, key)
+    manager.deleteSession(key)
+    assert "logout" in clients[0].heard(server)
+    assert len(lines_with_key()) == 2
+    for client in clients:
+        client.leave()
+    server.stop()
+
+
+def test_variables_of_an_exception(manager, monkeypatch):
+    """Functions of ours have a key in a variable if they fail themselves, and none while a view fails."""
+    flask = pytest.importorskip("flask")
+    from users_session_manager.integrations.flask import UserSessions, session_required
+
+    app = flask.Flask(__name__)
+    app.testing = True
+    UserSessions(app, manager=manager)
+
+    def fail(*_):
+        raise ArithmeticError
+
+    app.add_url_rule("/", view_func=session_required(lambda: fail()))
+    key = manager.loadNewSession("luca")
+
+    def functions_with_key() -> set[str]:
+        with pytest.raises(ArithmeticError) as error:
+            app.test_client().get("/", headers={"Session-Key": key})
+        frames = [entry.frame for entry in error.traceback if "users_session_manager" in str(entry.path)]
+        assert frames
+        return {frame.code.name for frame in frames if any(key in repr(value) for value in frame.f_locals.values())}
+
+    assert functions_with_key() == set()
+    monkeypatch.setattr(manager._store, "restart", fail)
+    assert functions_with_key() == {"authenticate", "_find", "resumeSession", "_resume"}
