@@ -1,4 +1,4 @@
-"""Who calls this package, as the stack shows."""
+"""The caller of this package, as the stack shows it."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class Worker:
 
 
 class Alarm(Protocol):
-    """What can be set in a `Clock`."""
+    """An alarm that can be set in a `Clock`."""
 
     _entry: bytes | None
     """Its entry in the clock's heap; `None` while it is not set. The clock alone changes it."""

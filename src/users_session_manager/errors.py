@@ -1,4 +1,4 @@
-"""What can go wrong, one class for each reason; each one is a `SessionError`. All survive pickle and `copy`."""
+"""The exceptions, one class for each reason; each one is a `SessionError`. All survive pickle and `copy`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TooManySessions(SessionError):
 class CrossOriginRequest(SessionError):
     """A page of another origin tried to sign in or out, or to open a WebSocket; nothing was changed.
 
-    A browser sends such a request with the user's cookies, whoever has made the page (OWASP ASVS 5.0, 3.5.1, 4.4.2).
+    A browser sends the user's cookies with requests of any page (OWASP ASVS 5.0, 3.5.1, 4.4.2).
     """
 
 

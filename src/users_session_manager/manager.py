@@ -120,7 +120,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._store!r}>"
 
-    # What has to be undone at the end of a test; `None` outside of one.
+    # The callables that undo changes at the end of a test; `None` outside of one.
     _to_undo: list[Callable[[], object]] | None = None
 
     def _open(self, store: Store) -> None:
@@ -588,7 +588,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             each()
         self._changed(Notice("missed", None, None))
 
-    # What the store calls
+    # Called by the store
 
     def _session_ended(self, session: Session, reason: Reason) -> list[Pending]:
         self._notify(Notice("ended", session._id, session.key, reason=reason))

@@ -11,7 +11,7 @@ Overflow = Literal["evict", "reject"]
 
 
 class Policy(NamedTuple):
-    """What a store keeps to beside the idle timeout; a limit is `None` where there is none.
+    """The limits that a store applies beside the idle timeout; a limit is `None` where there is none.
 
     | attribute | |
     |---|---|
@@ -28,7 +28,7 @@ class Policy(NamedTuple):
 
 
 class OwnLimits(NamedTuple):
-    """What one session has in place of the manager's idle timeout and lifetime, in seconds; `None` for those."""
+    """The idle timeout and the lifetime of one session, in seconds; `None` for those of the manager."""
 
     timeout: float | None = None
     lifetime: float | None = None

@@ -73,7 +73,7 @@ class Session:
 
     @property
     def _id(self) -> Any:
-        """What identifies it in its store, also after a renewal of its key."""
+        """The id of the session in its store; a renewal of the key does not change it."""
 
     @property
     def timer(self) -> threading.Timer:

@@ -1,1 +1,1 @@
-"""What a framework needs of a `SessionManager`; each module is imported by name, and needs the extra of that name."""
+"""The integrations, one for each framework; each module is imported by name, and needs the extra of that name."""

@@ -7,10 +7,10 @@ from collections.abc import Container
 from http.cookies import CookieError, Morsel
 from typing import Any, Final, Literal
 
-# What browsers keep a cookie for at most, in seconds.
+# Browsers keep a cookie for at most so many seconds.
 MAX_COOKIE_AGE: Final = 400 * 24 * 60 * 60
 _LONG_AGO: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
-# What RFC 9110, 5.6.2, allows in the name of a header, and RFC 6265 in that of a cookie.
+# The characters that RFC 9110, 5.6.2, allows in the name of a header, and RFC 6265 in that of a cookie.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # Headers that say something else already. Many of them no script may set, and some are changed on the way.
 _TAKEN_HEADER = re.compile(

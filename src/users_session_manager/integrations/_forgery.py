@@ -9,7 +9,7 @@ from typing import Any, Final
 from ..errors import CrossOriginRequest
 from ..log import log
 
-# What a page may post to another origin without a CORS preflight: what forms do, the first one for a request without a
+# A page may post these to another origin without a CORS preflight: what forms do, the first one for a request without a
 # type, and what browsers themselves do for `<a ping>` and for violations of a policy that the page has set.
 _WITHOUT_PREFLIGHT: Final = {
     *("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain"),

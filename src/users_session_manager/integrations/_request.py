@@ -1,4 +1,4 @@
-"""What the web frameworks share of one request: its session, the keys that it presents, and its cookie."""
+"""One request, for all web frameworks: its session, the keys that it presents, and its cookie."""
 
 from __future__ import annotations
 

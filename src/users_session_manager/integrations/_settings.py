@@ -1,4 +1,4 @@
-"""What the web frameworks share of their settings: which values can work, and the manager that has them."""
+"""The settings of all web frameworks: checks of their values, and the manager that has them."""
 
 from __future__ import annotations
 

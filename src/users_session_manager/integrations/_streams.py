@@ -77,7 +77,7 @@ class SessionConnections:
                 if not others:
                     self._remove(session_id)
 
-    # What the manager calls
+    # Called by the manager
 
     def watched(self) -> dict[Any, str]:
         """Return the key of each session that has connections here, by its id."""

@@ -13,7 +13,7 @@ from ..session import Reason, Session
 
 
 class Notice(NamedTuple):
-    """What has happened to a session, for each process that has clients: whoever announces an end, they get a logout.
+    """A change of a session, for each process that has clients: they get a logout whichever process announces the end.
 
     | kind | |
     |---|---|
@@ -29,7 +29,7 @@ class Notice(NamedTuple):
 
     kind: Literal["ended", "deleted", "logout", "renewed", "expiring", "unreachable", "created", "missed"]
     session_id: Any
-    """What identifies the session in its store; `None` for a key that is not that of a live session."""
+    """The id of the session in its store; `None` for a key that is not that of a live session."""
     key: Any
     """The present key of the session; `None` until the `NoticeReader` of a shared store has added it."""
     left: float | None = None
@@ -38,7 +38,7 @@ class Notice(NamedTuple):
 
 
 class Interest(NamedTuple):
-    """What this process has listeners for."""
+    """The kinds of events for which this process has listeners."""
 
     ends: bool = True
     warnings: bool = True
@@ -50,7 +50,7 @@ class Interest(NamedTuple):
 
 
 class Callbacks(NamedTuple):
-    """What a store calls in the manager that has opened it.
+    """The methods of the manager that its store calls.
 
     | callable | |
     |---|---|
@@ -96,8 +96,8 @@ class Store(ABC):
     a shared store gives a session whose end is not acknowledged in time to another process. Where this process has no
     listener for ends, a shared store hands them on at once.
 
-    **Notices.** The clients of a session are notified in each process, whoever announces. A store with `sends_notices`
-    does that by itself; for any other the manager does, as its sessions are those of one process.
+    **Notices.** The clients of a session are notified in each process, whichever announces. A store with
+    `sends_notices` does that by itself; for any other the manager does, as its sessions are those of one process.
 
     Each method is atomic and may be called from any thread. A store never emits, and calls nothing while it holds a
     lock. A store that cannot be reached raises `StoreUnavailable` from any method: then the answer is not known, nor is

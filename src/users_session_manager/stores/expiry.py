@@ -1,4 +1,4 @@
-"""What stores shared by processes have in common.
+"""The common part of the stores that processes share.
 
 Ends are claimed under a lease, announced by one process, and acknowledged. Notices of them are in `notices.py`.
 """
@@ -35,7 +35,7 @@ FIRST_RETRY: Final = 0.05
 
 
 class Snapshot(NamedTuple):
-    """What a store knows of a session beside its public values, at the moment when it was asked."""
+    """The internal values of a session, beside its public ones, as the store has answered."""
 
     id: Any
     age: float  # the seconds since its user authenticated
@@ -75,7 +75,7 @@ class SharedSession(Session):
 
 
 class Claim(NamedTuple):
-    """What a poll found: sessions to announce, sessions whose warning is due, and the seconds until there is more."""
+    """The result of a poll: sessions to announce, sessions whose warning is due, and the seconds until the next."""
 
     ended: Sequence[SharedSession]
     expiring: Sequence[SharedSession]
@@ -86,7 +86,7 @@ class ClaimingStore(NotifyingStore):
     """A store that processes share: one of them claims an end under a lease, announces it, and acknowledges that.
 
     A process claims only while it serves, and only if it has listeners for ends; of what it takes out itself without
-    such a listener it hands the announcement on. Whoever announces, the store sends a notice to every process.
+    such a listener it hands the announcement on. Whichever process announces, the store sends a notice to each.
 
     Three threads: the poller asks the store and never waits for a listener; the announcer runs the listeners, so leases
     are kept while a listener takes its time; that of the `NoticeReader` passes notices on. A fourth one, for timers,
@@ -227,7 +227,7 @@ class ClaimingStore(NotifyingStore):
         self.stop()
         self._clock.close()
 
-    # What a store of this kind has beside the methods of `Store`
+    # The methods of such a store, beside those of `Store`
 
     @property
     @abstractmethod
@@ -257,7 +257,7 @@ class ClaimingStore(NotifyingStore):
     def _disconnect(self) -> None:
         """Close all connections; the next call opens new ones."""
 
-    # What it calls
+    # Called by the store
 
     def _own_lease(self) -> float:
         """Return for how long this process has what it takes out: 0, to hand it on, without a listener for ends."""

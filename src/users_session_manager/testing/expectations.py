@@ -1,4 +1,4 @@
-"""What the open pages of a session are sent, seen without a server or a client."""
+"""Check the events for the open pages of a session, without a server or a client."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ def answer_to(request: Any, refusal: Refusal) -> Any:
 
 
 def add_no_store(response: Any, carrier: KeyCarrier) -> Any:
-    """Forbid caches to store the answer of a guarded view; one that says itself what they may do tells them by what.
+    """Forbid caches to store the answer of a guarded view. Its own `Cache-Control` is kept, with a `Vary`.
 
-    Not the middleware does so: a decorator that stores answers may be above the guard.
+    The middleware cannot do so: a decorator that stores answers may be above the guard.
     """
     if "Cache-Control" in response.headers:
         patch_vary_headers(response, [name for name in (carrier.header, "Cookie") if name])

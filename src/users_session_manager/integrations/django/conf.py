@@ -30,7 +30,7 @@ NOT_LISTED = "users_session_manager.E002"
 
 _HINT = "See docs/frameworks/django.md."
 
-# What was read from the settings, and what returns the manager that has them.
+# The settings as they were read, and a callable that returns the manager with these settings.
 _options: dict[str, Any] | None = None
 _manager: ConfiguredManager | None = None
 _origins: OriginCheck | None = None

@@ -1,7 +1,7 @@
 """Checks the login in one of Django's own sessions where the session engine loads it.
 
 So `request.user`, `auth.get_user`, Django REST framework, Channels and a copied cookie find no login whose session has
-ended, whichever of them asks, and wherever it stands.
+ended, whichever of them asks, above the middleware or below.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Django's own login and logout do to sessions, and what ends those of a user whom Django refuses."""
+"""The signals: Django's own login and logout begin and end sessions, and a refused user loses them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ current: ContextVar[DjangoState | None] = ContextVar("users_session_manager_requ
 
 
 class DjangoState(RequestState):
-    """What the middleware knows of one request.
+    """The state of one request, for the middleware.
 
     The login in Django's own session decides which session the request has, unless it presents a key in the header: a
     client that has lost our cookie, or a test client after `force_login`, is logged in all the same, and gets it again.
@@ -263,7 +263,7 @@ class DjangoState(RequestState):
     def require_own_form(self) -> None:
         """Raise `CrossOriginRequest` if a form of another origin has made this request, and Django has not looked."""
         request = self._request
-        # A middleware that logs in whoever has a certificate does so before Django has looked, and at any request.
+        # A middleware may log a user in by a certificate, before Django's check has run, and at any request.
         is_in_view = request.resolver_match is not None
         has_looked = getattr(request, "csrf_processing_done", False) or _is_of_test_client(request)
         if is_in_view and not self.has_header and not has_looked:
@@ -370,7 +370,7 @@ class DjangoState(RequestState):
         if session.accessed and status < 500 and not self._has_begun and self._is_consistent(session):
             return
         if settings.SESSION_SAVE_EVERY_REQUEST:
-            session.get(KEY_IN_SESSION)  # else SessionMiddleware loads it, and nobody answers for the store
+            session.get(KEY_IN_SESSION)  # else SessionMiddleware loads it, where no code answers for the store
         if self._has_begun and (self._is_rejected or status >= 500):
             self.sign_out()
             self._cookie_change = None

@@ -62,6 +62,6 @@ def find(user_id: str) -> Any:
 
 
 def may_log_in(user: Any) -> bool:
-    """Return whether a backend lets a user in who has not been deleted."""
+    """Return whether a backend lets an existing user in."""
     checks = [backend.user_can_authenticate for backend in get_backends() if hasattr(backend, "user_can_authenticate")]
     return any(check(user) for check in checks) if checks else getattr(user, "is_active", True)

@@ -1,4 +1,4 @@
-"""What a project calls: the guard of its views, and what is done with sessions."""
+"""The functions that a project calls: the guard of its views, sign-in, sign-out, and the sessions of a user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every request of an application passes: the cookie of its answer, and the answers to refusals."""
+"""The middleware of every request: it writes the cookie of the answer, and answers refusals."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _NO_STORE: Final = (b"cache-control", NO_STORE.encode())
 
 
 class Answer:
-    """What is known of the answer to a request. It is the same one where a middleware has copied the scope."""
+    """The state of the answer to a request. Copies of the scope, as middleware makes them, share it."""
 
     __slots__ = ("has_started", "socket", "state")
 

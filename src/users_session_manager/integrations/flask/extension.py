@@ -70,7 +70,7 @@ class UserSessions:
     With a `login_manager`, `login_user` starts a session and `logout_user` ends it, and without a live session there is
     no `current_user`. A user whom the `user_loader` does not return, or who is not active, is refused by cookie and by
     header. `remember=True` makes the idle timeout `REMEMBER_COOKIE_DURATION` and keeps our cookie; that of Flask-Login
-    is not set and signs nobody in. Each request that asks for the user restarts the idle timeout, but for `passive`
+    is not set and signs no user in. Each request that asks for the user restarts the idle timeout, but for `passive`
     views.
     """
 

@@ -32,7 +32,7 @@ KEY_IN_SESSION: Final = "_user_session_key"
 """Where Flask's own session keeps the key of its login."""
 STAMP: Final = "Flask-Login"
 """The security stamp of a session whose user id is one of Flask-Login's."""
-# What Flask-Login keeps of a login in Flask's session; `_id` is that of the client.
+# The names under which Flask-Login keeps a login in Flask's session; `_id` is that of the client.
 _LOGIN: Final = ("_user_id", "_fresh", KEY_IN_SESSION)
 
 
@@ -160,7 +160,7 @@ class LoginState(FlaskState):
         if str(session.get("_user_id")) == found.userId:
             session[KEY_IN_SESSION] = found.key
         elif not self.has_header:
-            forget_login()  # the application has signed in somebody else, by `sign_in`
+            forget_login()  # the application has signed in another user, by `sign_in`
         return super()._replace(found)
 
 
@@ -334,7 +334,7 @@ class _RequestLoader:
         return None if self._previous is None else self._previous(request)
 
 
-# What Flask's test client, in a `with`, adds to the environment of a request.
+# Flask's test client, in a `with`, adds this name to the environment of a request.
 _TEST_CLIENT: Final = "werkzeug.debug.preserve_context"
 
 

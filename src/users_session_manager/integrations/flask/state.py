@@ -76,7 +76,7 @@ class FlaskState(RequestState):
 
 
 class Installation:
-    """What `init_app` has made for one application."""
+    """The carrier, the settings and the bridge of one application, as `init_app` has made them."""
 
     def __init__(self, sessions: UserSessions, options: dict[str, Any]) -> None:
         self.sessions = sessions

@@ -66,7 +66,7 @@ class Notifier:
         """Answer a client's `session_key`."""
         return self._run(self._join(sid, data))
 
-    # What the manager calls, on any thread.
+    # Called by the manager, on any thread.
 
     def watched(self) -> dict[Any, str]:
         """Return the key of each session that has clients here, by its id."""

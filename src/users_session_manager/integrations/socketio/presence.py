@@ -38,7 +38,7 @@ class Presence:
     """Keeps the names of all who are signed in, in all processes, and sends them to the clients of one server.
 
     It asks the store for all sessions once a client has joined, and from then on follows the notices of those that
-    begin and end. One thread sends everything, so that no page gets a list that is older than what it has heard.
+    begin and end. One thread sends everything, so that no page gets a list that is older than the events it has got.
     Changes wait until it is their time: who came and went in between is not mentioned, and what one message cannot
     hold comes with the next. Each message says what is so now, so that hearing one twice does no harm.
 
@@ -66,7 +66,7 @@ class Presence:
         self._is_active = False
         self._notices: deque[Notice] = deque()
         self._asking: dict[str, None] = {}  # the ids of the clients that have asked for the list
-        # What the thread alone changes.
+        # Only the thread changes these.
         self._is_loaded = False
         self._push_at = self._load_at = 0.0
         self._names: dict[Any, str | None] = {}  # by the ids of the sessions
@@ -174,7 +174,7 @@ class Presence:
                 self._remove(notice.session_id)
 
     def _load(self) -> None:
-        """List all sessions, and drop those of which no end was heard."""
+        """List all sessions, and drop those whose end was missed."""
         with LOCK:
             if not self._notifier.registry.has_connected():  # the next client starts it again
                 self._reset()

@@ -25,7 +25,7 @@ class ClientRegistry:
     Threads: any thread may call any method for a server with threads; for an `AsyncServer` only that of its loop may,
     but for what only reads. The functions of python-socketio that are called with `LOCK` held change its
     tables: they send nothing, log nothing and await nothing, unlike the server's own `enter_room` and `close_room`,
-    which also tell a message queue.
+    which also write to a message queue.
 
     Args:
         rooms: The `manager` of the server.

@@ -32,7 +32,7 @@ except ImportError as missing:
 LIST_PAGE_SIZE: Final = 100
 # How many sessions one call takes out: it keeps Redis from other clients for no more than a few milliseconds.
 BATCH_SIZE: Final = 50
-# What the script answers where the data is not what it was before the change.
+# The answer of the script if the data has changed since it was read.
 CHANGED_BY_OTHERS: Final = 2
 
 

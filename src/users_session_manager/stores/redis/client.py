@@ -59,7 +59,7 @@ class ProcessClient:
 
     @contextmanager
     def use(self) -> Iterator[Any]:
-        """Return the client of this process, which `close` closes once nobody uses it any more."""
+        """Return the client of this process, which `close` closes after its last use."""
         client, process_id = self.get(), os.getpid()
         with LOCK:
             self._users[client] = self._users.get(client, 0) + 1

@@ -45,7 +45,7 @@ _REFUSAL_TEXT: Final = re.compile("READONLY|MASTERDOWN|NOREPLICAS")
 _RECONNECT_INTERVAL: Final = 0.25
 
 LAYOUT: Final = "2:"
-"""What the prefix of all names is followed by: sessions of another layout are other sessions."""
+"""It follows the prefix in all names: sessions of another layout are other sessions."""
 
 
 def _sections() -> dict[str, bytes]:

@@ -32,7 +32,7 @@ _FORK_TIMEOUT: Final = 2.0
 # or release the locks of the parent.
 _kept: Final[list[Any]] = []
 
-# What the database refuses if it lets this process have no more connections than it has.
+# The errors of a database that has no more connections for this process.
 _CONNECTING: Final = "connect"
 
 _UNKNOWN: Final = object()
@@ -46,7 +46,7 @@ class _Connection(NamedTuple):
 
 
 class _FailedError(Exception):
-    """What the driver has raised, and whether asking again on a new connection may help."""
+    """An exception of the driver, and whether a repetition on a new connection may help."""
 
     def __init__(
         self, failure: Exception, *, is_busy: bool = False, may_repeat: bool = False, refused: str | None = None

@@ -58,7 +58,7 @@ class Engine(ABC):
     begin: ClassVar[Statement]
     """Begins a transaction that may write."""
     errors: ClassVar[tuple[type[Exception], ...]]
-    """What the driver raises."""
+    """The exception of the driver."""
     words: ClassVar[Mapping[str, str]]
 
     def __init__(self, connect: Callable[[], Any], now: Callable[[], float] | None) -> None:

@@ -26,7 +26,7 @@ class PostgreSQLEngine(Engine):
 
     name = "postgresql"
     kind = psycopg.Connection
-    # What is no transaction of several statements may be lost if the server crashes: see `open`.
+    # A statement outside of a transaction may be lost if the server crashes: see `open`.
     begin = Statement("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit TO DEFAULT", ())
     errors = (psycopg.Error,)
     words: ClassVar[Mapping[str, str]] = {

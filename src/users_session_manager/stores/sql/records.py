@@ -17,7 +17,7 @@ from ..expiry import SharedSession, Snapshot
 _REASONS: Final[dict[Any, Reason]] = {reason: reason for reason in get_args(Reason)}
 _NOTICE_KINDS: Final = get_args(get_type_hints(Notice)["kind"])
 
-# What not every database can hold in a text, and what an escape begins with.
+# The characters that not every database can hold in a text, and the one that begins an escape.
 _SPECIAL: Final = re.compile("[\0\\\\\ud800-\udfff]")
 _ESCAPE: Final = re.compile(r"\\u([0-9a-f]{4})")
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from ...errors import SessionError
 
 DEFAULT_PREFIX: Final = "users_session_manager_"
-"""What the names of all tables and indexes begin with."""
+"""The names of all tables and indexes begin with this."""
 
 _TYPES: Final = {
     "sqlite": {

@@ -27,16 +27,16 @@ except ImportError:
 _SCHEME: Final = "sqlite:///"
 # The first with RETURNING.
 _OLDEST: Final = (3, 35)
-# What a failure says that another connection is the cause of; its code is not known before Python 3.11.
+# The text of a failure that another connection causes; before Python 3.11 there is no code.
 _BUSY: Final = ("database is locked", "database table is locked", "database schema is locked", "locking protocol")
-# What the write-ahead log is cut to when it is empty, in bytes.
+# The size to which an empty write-ahead log is cut, in bytes.
 _MAX_LOG: Final = 64 * 1024 * 1024
 # In place of what identifies a file that is there no more: a new one may have its number.
 _REMOVED: Final = (-1, -1)
 
 
 class SQLiteEngine(Engine):
-    """Opens a SQLite file in WAL mode. A write waits its turn; a read waits for nobody.
+    """Opens a SQLite file in WAL mode. A write waits for other writes; a read never waits.
 
     A commit survives the end of any process; a power cut may lose the last ones.
     """
