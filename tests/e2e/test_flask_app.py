@@ -1,4 +1,4 @@
-"""What the Flask example promises that needs no browser to see."""
+"""The Flask example, as far as no browser is needed."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class TestAttacks:
 
     @every_shop
     def test_stranger(self, make_site, context, kind):
-        """Whoever is not signed in is not signed in as somebody else."""
+        """A user who is not signed in does not become another user."""
         site, page = make_site(kind), context.new_page()
         page.goto(f"{site.other_site}/form/login")
         page.wait_for_url(f"{site.url}/login*")

@@ -66,7 +66,7 @@ def new_client() -> Client:
 
 
 def test_checked_by_django(project, manager):
-    """Without a token Django refuses; with one it lets in whichever origin it has been told of."""
+    """Without a token Django refuses; with one it lets in the origins that its settings name."""
     client = new_client()
     assert client.post("/login", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 403
     token = {"csrfmiddlewaretoken": client.get("/login").content.decode()}

@@ -222,7 +222,7 @@ def test_force_login(client, manager):
 
 
 def test_signals_without_login(client, manager):
-    """Who reports a login or logout of its own, as packages for tokens do, begins no session and evicts none."""
+    """A package that reports its own logins and logouts, as those for tokens do, begins no session and evicts none."""
     user = user_named("luca")
 
     def take_token(request):

@@ -190,7 +190,7 @@ class TestLogin:
         assert (answer.status_code, answer.location) == (303, "/login?next=%2Fours")
 
     def test_ended(self, browser, manager, clock):
-        """Whoever ends a session, its user is anonymous at the next request."""
+        """However a session ends, its user is anonymous at the next request."""
         for end in (
             lambda key: manager.deleteSession(key),
             lambda key: manager.deleteUserSessions(7),

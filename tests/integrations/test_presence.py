@@ -405,7 +405,7 @@ class TestOverProcesses:
         return elsewhere
 
     def test_elsewhere(self, server, present, sign_in, elsewhere):
-        """Who signs in and out in another process is heard here."""
+        """A login and a logout in another process are shown here."""
         _, page = sign_in("Luca")
         key = elsewhere("print(manager.loadNewSession('Mia'))")
         eventually(lambda: page.online == {"Luca", "Mia"})

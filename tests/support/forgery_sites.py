@@ -184,7 +184,7 @@ class FastApiShop(Shop):
 
 
 def evil_site(target: str) -> Any:
-    """Return an application whose pages attack another one, in the name of whoever opens them.
+    """Return an application whose pages attack another one, in the name of their visitor.
 
     `/form/login` and `/form/logout` post a form, `/fetch/…` the same by a script, `/frame/…` a form in a sandbox,
     `/ping/…` has a link that notifies the other application, and `/socket` opens a WebSocket; `?policy=` is the

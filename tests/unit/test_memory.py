@@ -1,4 +1,4 @@
-"""The memory store: what it promises beyond what every store does, at any allocation, and in how much memory."""
+"""The memory store beyond the contract of every store: failures at any allocation, and the memory it takes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_abstract():
 
 
 class TestStore:
-    """What the memory store promises beyond what every store does."""
+    """The memory store, beyond the contract of every store."""
 
     def test_timer_alive(self):
         """The timer of a session that expires is alive until the end has been announced."""

@@ -57,7 +57,7 @@ NOTHING_TO_DO = {
     *WITHOUT_PAGE,
 }
 
-# What a text tells its reader to do, or which values are right.
+# Words by which a text asks for an action, or names the right values.
 TO_DO = re.compile(
     r"\b(add|ask|call|check|choose|close|correct|execute|give|guard|import|install|leave|let|make|move|name|pass|"
     r"percent-encode|pip install|return|say|send|serve|set|sign|start|stream|take|use)\b|chmod 600",
@@ -166,7 +166,7 @@ def test_every_text_is_read():
 
 
 def test_page():
-    """What an application is told of its set-up names a page that explains more, and the page exists."""
+    """Each message about the set-up of an application names a page that explains more, and the page exists."""
     for message in MESSAGES:
         pages = re.findall(r"\b[Ss]ee (docs/[\w/-]+\.md)", f"{message.text} {message.hint}")
         needs_page = message.kind in CHECKS or (message.is_of_ours and message.text not in WITHOUT_PAGE)
