@@ -1,4 +1,4 @@
-"""What the test of docs/explanation/security.md adds to its blocks."""
+"""Cells that the test of docs/explanation/security.md runs beside its blocks."""
 
 # %% after: manager = SessionManager()
 assert (manager.getSessionTimeout(), manager.getMaxSessionLifetime()) == (900, 43_200)

@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/coming-from-django-sessions.md adds to its blocks."""
+"""Cells that the test of docs/how-to/coming-from-django-sessions.md runs beside its blocks."""
 
 # %% after: INSTALLED_APPS = [
 import django

@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/coming-from-flask-login.md adds to its blocks."""
+"""Cells that the test of docs/how-to/coming-from-flask-login.md runs beside its blocks."""
 
 # %% before: class User(UserMixin):
 from users_session_manager import MemoryStore, SessionManager

@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/coming-from-flask-session.md adds to its blocks."""
+"""Cells that the test of docs/how-to/coming-from-flask-session.md runs beside its blocks."""
 
 # %% after: def take_over_old_login():
 from users_session_manager import SessionManager

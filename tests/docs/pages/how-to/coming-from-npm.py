@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/coming-from-npm.md adds to its blocks."""
+"""Cells that the test of docs/how-to/coming-from-npm.md runs beside its blocks."""
 
 # %% before: manager = SessionManager()
 from users_session_manager import MemoryStore, SessionManager
