@@ -188,7 +188,7 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             userId: Whose session it is, if usernames can change: a non-empty `str`, an `int` or a `UUID`, kept as
                 `str`. `setMaxSessionsPerUser` and the methods of one user go by it. `None`, the default, for the
                 username.
-            securityStamp: A `str` that stands for the user's credentials and changes when they change, such as a digest
+            securityStamp: A `str` that represents the user's credentials and changes when they change, such as a digest
                 of the hash of the password. It is only kept, as `Session.securityStamp`: compare it with the present
                 one to refuse sessions from before a change. `None`, the default, for none.
 

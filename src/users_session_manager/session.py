@@ -31,7 +31,7 @@ class Session:
     | `timeout` | an idle timeout of its own, in seconds; `None` for the manager's |
     | `formerKeys` | keys that `renewSessionKey` has replaced, oldest first, `tuple[str, ...]`: the last one, and \
     those before it whose overlap was not over at the last renewal, at most 8 together |
-    | `securityStamp` | what stands for the user's credentials at the login, `str`: as given to `loadNewSession` or \
+    | `securityStamp` | a `str` that represents the user's credentials at the login: as given to `loadNewSession` or \
     `renewSessionKey`; `None` without one |
     | `timer` | a started `threading.Timer`, made when it is first asked for |
 

@@ -87,8 +87,8 @@ def test_a_page_of_another_origin_gets_no_connection(manager):
         getattr(io, "server", io).shutdown()
 
 
-def test_a_server_told_otherwise_connects_every_page(manager):
-    """`attach` leaves the origins to python-socketio, which then takes the cookie of any page's handshake."""
+def test_an_open_server_connects_every_page(manager):
+    """`attach` leaves the origins to python-socketio, which then accepts the cookie of the handshake of any page."""
     socketio = pytest.importorskip("socketio")
     werkzeug = pytest.importorskip("werkzeug.test")
     from users_session_manager.integrations.socketio import attach

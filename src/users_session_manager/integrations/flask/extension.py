@@ -192,7 +192,7 @@ class UserSessions:
             timeout: An idle timeout of this session alone, in seconds; the browser then keeps the cookie when it is
                 closed. `None`, the default, for that of the manager.
             userId: Whose session it is, if usernames can change; see `loadNewSession`.
-            securityStamp: What stands for the user's credentials; see `loadNewSession`.
+            securityStamp: A text that represents the user's credentials; see `loadNewSession`.
 
         Raises:
             TypeError, ValueError, TooManySessions, StoreUnavailable: As `loadNewSession`.
