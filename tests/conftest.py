@@ -1,4 +1,4 @@
-"""What all tiers use: a fresh singleton, a clock turned by hand, and servers that start when first asked for."""
+"""Fixtures for all tiers: a fresh singleton, a clock turned by hand, and servers that start when first asked for."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def heard(manager: SessionManager) -> Heard:
 
 @pytest.fixture(autouse=True)
 def no_secret_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever a test does, no line of the library's log at DEBUG level shows the secret of a key."""
+    """After each test: no line of the library's log at DEBUG level shows the secret of a key."""
     yield
     form = logging.Formatter()
     lines = [form.format(record) for record in caplog.get_records("call") if record.name == "users_session_manager"]

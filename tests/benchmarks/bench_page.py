@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass
 class Row:
-    """What this library and another one took in each round, with a limit of their ratio or of this library's median."""
+    """The figures of this library and another one in each round, with a limit of their ratio or of our median."""
 
     title: str
     unit: str

@@ -27,7 +27,7 @@ from users_session_manager import SessionManager
 
 GET = "return redis.call('GET', KEYS[1])"
 SCRIPTS = {"EVAL", "EVALSHA", "FCALL"}
-# What connections and this file ask for, which is not a part of any operation.
+# The commands of connections and of this file, which are not a part of any operation.
 OTHERS = {"AUTH", "CLIENT", "CONFIG", "HELLO", "INFO", "MONITOR", "PING", "SCRIPT", "SELECT"}
 # Rounds, calls in each, sessions that are weighed, and most sessions among which a request is timed.
 QUICK, FULL = (2, 100, 2_000, 1_000), (5, 2_000, 100_000, 1_000_000)

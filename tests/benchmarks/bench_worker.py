@@ -1,4 +1,4 @@
-"""What the measured Python processes share: each reads one JSON question a line and writes one JSON answer a line."""
+"""The measured Python processes: each reads one JSON question per line and writes one JSON answer per line."""
 
 import json
 import os

@@ -116,7 +116,7 @@ def before() -> list[Any]:
 
 
 def test_before(before):
-    """What the application does with Flask-Login alone, so that the comparison below means something."""
+    """The application works with Flask-Login alone, so the comparison below means something."""
     start = (200, 'You are luca.\n<form method="post" action="/logout"><button>Log out</button></form>')
     assert before[:2] == [("/", "/login?next=%2F"), ("/drafts?page=2", "/login?next=%2Fdrafts%3Fpage%3D2")]
     assert before[3:5] == [("/login?next=/drafts", 403, None)] * 2

@@ -27,7 +27,7 @@ LUCA = {"name": "luca", "password": "lasagne"}
 
 @pytest.fixture
 def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the module defines, with its file of sessions in a folder of the test's own."""
+    """The names of the module, with its file of sessions in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
     return runpy.run_path(str(QUICKSTART))
 

@@ -151,7 +151,7 @@ class Cable:
             sink.shutdown(socket.SHUT_WR)
 
 
-# What Werkzeug's server logs if a browser closes a page while its Socket.IO client changes to a WebSocket: Engine.IO
+# Werkzeug's server logs this if a browser closes a page while its Socket.IO client changes to a WebSocket: Engine.IO
 # turns the closed connection into an `OSError`, or sends to it. No code of the example runs in it.
 LEFT_WHILE_CONNECTING = re.compile(
     r"^Error on request:\nTraceback .*\n(?:  .*\n)+wsproto\.utilities\.LocalProtocolError: .*REMOTE_CLOSING\n"

@@ -1,4 +1,4 @@
-"""What a real browser makes of the attributes of the cookie: in a tab, and in a frame of another site."""
+"""The attributes of the cookie in a real browser: in a tab, and in a frame of another site."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def site(request: pytest.FixtureRequest, browser: Browser, manager: SessionManag
     "site", [LAX, STRICT, NONE, PARTITIONED], indirect=True, ids=["lax", "strict", "none", "chips"]
 )
 def test_tab(site, manager):
-    """Whatever its attributes are, a browser keeps the cookie, and forgets it when the user signs out."""
+    """With any attributes, a browser keeps the cookie, and deletes it when the user signs out."""
     assert site.tab("/login/luca") == site.tab("/me") == "luca"
     assert site.cookies() == ["__Host-session_key"]
     assert site.tab("/logout") == site.tab("/me") == "nobody"

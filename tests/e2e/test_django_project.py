@@ -84,7 +84,7 @@ def enter_admin(context: Any, example: Any, *, live: bool = True) -> Any:
 
 
 SHOW_KEY = "new Promise((answer) => userSessions.socket.emit('session_key', answer))"
-"""What is answered after everything that was pushed to the page before: whether its session is live."""
+"""The answer to this comes after all earlier events of the page: whether its session is live."""
 
 
 def assert_at_login_of_admin(page: Any, expect: Any) -> None:

@@ -102,7 +102,7 @@ def session_cookies(context: BrowserContext) -> list[tuple[str, str]]:
 
 
 class TestAttacks:
-    """What pages of others do in the browser of a user who is signed in."""
+    """Pages of other sites in the browser of a user who is signed in."""
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     @every_shop

@@ -1,4 +1,4 @@
-"""What the tests of integrations share; the Django project is `django_project.py` in `support`."""
+"""Fixtures for the tests of integrations; the Django project is `django_project.py` in `support`."""
 
 from __future__ import annotations
 

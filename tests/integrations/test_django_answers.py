@@ -1,4 +1,4 @@
-"""What Django answers with an unavailable store, to a login too many and to one that fails later, and to caches."""
+"""Django's answers with an unavailable store, to a login too many and to one that fails later, and for caches."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ ASKERS = {
 
 @pytest.mark.parametrize("asker", ASKERS)
 def test_unavailable(unreachable, handler, asker):
-    """Whatever asks for the user is answered 503 while the store is unavailable, and the session goes on afterwards."""
+    """A request for the user is answered 503 while the store is unavailable, and the session goes on afterwards."""
     url, changes = ASKERS[asker]
     client = sign_in(handler, "admin")
     (key,) = unreachable.sessions
@@ -348,7 +348,7 @@ def test_failure_after_login(manager, handler, url, how, before):
     assert client.get("/mine").status_code == 401
 
 
-# What caches may store
+# Answers that caches may store
 
 
 @pytest.mark.parametrize("url", ["/mine", "/amine", "/file", "/streaming", "/astreaming", "/lasting", "/recent"])

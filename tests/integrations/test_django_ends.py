@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("django_project")
     ids=["expires", "deleteSession", "deleteAllSessions"],
 )
 def test_login_ends_with_session(client, manager, clock, kind, end):
-    """Django's login ends with the session, and a copy of Django's cookie is worth nothing then."""
+    """Django's login ends with the session, and a copy of Django's cookie signs no user in."""
     key = log_in(client, "admin", "antipasti")
     assert client.get("/admin/").status_code == 200
     end(manager, clock, key)

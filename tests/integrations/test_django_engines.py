@@ -192,7 +192,7 @@ def test_ended_session(manager, every_engine, handler, page):
 
 
 def test_copied_cookie(manager, every_engine, handler):
-    """After the end a copy of Django's cookie is worth nothing, however often it is sent, and wherever."""
+    """After the end a copy of Django's cookie signs no user in, however often and wherever it is sent."""
     client = sign_in(handler)
     manager.deleteAllSessions()
     for page in ("user", "auser", "asked", "hello", "user", "mine"):
@@ -206,7 +206,7 @@ def test_copied_cookie(manager, every_engine, handler):
     assert manager.getLoggedUsers() == []
 
 
-# What an application does with Django's session
+# Changes of Django's session by an application
 
 
 def test_swapped_session(manager, every_engine, handler):
@@ -216,7 +216,7 @@ def test_swapped_session(manager, every_engine, handler):
     for client, names in ((browser, b"fabio luca"), (stranger, b" luca")):
         answer = client.get("/swapped", headers={"Other": lucas})
         assert answer.content == names
-        assert COOKIE not in answer.cookies, "the browser got the key of somebody else"
+        assert COOKIE not in answer.cookies, "the browser got the key of another user"
     assert manager.getLoggedUsers() == ["luca", "fabio"]
     assert browser.get("/user").content == browser.get("/mine").content == b"fabio"
     assert stranger.get("/user").content == b""
@@ -320,7 +320,7 @@ def test_passive_views(manager, clock, handler, url, reader):
         assert manager.getSessionTimeLeft(key) == 3000
 
 
-# What a request costs
+# The cost of a request
 
 
 class CountingStore(WatchedStore):

@@ -70,7 +70,7 @@ def test_never_on_the_loop(slow):
 
 @pytest.mark.parametrize("over", ["wsgi", "asgi", "asgi below a middleware of old"])
 def test_refused_on_the_loop(manager, over):
-    """What changes sessions is refused on the loop with the way out, and changes nothing."""
+    """Functions that change sessions are refused on the loop, say what to call, and change nothing."""
     keys = [manager.loadNewSession("luca") for _ in range(2)]
     middleware = [*MIDDLEWARE, f"{__name__}.middleware_of_old"] if "old" in over else MIDDLEWARE
     for function in (renew_key, sign_out_elsewhere, sign_in_with):

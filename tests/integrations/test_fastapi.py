@@ -364,7 +364,7 @@ class TestRefusals:
         assert refusal.value.status_code == 401
 
     def test_accept(self, manager):
-        """What is preferred more counts, by the most exact name."""
+        """The more preferred type counts, by the most exact name."""
         app, _ = self.app_with(login_url="/sign-in")
         html = (
             "text/html",
@@ -388,7 +388,7 @@ class TestRefusals:
                 assert client.get("/me", headers={"Accept": accept}, follow_redirects=False).status_code == status
 
     def test_wrong_settings(self, manager):
-        """What cannot work is refused: where it is written, or at the start of the application."""
+        """A wrong argument is refused: where it is written, or at the start of the application."""
         for options in ({"login_url": ""}, {"login_url": 5}, {"api": False}):
             with pytest.raises(ValueError, match="login_url"):
                 UserSessions(**options)
@@ -484,7 +484,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("way", ["mounted", "below a router", "below another"])
     def test_raised_below_without_install(self, unavailable, way):
-        """What a route there raises without a guard, or behind it, is answered by an `HTTPException` as well."""
+        """An exception of a route there, without a guard or behind it, is answered by an `HTTPException` as well."""
         manager = SessionManager()
         sessions = UserSessions()
         app, below = make_app(sessions), FastAPI()
@@ -674,7 +674,7 @@ class TestSettings:
         assert manager.getSessionTimeout() == 70
 
     def test_defaults(self, manager):
-        """What is not given leaves the manager as it is."""
+        """Arguments that are not given leave the manager as it is."""
         manager.setSessionTimeOut(77)
         assert UserSessions().manager.getSessionTimeout() == 77
 
@@ -764,7 +764,7 @@ class TestSettings:
         assert [user_id for user_id, _ in found] == ["7", "7", str(UUID(int=7))]
 
     def test_exports(self):
-        """What an application needs is imported from the integration, for type checkers too."""
+        """An application imports all it needs from the integration, for type checkers too."""
         from users_session_manager.integrations import fastapi
 
         assert {"RequestSession", "SessionRejected", "TooManySessions", "StoreUnavailable"} <= set(fastapi.__all__)
@@ -931,7 +931,7 @@ class TestResponses:
 
     @pytest.mark.parametrize("when", ["background", "stream"])
     def test_after_the_answer(self, manager, when):
-        """What runs after the answer has begun cannot change its cookie: a new key would log the client out."""
+        """Code that runs after the answer has begun cannot change its cookie: a new key would log the client out."""
         app, sessions, problems = FastAPI(), UserSessions(), []
         sessions.install(app)
 
@@ -1019,7 +1019,7 @@ class TestBlockingStore:
         assert not any(is_on_loop for _, is_on_loop in blocking.asked)
 
     def test_refused_on_the_loop(self, blocking):
-        """What changes sessions is refused on the loop with the way out, and changes nothing."""
+        """Functions that change sessions are refused on the loop, say what to call, and change nothing."""
         keys = [SessionManager().loadNewSession("luca") for _ in range(2)]
         for path in ("/hasty/login?name=luca", "/hasty/renew", "/hasty/elsewhere", "/hasty/logout"):
             with pytest.raises(SessionError, match="await run_in_threadpool"):
@@ -1112,7 +1112,7 @@ class TestTwoLifespans:
         manager.initSocketReference(io)
         manager.setMaxSessionLifetime(90_000)
         app, loops, keys, late = make_app(UserSessions()), [], [], ""
-        assert our_threads() == []  # the application has been imported, and serves nobody
+        assert our_threads() == []  # the application has been imported, and has served no request
         for number in range(2):
             with client_of(app) as client:
                 assert client.portal is not None

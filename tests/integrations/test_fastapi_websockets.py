@@ -58,7 +58,7 @@ class Application:
                     await websocket.send_text((await websocket.receive_text()).upper())
             except WebSocketDisconnect as left:
                 self.left.put(left.code)
-                with suppress(RuntimeError, WebSocketDisconnect):  # nobody is there
+                with suppress(RuntimeError, WebSocketDisconnect):  # the client has left
                     await websocket.close()
 
         @app.post("/logout")
@@ -193,7 +193,7 @@ class TestOrigin:
 
     @pytest.mark.parametrize("guard", ["none", "optional"])
     def test_sign_out(self, site, manager, guard):
-        """Where no session is needed, a page of another origin signs nobody out; the socket is closed with 4403."""
+        """Where no session is needed, a page of another origin signs no user out; the socket is closed with 4403."""
         key, other = manager.loadNewSession("Luca"), manager.loadNewSession("Fabio")
         with site.open(key, f"/logout/{guard}", Origin="https://evil.test") as connection:
             connection.send_text("please")
@@ -352,7 +352,7 @@ class TestServer:
         assert [line for line in caplog.records if line.name.startswith("uvicorn") and line.levelname == "ERROR"] == []
 
     def test_rejected_later(self, server, site, manager, caplog):
-        """What a route is refused after it has accepted closes the socket, and is no error in the server's log."""
+        """A refusal after a route has accepted closes the socket, and is no error in the server's log."""
         websocket = pytest.importorskip("websocket")
         for path, end, code in (("/write", True, 4401), ("/refused", False, 4401)):
             key = manager.loadNewSession("Luca")

@@ -177,7 +177,7 @@ class TestGuard:
         assert manager.getSessionTimeLeft(key) == 2000
 
     def test_stored_answer(self, client, manager):
-        """What a view lets be stored is still not for everyone."""
+        """An answer that a view lets caches store is still not for all clients."""
         answer = client.get("/file", headers=header(manager.loadNewSession("Luca")))
         assert answer.headers["Cache-Control"] == "private, max-age=60"
         assert set(answer.vary) == {"Cookie", "Session-Key"}
@@ -296,7 +296,7 @@ class TestOptional:
 
 
 class TestCaches:
-    """What shared caches may store of an answer that depends on a session."""
+    """Shared caches and answers that depend on a session."""
 
     @pytest.fixture
     def answer(self, manager: SessionManager, tmp_path: Path) -> Any:
@@ -314,12 +314,12 @@ class TestCaches:
         return answer
 
     def test_send_file(self, answer):
-        """What `send_file` says by itself is not what the view says."""
+        """The `Cache-Control` of `send_file` is not the view's."""
         assert answer(send_file) == "no-store, private"
         assert answer(send_file, SEND_FILE_MAX_AGE_DEFAULT=3600) == "no-store, private"
 
     def test_own(self, answer):
-        """What the view says stays, for a file too."""
+        """The `Cache-Control` of the view stays, for a file too."""
         assert answer(lambda path: send_file(path, max_age=60)) == "public, max-age=60"
 
         def private(path: Path) -> Any:
@@ -417,7 +417,7 @@ class TestSignIn:
             assert (current_session.key, current_session.username) == (key, "Fabio")
 
     def test_wrong_values(self, manager):
-        """What the manager refuses is refused, and changes nothing."""
+        """A login that the manager refuses changes nothing."""
         sessions, key = UserSessions(), manager.loadNewSession("Luca", data=1)
         with make_app(sessions).test_request_context(headers=header(key)):
             for username, timeout in (("", None), (None, None), (False, None), ("Luca", 1), ("Luca", "60")):
@@ -622,7 +622,7 @@ class TestPreflight:
     PREFLIGHT = {"Origin": "https://front.example", "Access-Control-Request-Method": "PUT"}  # noqa: RUF012
 
     def test_passes(self, client, manager):
-        """Whatever is guarded answers it, without a session and without the view."""
+        """Each guard answers it, without a session and without the view."""
         for path in GUARDED:
             answer = client.options(path, headers=self.PREFLIGHT)
             assert (answer.status_code, answer.text) == (200, ""), path
@@ -725,7 +725,7 @@ class TestSettings:
         sessions.manager.close()
 
     def test_policy_is_left(self, manager):
-        """What the settings leave open stays as the application has set it."""
+        """Settings that are not given leave the manager as it is."""
         manager.setSessionTimeOut(60)
         manager.setMaxSessionLifetime(3600)
         assert client_of(make_app(WARNING=5)).get("/me", headers=header(UNKNOWN)).status_code == 401
@@ -951,7 +951,7 @@ def test_asked_after_the_view(manager):
 
 @pytest.mark.parametrize("when", ["after_request", "stream"])
 def test_after_the_answer(manager, when):
-    """What runs after a guarded view cannot change the cookie of its answer: a new key would log the client out."""
+    """Code after a guarded view cannot change the cookie of its answer: a new key would log the client out."""
     sessions, problems = UserSessions(), []
     app = make_app(sessions)
 

@@ -63,7 +63,7 @@ def own_rejection() -> None:
 
 
 class TestWithoutGuard:
-    """What a view raises that has no guard is answered too, whatever else answers errors."""
+    """An exception of a view without a guard is answered too, whatever else answers errors."""
 
     @pytest.fixture(params=[restful_api, restx_api, catching_blueprint])
     def client(self, request: pytest.FixtureRequest, manager: SessionManager) -> Any:

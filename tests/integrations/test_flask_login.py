@@ -203,7 +203,7 @@ class TestLogin:
             assert not is_in(browser)
 
     def test_copied_cookies(self, app, manager):
-        """Cookies that were copied before a logout are worth nothing after it."""
+        """Cookies that were copied before a logout sign no user in after it."""
         browser = app.test_client()
         log_in(browser, remember="on")
         copied = [(cookie.key, cookie.value) for cookie in browser._cookies.values()]
@@ -253,7 +253,7 @@ class TestLogin:
             assert "_user_id" not in flask_session
 
     def test_another_user(self, browser, manager):
-        """A user id that the application has put beside the key of another user's session signs nobody in."""
+        """A user id that the application has put beside the key of another user's session signs no user in."""
         log_in(browser)
         with browser.session_transaction() as flask_session:
             flask_session["_user_id"] = "8"
@@ -430,7 +430,7 @@ class TestRemember:
         assert is_in(other, base_url="https://localhost")
 
     def test_remember_cookie(self, app, users, manager):
-        """The cookie of Flask-Login alone signs nobody in, and is deleted."""
+        """The cookie of Flask-Login alone signs no user in, and is deleted."""
         plain = Flask("plain")
         plain.config["SECRET_KEY"] = app.config["SECRET_KEY"]
         LoginManager(plain).user_loader(users.load)
@@ -541,7 +541,7 @@ class TestSeveralProcesses:
 
 class TestUnreachableStore:
     def test_503(self, users, manager):
-        """While the store is unreachable, whatever asks for the user is answered 503; nobody is signed in or out."""
+        """While the store is unreachable, a request for the user is answered 503; no user is signed in or out."""
         manager.close()
         store = WatchedStore()
         SessionManager(store=store)

@@ -1,4 +1,4 @@
-"""Forms of other origins sign nobody in or out: the decision, and what each framework makes of it."""
+"""Forms of other origins sign no user in or out: the decision, and the answer of each framework."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class TestForms:
 
     @pytest.mark.parametrize("headers", ATTACKS, ids=lambda headers: "-".join(headers.values()))
     def test_attacks(self, site, manager, headers):
-        """A form of another origin signs nobody in and nobody out, whether the cookie is sent or not."""
+        """A form of another origin signs no user in or out, whether the cookie is sent or not."""
         key = site.post("/login", name="Luca").json["key"]
         for shown in ({}, cookie(key)):
             form = {"Content-Type": FORM, **headers, **shown}
@@ -264,7 +264,7 @@ class TestSettings:
         assert_refused(site.post("/login", {**attack, "Origin": OTHER}, name="Luca"))
 
     def test_proxies(self, make, manager):
-        """What the client has asked for is known behind a proxy if the setting says that it is there."""
+        """Behind a proxy, the requested host is known if the setting counts the proxy."""
         shown = {"Origin": "https://public.test", "X-Forwarded-Host": "public.test", "X-Forwarded-Proto": "https"}
         assert_refused(make().post("/login", shown, name="Luca"))
         assert make(proxies=1).post("/login", shown, name="Luca").status == 200

@@ -14,7 +14,7 @@ from users_session_manager import SessionManager, SessionRejected
 
 
 class FlaskLoginSite(FlaskSite):
-    """What these tests need of the site, with the guard and the login of Flask-Login."""
+    """The site of these tests, with the guard and the login of Flask-Login."""
 
     def build(self, **names: Any) -> None:
         from flask import Flask, request

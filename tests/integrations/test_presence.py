@@ -244,7 +244,7 @@ class TestShow:
         """Each test has its own."""
 
     def test_name(self, manager, server, attached, sign_in):
-        """What `show` returns is sent, and a session without a name is hidden."""
+        """The result of `show` is sent, and a session without a name is hidden."""
         presence(manager, server.io, show=lambda session: session.data and session.data["name"])
         key, page = manager.loadNewSession("luca@example.com", data={"name": "Luca"}), None
         manager.loadNewSession("boss@example.com")
@@ -310,7 +310,7 @@ class TestSettingUp:
         again()
 
     def test_wrong_order(self, manager, server):
-        """A server that is not attached, in another namespace or by somebody else's manager, is refused."""
+        """A server that is not attached, in another namespace or with another manager, is refused."""
         with pytest.raises(SessionError, match=r"call attach\(\) before presence"):
             presence(manager, server.io)
         detach = server.attach(manager)
@@ -429,7 +429,7 @@ class TestOverProcesses:
         assert late[0] < 1.0
 
     def test_lost_notices(self, manager, present, sign_in, redis_url, prefix):
-        """What was lost with the connection is found once there is a new one."""
+        """Notices that were lost with the connection are found once there is a new one."""
         _, page = sign_in("Luca")
         key = manager.loadNewSession("Mia")
         eventually(lambda: page.online == {"Luca", "Mia"})

@@ -288,7 +288,7 @@ class TestTheEnd:
 
     @over_both_transports
     def test_many_threads(self, manager, server, connect):
-        """What many threads send to one client arrives whole."""
+        """Messages that many threads send to one client arrive whole."""
         key = manager.loadNewSession("Luca")
         client = connect()
         assert client.present(key) is True
@@ -838,7 +838,7 @@ class TestQueue:
 
     @on_queue
     def test_own_messages(self, manager, server, connect):
-        """What the application sends to the room of a session, or closes, still goes through its queue."""
+        """A message of the application to the room of a session, or its closing, still goes through the queue."""
         key, client = manager.loadNewSession("Luca"), connect()
         assert client.present(key) is True
         server.emit("private", to=key)
@@ -1294,7 +1294,7 @@ class TestAttaching:
         detach()
 
     def test_wrong_server(self, manager):
-        """What cannot deliver is refused."""
+        """A server that cannot deliver is refused."""
         for wrong in (object(), socketio.Client(), None):
             with pytest.raises(TypeError, match=r"must be a socketio\.Server"):
                 attach(manager, wrong)
@@ -1335,7 +1335,7 @@ class TestAttaching:
         detach()
 
     def test_another_loop(self, manager, monkeypatch):
-        """What a loop that stopped has not begun is dropped once clients come on another one."""
+        """Work that a stopped loop has not begun is dropped once clients come on another one."""
         io = socketio.AsyncServer(async_mode="asgi")
         loop = asyncio.new_event_loop()
 

@@ -1,4 +1,4 @@
-"""What a guarded view answers while the SQL database of the sessions is away, locked, or replaced by something else."""
+"""The answers of a guarded view while the SQL database is unreachable, locked, or replaced."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class TestPlain:
         assert next(others) == 2
 
     def test_end_while_an_item_is_made(self, manager):
-        """What a generator yields after the end is not sent."""
+        """An item that a generator yields after the end is not sent."""
         session, numbers = sign_in(), Numbers()
         numbers.meanwhile = lambda: numbers.asked == 3 and manager.deleteSession(session.key)
         assert list(stream(session, numbers.plain())) == [1, 2]
@@ -131,13 +131,13 @@ class TestPlain:
         assert manager.checkSessionStatus(session.key)
 
     def test_dropped(self, manager):
-        """So is one that nobody closes, as in Starlette."""
+        """A stream that is never closed, as in Starlette, is forgotten too."""
         numbers = Numbers()
         next(stream(sign_in(), numbers.plain()))
         assert (numbers.cleaned_up, CONNECTIONS.watched()) == (1, {})
 
     def test_failure(self, manager):
-        """What the generator raises is the caller's, and the stream is forgotten."""
+        """An exception of the generator reaches the caller, and the stream is forgotten."""
 
         def failing() -> Iterator[int]:
             yield 1
@@ -410,7 +410,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("wrong", [Numbers().plain, Numbers().waiting, 5, None])
     def test_no_items(self, manager, wrong):
-        """What cannot be iterated over, such as a generator function that was not called, is an error at once."""
+        """Anything that is not iterable, such as a generator function that was not called, is an error at once."""
         with pytest.raises(TypeError, match="not iterable"):
             stream(sign_in(), wrong)
 

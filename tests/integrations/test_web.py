@@ -1,4 +1,4 @@
-"""What the web frameworks have in common, in real requests of the same site in each of them."""
+"""The web frameworks alike, by real requests to the same site in each of them."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class TestGuard:
         assert warnings_in(caplog) == []
 
     def test_almost_a_key(self, site, manager, caplog):
-        """What only looks like a key of another process is none, so nothing is logged."""
+        """A value that only looks like a key of another process is none, so nothing is logged."""
         key = foreign_key()
         old_form = re.sub(r"-[a-z2-7]{4}_", "_", key)
         for odd in (key[:-1], f"{key}0", key.lower(), key.replace("-", "_"), old_form):
@@ -255,7 +255,7 @@ class TestGuard:
         assert site.get("/open").header("Cache-Control") == ""
 
 
-# What scripts and other servers set beside our cookie; in latin-1, as servers decode what browsers send in UTF-8.
+# Cookies of scripts and other servers beside ours; in latin-1, as servers decode what browsers send in UTF-8.
 OTHER_COOKIES = (
     "theme=dark",
     'prefs={"dark":true}',
@@ -296,7 +296,7 @@ class TestCookies:
             assert site.get("/me", cookie(f"{dead}; {COOKIE}={keys[0]}")).status == 401
 
     def test_not_our_name(self, site, manager):
-        """What browsers take for another name is another cookie: any site of the domain may set it."""
+        """A name that browsers distinguish is another cookie: any site of the domain may set it."""
         key = manager.loadNewSession("Luca")
         for name in (
             f"\xa0{COOKIE}",
@@ -340,7 +340,7 @@ class TestMaxAge:
             assert site.get("/me", cookie(key)).status == 200
 
     def test_odd_time(self, site, manager, monkeypatch):
-        """Whatever time a store may return, one in the future or none at all, it is no recent login."""
+        """A time of the login in the future, or none, is no recent login."""
         key = manager.loadNewSession("Luca")
         now = time.time()
         for at, status in ((now - 60, 200), (now + 60, 403), (-1e12, 403), (math.nan, 403), (math.inf, 403)):
@@ -658,7 +658,7 @@ class TestUnreachableStore:
 
 
 class TestFindSession:
-    """What an integration, or an application, looks a session up with."""
+    """The calls by which an integration, or an application, looks a session up."""
 
     def test_each_key(self, manager):
         """A live session is found by each of its keys."""

@@ -37,7 +37,7 @@ RUN_UWSGI = (
 )
 UWSGI = r"bound to TCP address 127\.0\.0\.1:(\d+)"
 
-# What is started, and what the application does beside.
+# The commands, and the work of the application beside.
 SERVERS: dict[str, tuple[str, dict[str, str]]] = {
     "gunicorn": (RUN_GUNICORN, {}),
     "gunicorn, preload": (RUN_GUNICORN + " --preload", {}),
@@ -67,7 +67,7 @@ AT_ONCE = 10
 
 
 class Notes:
-    """What the processes of one application have noted, and what of it is still to come.
+    """The notes of the processes of one application, and the notes that are still to come.
 
     Args:
         address: Where they keep their sessions.

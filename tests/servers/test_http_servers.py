@@ -92,5 +92,5 @@ def test_header_and_cookie(port):
     assert ask(port, "GET", "/guarded", [("Session-Key", key), ("Session-Key", "forged")]) == rejected
     assert ask(port, "GET", "/guarded", [("Session-Key", f"{key},{key}")]) == rejected
     assert ask(port, "GET", "/guarded", [("session_key", key)]) == rejected
-    # What a proxy was tricked into adding does not count for what the client has sent.
+    # A header that a proxy was tricked into adding does not replace the client's.
     assert ask(port, "GET", "/guarded", [("session_key", key), ("Session-Key", "forged")]) == rejected

@@ -118,7 +118,7 @@ class Site:
         print(json.dumps(order), file=self.clients[index].stdin, flush=True)
 
     def seen(self) -> dict[str, list[dict[str, Any]]]:
-        """What happened to the client of each key, in the order of the time."""
+        """The events of the client of each key, in the order of the time."""
         seen = defaultdict(list)
         for line in self.log.read_text().rpartition("\n")[0].splitlines():  # the last one may be half written
             fact = json.loads(line)
@@ -246,7 +246,7 @@ def torture(site: Site, sessions: int, seconds: float, kill_every: float) -> Non
 
 
 def test_some(make_site):
-    """Workers, two of them with a queue, beside processes that serve nobody; clients of a killed one come back."""
+    """Workers, two of them with a queue, beside processes that do not serve; clients of a killed one come back."""
     site = make_site(["loop", "queue", "queue"], ["opens", "listens"])
     torture(site, 100, 6, 3)
 

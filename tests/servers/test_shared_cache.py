@@ -23,7 +23,7 @@ HTTP = """
         location / {
             proxy_pass <application>;
             proxy_cache answers;
-            # Whatever says nothing else is stored, refusals too.
+            # Answers without other headers are stored, refusals too.
             proxy_cache_valid any 1h;
             add_header X-Cache $upstream_cache_status always;
         }

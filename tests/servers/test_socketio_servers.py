@@ -250,7 +250,7 @@ def check_refusal(server, clients):
 
 @on_two_kinds
 def test_refusal(server, clients):
-    """What is no live key is refused."""
+    """Anything but a live key is refused."""
     check_refusal(server, clients)
 
 

@@ -1,4 +1,4 @@
-"""What the manager has for integrations and test runs, over each store."""
+"""The methods of the manager for integrations and test runs, over each store."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class TestStaleSessions:
         assert "sessionRejected" not in [name for name, *_ in events]
 
     def test_failure(self, manager, events):
-        """What `is_current` raises passes through; what has ended before is announced."""
+        """An exception of `is_current` passes through; the sessions that have ended before it are announced."""
         keys = [manager.loadNewSession("Luca", securityStamp=stamp) for stamp in ("old", "bad")]
         with pytest.raises(KeyError):
             manager._end_stale_sessions("Luca", lambda stamp: {"old": False}[stamp])
@@ -153,7 +153,7 @@ class TestForgetAll:
         other.close()
 
     def test_expired(self, manager, clock, events):
-        """What has expired and was not announced yet is forgotten, too."""
+        """An expired session that was not announced yet is forgotten, too."""
         key = manager.loadNewSession("Luca", timeout=5)
         clock.seconds += 10
         manager._forget_all()
@@ -169,7 +169,7 @@ class TestForgetAll:
 
 
 class TestFollowers:
-    """What presence needs: every session that begins or ends, and all that are live."""
+    """Presence gets every session that begins or ends, and all that are live."""
 
     def test_notices(self, manager, clock, events, watcher):
         """A follower hears of each session that begins and ends, by its id, and a watcher of no login."""

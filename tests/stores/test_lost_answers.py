@@ -55,7 +55,7 @@ class Known:
 
 
 class Users:
-    """What one thread does: it has users of its own, and knows what has to be true of their sessions."""
+    """The work of one thread, which has users of its own and checks their sessions."""
 
     def __init__(self, manager: SessionManager, number: int) -> None:
         self.manager, self.number = manager, number
@@ -257,7 +257,7 @@ class Users:
 
 
 class Ends:
-    """What the listeners have heard."""
+    """The events that the listeners have got."""
 
     def __init__(self, manager: SessionManager) -> None:
         self.of: defaultdict[int, list[End]] = defaultdict(list)
@@ -367,7 +367,7 @@ def check_one(session: Known, ends: list[End], alive: list[dict[str, Any]], late
 
 
 class TestMany:
-    """What ends many sessions, or another than that of its key, with many lost answers."""
+    """Operations that end many sessions, or another than that of their key, with many lost answers."""
 
     @pytest.fixture
     def proxy(self, servers) -> Any:

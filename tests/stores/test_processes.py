@@ -144,7 +144,7 @@ class TestNotices:
 class TestFork:
     @pytest.mark.parametrize("fork", ["os.fork()", "ctypes.PyDLL(None).fork()"])
     def test_closed_parent(self, address, fork):
-        """What a child writes is there after its parent has closed its connections, be that the master of uWSGI."""
+        """Data of a child is there after its parent, such as the master of uWSGI, has closed its connections."""
         done = run_opened(
             address,
             f"""

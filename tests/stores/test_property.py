@@ -44,7 +44,7 @@ EVENTS += ["notifyClientToLogout", "sessionRejected"]
 
 @dataclass(eq=False)
 class Login:
-    """What the model knows of a session."""
+    """A session of the model."""
 
     username: str
     user_id: str
@@ -62,7 +62,7 @@ class Login:
 
 
 class Model:
-    """What a session manager does, written once more and as plainly as can be."""
+    """A session manager, written once more and as plainly as possible."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -173,7 +173,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.manager, self.run_due = SessionManager(store=store), store.run_due
 
     def teardown(self) -> None:
-        # What outlives the manager is not to be there for the next one.
+        # Data that outlives the manager must not be there for the next one.
         self.manager.deleteAllSessions()
         self.run_due()
         self.manager.close()
@@ -269,7 +269,7 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @rule(key=keys, number=st.integers(-9, 9), key_in_between=st.none() | keys)
     def update_data(self, key: str, number: int, key_in_between: str | None) -> None:
-        """Change the data, while somebody else sets that of a session, perhaps the same, for the first time."""
+        """Change the data, while another caller sets that of a session, perhaps the same, for the first time."""
         login, given, other = self.model.find(key), [], next(self.numbers)
 
         def change(data: Any) -> Any:
@@ -376,7 +376,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.manager.setExpiryWarning(seconds)
         self.model.warning = seconds
 
-    # What must hold after each step
+    # The rules that hold after each step
 
     @invariant()
     def both_have_emitted_the_same(self) -> None:

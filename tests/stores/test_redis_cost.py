@@ -1,4 +1,4 @@
-"""What an operation costs Redis has a bound, however much there is of anything; and no name there is a key."""
+"""The cost of an operation in Redis has a bound, whatever the amount of data; and no name there is a key."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_former_keys(server):
 
 
 def test_long_user_id(server, client):
-    """What a user's sessions cost does not grow with the square of the length of the user id."""
+    """The cost of a user's sessions does not grow with the square of the length of the user id."""
     turned = Turned(server)
 
     def took(user: str) -> int:
@@ -349,7 +349,7 @@ def test_sizes_are_settings(server):
 
 
 class Overheard:
-    """What Redis was asked and what it published since the last look."""
+    """The commands and the messages of Redis since the last check."""
 
     def __init__(self, server: RedisServer, client: Any) -> None:
         self.client = client

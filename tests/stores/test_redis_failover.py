@@ -132,7 +132,7 @@ def until_answered(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def passive_calls(manager: SessionManager, key: str, user: str) -> list[Callable[[], Any]]:
-    """What only asks, and changes nothing."""
+    """The operations that only read."""
     return [
         lambda: manager.checkSessionStatus(key),
         lambda: manager.getSession(key),
@@ -204,7 +204,7 @@ class TestDemoted:
         gone = manager.loadNewSession("gone")  # what the old master has not passed on
         assert manager.checkSessionStatus(gone) is True
         with contextlib.closing(NoServer()) as nowhere:
-            # It is not in sync with the new one yet, so that it still has what nobody else has.
+            # It is not in sync with the new one yet, so it still has data that no other node has.
             servers.client(old.port).replicaof("127.0.0.1", nowhere.port)
             calls = [*passive_calls(manager, gone, "gone"), *changing_calls(manager, gone, "gone")]
             until = time.monotonic() + 3  # long enough for a process that has no requests to see it

@@ -149,7 +149,7 @@ def beginning(record: Any) -> str:
 
 
 def answer(call: Callable[..., Any], *args: Any) -> Any:
-    """What a call returns, and `None` while Redis is unreachable."""
+    """Return the result of a call, and `None` while Redis is unreachable."""
     try:
         return call(*args)
     except StoreUnavailable:
@@ -273,7 +273,7 @@ class TestNotices:
         assert not [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")]
 
     def test_unknown_failure(self, redis_url, prefix, monkeypatch):
-        """Whatever goes wrong in the subscription is reported once, and it begins anew."""
+        """A failure of the subscription is reported once, and the subscription begins again."""
         get_message, failed, reported = redis.client.PubSub.get_message, [], []
         logouts = []
 

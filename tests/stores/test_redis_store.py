@@ -127,7 +127,7 @@ def test_serve_during_stop(redis_url, prefix, monkeypatch):
 
 
 class TestWhatOthersWrote:
-    """What another program writes under our names is a rejection or no session, and all else goes on."""
+    """Data of another program under our names is a rejection or no session, and all else goes on."""
 
     @pytest.fixture
     def ended(self) -> list[str]:
@@ -460,7 +460,7 @@ class TestClients:
         client.close()
 
     def test_bad_client(self, client):
-        """What is no client, prefix or lease is refused and named."""
+        """A wrong client, prefix or lease is refused and named."""
         from redis import asyncio
 
         with pytest.raises(TypeError, match=r"got a redis\.asyncio\.client\.Redis"):
@@ -515,7 +515,7 @@ class TestExpiryInRedis:
         assert without_ttl(client, prefix) == []
         eventually(lambda: kept_sessions(client, prefix) == [])
         assert without_ttl(client, prefix) == []
-        # What is asked again finds a session a minute after its end, and an operation after its lease, too.
+        # A repeated call finds a session a minute after its end, and an operation after its lease, too.
         remembered = {b"s": 60_000, b"o": 90_000, b"listens": 2 * 86_400_000}
 
         def kind_of(name: bytes) -> bytes:
@@ -715,7 +715,7 @@ class TestUnusualEnds:
         other.close()
 
     def test_foreign_notice(self, redis_url, prefix, client):
-        """What another program publishes is no notice, and keeps none from its clients."""
+        """A message of another program is no notice, and delays none."""
         logouts: list[str] = []
         manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix))
         manager.on("notifyClientToLogout", lambda io, key: logouts.append(key))

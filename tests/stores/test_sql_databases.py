@@ -99,7 +99,7 @@ class TestRights:
         execute(database, f"DROP OWNED BY {name}", f"DROP USER {name}")
 
     def test_no_tables(self, database, limited, caplog):
-        """Who may make no tables learns what to do, once; after that all works, with the least rights."""
+        """Without the right to make tables, a message says what to do; after that the least rights are enough."""
         manager = SessionManager(store=limited)
         manager.serve()
         for call in (lambda: manager.loadNewSession("Luca"), manager.getLoggedUsers):
@@ -122,7 +122,7 @@ class TestRights:
         assert lines_of(caplog) == [UNUSABLE, AGAIN]
 
     def test_no_rights_on_tables(self, database, limited):
-        """Who may make tables but not use those that are there learns which right is missing."""
+        """A user who may make tables, but not use the existing ones, gets a message that names the missing right."""
         add_one(database)
         with pytest.raises(StoreUnavailable, match=r"permission denied.*grant SELECT, INSERT, UPDATE and DELETE"):
             add_one(limited)
@@ -197,7 +197,7 @@ print(manager.checkSessionStatus(sys.argv[3]), manager.loadNewSession("Marco") a
 
 
 class TestSecrets:
-    """Whatever is wrong with an address, no text and no line of the log shows the password in it."""
+    """No message about a wrong address, and no line of the log, shows the password in it."""
 
     @pytest.mark.parametrize(
         "change",
@@ -382,7 +382,7 @@ def test_row_of_another_process(any_store):
 
 @BOTH
 def test_refused_row(any_store, caplog):
-    """A row that the database refuses, because somebody has changed the table, shows no key."""
+    """A row that the database refuses, because the table was changed, shows no key."""
     store = any_store()
     store.add("Luca", 60)
     table = f"{store._prefix}sessions"
@@ -400,7 +400,7 @@ def test_refused_row(any_store, caplog):
 
 
 class TestConnections:
-    """What a callable that is handed in may return."""
+    """The connections that a given callable may return."""
 
     @pytest.fixture
     def path(self, tmp_path) -> Path:
@@ -495,7 +495,7 @@ class TestConnections:
         self.refused(connect, "KeyError: 'no such setting'", caplog)
 
     def test_changes(self, path, caplog):
-        """What is no connection any more is refused, and it goes on once it is one again."""
+        """A result that is no connection is refused; calls go on with the next connection."""
         returned: list[Any] = []
 
         def connect() -> Any:

@@ -339,7 +339,7 @@ class TestBusy:
         holder.join(WAIT)
 
     def test_too_many_connections(self, open_store, caplog):
-        """PostgreSQL lets nobody in any more: calls are refused until it does, and nothing is kept from others."""
+        """PostgreSQL refuses connections: calls are refused until it accepts them, and other users get theirs."""
         with own_postgresql_server("max_connections=12", "superuser_reserved_connections=0") as server:
             store = open_store(server.url, connections=8)
             manager = SessionManager(store=store)
@@ -474,7 +474,7 @@ class TestSQLiteFull:
             assert look.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
     def test_disk(self, tmp_path, open_store, caplog):
-        """A small disk is full: what needs room is refused, nobody is let in, and it goes on once there is room."""
+        """A small disk is full: changes are refused, no user is let in, and calls go on once there is room."""
         folder = tmp_path / "disk"
         folder.mkdir()
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], check=False).returncode:
@@ -582,7 +582,7 @@ class TestSQLiteReplaced:
         "broken", [removed, truncated, replaced_by_garbage, overwritten, folder_in_its_place, folder_missing]
     )
     def test_broken(self, path, open_store, caplog, broken):
-        """Whatever has become of the file: nobody is let in with an old key, and all is well once it is gone."""
+        """A damaged file lets no old key in, and all is well once it is removed."""
         url = f"sqlite:///{path}"
         stores = [open_store(url), open_store(url)]
         manager = SessionManager(store=stores[0])

@@ -1,4 +1,4 @@
-"""What every store must do: one suite, run over each."""
+"""The contract of every store: one suite, run over each."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ NOT_LIVE = [None, [], {}, 1, float("nan"), Odd(), b"", "", "unknown", "x" * 10**
 
 
 def test_add(store, case):
-    """What is added is found."""
+    """A session that is added is found."""
     before = time.time()
     key = case.add("Luca", 10)
     found = store.get(key)
@@ -134,7 +134,7 @@ def test_deadline(store, case):
 
 
 def test_expired_once(store, case):
-    """What expires is announced once, in the order of the deadlines."""
+    """An expiry is announced once, in the order of the deadlines."""
     first, second = case.add("Luca", 10), case.add("Luca", 5)
     case.turn(10)
     case.settle()
@@ -198,7 +198,7 @@ def test_data(store, case):
 
 
 def test_remove(store, case):
-    """What is removed is returned once and does not expire."""
+    """A session that is removed is returned once and does not expire."""
     key = case.add("Luca", 10)
     assert store.remove(key).key == key
     assert store.remove(key) is None
@@ -241,7 +241,7 @@ def test_repr(store, case):
 
 class TestUpdateData:
     def test_change(self, store, case):
-        """What `change` makes of the data is stored and returned; it prolongs nothing."""
+        """The result of `change` is stored and returned; it prolongs nothing."""
         key = case.add("Luca", 10)
         case.turn(4)
         assert store.update_data(key, lambda data: [data]) == (True, [None])
@@ -263,7 +263,7 @@ class TestUpdateData:
         assert store.get(key).data == {"cart": ["lasagne", "pesto"]}
 
     def test_error(self, store, case):
-        """What `change` raises passes through, and nothing has changed, though it was changed in place."""
+        """An exception of `change` passes through, and the data is as before, though it was changed in place."""
         key = case.add("Luca", data=["lasagne"])
 
         def fail(data):

@@ -104,7 +104,7 @@ def test_processes(redis_url, request, changes):
     assert manager.getSessionData(key) == total(names, changes)
 
 
-# What JSON would change
+# Data that JSON would change
 
 CHANGED_BY_JSON = {
     "int": {1: "a"},
@@ -149,7 +149,7 @@ def test_changed_by_json(manager, write, data):
 @pytest.mark.parametrize("store_kind", ["redis"])
 @pytest.mark.parametrize("write", list(WRITERS.values())[:3], ids=list(WRITERS)[:3])
 def test_kept_by_json(manager, write):
-    """What JSON keeps is kept; a tuple comes back as a list."""
+    """Data of JSON is stored unchanged; a tuple comes back as a list."""
     data = {"": None, "1": True, "é": [1, -2.5, "\N{GRINNING FACE}", {"a": {}}], "t": (1, ("2",))}
     key = manager.loadNewSession("luca", data="old")
     answer = write(manager, key, data)

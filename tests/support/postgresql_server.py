@@ -82,7 +82,7 @@ class PostgreSQLServer:
             server.wait()
             server.stderr.close()
             pytest.fail(f"PostgreSQL did not start: {lines}")
-        # Whatever else it writes must not fill the pipe.
+        # Its other output must not fill the pipe.
         self._reader = threading.Thread(target=server.stderr.read, name="postgresql", daemon=True)
         self._reader.start()
         self._server = server

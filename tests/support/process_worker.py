@@ -28,7 +28,7 @@ LONG = 3000
 
 
 class Shared:
-    """What all workers know: how many sessions have been made, and the keys that one may use."""
+    """The state of all workers: how many sessions have been made, and the keys to use."""
 
     def __init__(self, file):
         self._lock = threading.Lock()  # one statement at a time, else SQLite refuses to wait for other processes

@@ -1,4 +1,4 @@
-"""What the tests of sessions in Redis find there and count."""
+"""Checks of the data and the commands in Redis."""
 
 from __future__ import annotations
 

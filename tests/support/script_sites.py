@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 from npm_client import client_script
 
 LIMITS = {"TIMEOUT": 600, "WARNING": 300}
-"""What `main` changes."""
+"""The values that `main` changes."""
 
 INSIDE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><title>Inside</title>
 <h1>Inside</h1><p>You are {user}.</p>

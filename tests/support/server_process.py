@@ -60,7 +60,7 @@ class ServerProcess:
 
     @property
     def output(self) -> str:
-        """What the process has printed, without a `seek`, which would move the place where it writes."""
+        """The output of the process, read without a `seek`, which would move the place where it writes."""
         return os.pread(self._output.fileno(), 10**7, 0).decode()
 
     def stop(self) -> str:

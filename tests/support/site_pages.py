@@ -1,4 +1,4 @@
-"""What a user does in a browser on the small sites of `tests/e2e/sites`."""
+"""The actions of a user in a browser on the small sites of `tests/e2e/sites`."""
 
 from __future__ import annotations
 

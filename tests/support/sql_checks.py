@@ -1,4 +1,4 @@
-"""What the tests of sessions in a SQL database wait for, check, and break."""
+"""Waits, checks and failures for the tests of sessions in a SQL database."""
 
 from __future__ import annotations
 

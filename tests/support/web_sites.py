@@ -21,7 +21,7 @@ from users_session_manager import SessionManager, SessionRejected, TooManySessio
 from users_session_manager.keys import new_key
 
 UNKNOWN = new_key()  # issued by this process, and no session has it
-"""What looks like a key and belongs to no session."""
+"""A value that looks like a key and belongs to no session."""
 
 MAX_AGE = 3600
 """The seconds for which a login counts as recent at `/recent`."""
@@ -40,7 +40,7 @@ Headers = list[tuple[str, str]]
 
 
 class Answer:
-    """What a site has answered."""
+    """The answer of a site."""
 
     def __init__(self, status: int, headers: Headers, body: bytes) -> None:
         self.status = status

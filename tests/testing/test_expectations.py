@@ -1,4 +1,4 @@
-"""What the open pages of a session are sent, as a test sees it."""
+"""The events for the open pages of a session, as a test sees them."""
 
 from __future__ import annotations
 

@@ -380,7 +380,7 @@ def test_timers(clock: ManualClock):
     ],
 )
 def test_an_import_within_a_test(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What it adds would be gone in the next test, which imports nothing: the warning says what to do."""
+    """Its listeners would be gone in the next test, which imports nothing: the warning says what to do."""
     (tmp_path / "imported_late.py").write_text(f"from users_session_manager import SessionManager\n{line}\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "imported_late", raising=False)

@@ -151,7 +151,7 @@ def test_only_when_asked_for(tmp_path: Path):
 
 
 def test_the_page_about_it(tmp_path: Path):
-    """What `docs/how-to/tests.md` shows works as files, with pytest and in parallel."""
+    """The code of `docs/how-to/tests.md` works as files, with pytest and in parallel."""
     page = (ROOT / "docs" / "how-to" / "tests.md").read_text()
     files = re.findall(r"`([\w/]+\.py)`[^\n]*:\n\n```python\n(.*?)```", page, re.DOTALL)
     assert len(files) == 6

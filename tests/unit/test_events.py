@@ -483,7 +483,7 @@ class TestAsyncListeners:
         asyncio.run(application())
 
     def test_bad_loop(self, manager):
-        """What is no loop cannot be bound."""
+        """Anything but a loop cannot be bound."""
         with pytest.raises(SessionError, match="no event loop is running"):
             manager.bindLoop()
         with pytest.raises(TypeError, match="event loop, got str"):

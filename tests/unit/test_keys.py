@@ -44,7 +44,7 @@ def test_group():
 
 
 def test_no_key():
-    """What is no key is described by its type alone."""
+    """A value that is no key is described by its type alone."""
     texts = ["hunter2", "hunter2_pass", "Otter-candid-46-k3xq_short", "forged\nline", new_key() + "\n", "x" * 10**6]
     for value in [*texts, b"hunter2", None]:
         assert label(value) == f"<{type(value).__name__}, not a key>"

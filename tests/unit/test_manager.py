@@ -92,7 +92,7 @@ class TestSingleton:
             SessionManager(store="redis://:hunter2@127.0.0.1/0")
 
     def test_no_store(self):
-        """What is no store is refused, without its password being shown."""
+        """A wrong store is refused, and its password is not shown."""
         with pytest.raises(ValueError, match="'carrier-pigeon'") as refusal:
             SessionManager(store="carrier-pigeon://:hunter2@host")
         assert "hunter2" not in str(refusal.value)
@@ -218,7 +218,7 @@ class TestRejection:
             with pytest.raises(SessionRejected) as rejection:
                 TAKES_A_KEY[method](manager, key)
             assert str(rejection.value) == REJECTION
-            # What is chained to an exception is printed with it, and may not show a key.
+            # The causes of an exception are printed with it, and may not show a key.
             assert rejection.value.__cause__ is None
             assert rejection.value.__context__ is None
 
@@ -283,7 +283,7 @@ class TestReads:
         assert heard.events == []
 
     def test_failed_update(self, manager, heard):
-        """What `change` raises passes through, and nothing has changed; what is no function is a `TypeError`."""
+        """An exception of `change` passes through, and changes nothing; all but a function is a `TypeError`."""
         key = manager.loadNewSession("Luca", data=["lasagne"])
         heard.events.clear()
         with pytest.raises(ZeroDivisionError):

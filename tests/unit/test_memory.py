@@ -374,7 +374,7 @@ class Interrupted:
             self.remove(key)
 
     def check(self) -> None:
-        """Whatever happened, each session ends once, and nothing is left."""
+        """After any failure each session ends once, and nothing is left."""
         live = list(self.store.sessions)
         assert all(found.key in live for found in map(self.store.get, self.keys) if found is not None)
         indexed = [*self.store.of_user("Luca"), *self.store.of_user("Fabio")]

@@ -25,7 +25,7 @@ OURS = {name for name, kind in vars(errors).items() if isinstance(kind, type) an
 # Functions that return a text, which an exception then has.
 RETURNING = {"no_connection", "problem_of"}
 
-# What no application sees by itself: it is caught, or it is the end of another text, or `threading` says it.
+# Texts that no application sees by themselves: they are caught, or end another text, or are `threading`'s.
 INTERNAL = {
     "no event loop is known, or the one that was has closed",
     "a step waits where there is no event loop",
@@ -47,7 +47,7 @@ WITHOUT_PAGE = {
     str(SessionRejected()),
     "… cannot be used, every session is refused: …",
 }
-# What Python says where FastAPI and Django, which have no proxy of the session, give `None` to a view without a guard.
+# Python's message in FastAPI and Django, which give `None` in place of a session to a view without a guard.
 OF_PYTHON = "'NoneType' object has no attribute 'username'"
 # A value of theirs says what to do, or their page does, or there is nothing to do.
 NOTHING_TO_DO = {
@@ -157,7 +157,7 @@ MESSAGES = [*messages(), Message("SessionRejected", str(SessionRejected()), [], 
 
 
 def test_every_text_is_read():
-    """What is raised and logged is written where it is raised and logged, so that the tests below see it."""
+    """Each message is written where it is raised or logged, so that the tests below see it."""
     names, exceptions = constants(), raised()
     found = chain.from_iterable(expressions(tree, exceptions) for tree in TREES.values())
     kinds = OURS | LOGGED | {"TypeError", "ValueError", "AttributeError"}

@@ -55,7 +55,7 @@ def ended(key: str, reason: str) -> list[tuple[Any, ...]]:
 
 
 def shown(error: type[Exception], value: object) -> str:
-    """What an error message shows of a bad value."""
+    """An error message shows a part of a bad value."""
     return re.escape(type(value).__name__ if error is TypeError else repr(value)[:24])
 
 
@@ -290,7 +290,7 @@ class TestUserSessions:
         assert manager.checkSessionStatus(keys[1])
 
     def test_bad_except_key(self, manager):
-        """What is no key of a session of theirs spares none."""
+        """A key that is not of that user's session spares none."""
         for except_key in ("unknown", None, [], new_key(), 5, manager.loadNewSession("Fabio")):
             manager.loadNewSession("Luca")
             assert manager.deleteUserSessions("Luca", except_key) == 1
@@ -389,7 +389,7 @@ class TestSecurityStamp:
         assert session.securityStamp == ""
 
     def test_bad(self, manager, events):
-        """What is no text is an error, and nothing changes."""
+        """Anything but a text is an error, and nothing changes."""
         key = manager.loadNewSession("Luca", securityStamp="a stamp")
         events.clear()
         for stamp in (b"x", 1, True, 1.5, [], object()):

@@ -1,4 +1,4 @@
-"""What a process sees of the library: its import, its forks and its exit."""
+"""The library in a process: its import, its forks and its exit."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class TestFork:
 
     @needs_fork
     def test_called(self):
-        """What was called on the clock's thread at the fork is called in the child."""
+        """A call that the clock's thread was making at the fork is made in the child."""
         done = run("""
     import os, threading
     from users_session_manager.clock import Clock
@@ -178,7 +178,7 @@ class TestFork:
 
     @needs_fork
     def test_first_repaired(self):
-        """What has to be repaired in a child is repaired before anything expires."""
+        """A child repairs its state before a session expires."""
         done = run("""
     import os, sys, threading, time
     from users_session_manager.clock import LOCK, Clock, register

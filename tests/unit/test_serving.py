@@ -1,4 +1,4 @@
-"""What a process runs by itself: nothing before it serves, and nothing after it was stopped until the next call."""
+"""A process runs no thread before it serves, and none after it was stopped until the next call."""
 
 from __future__ import annotations
 

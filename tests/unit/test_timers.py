@@ -142,7 +142,7 @@ class TestLikeTheStandardLibrary:
         timer.cancel()
 
     def test_excepthook(self, make, monkeypatch):
-        """What its function raises goes to `threading.excepthook`."""
+        """An exception of its function goes to `threading.excepthook`."""
         hooked = []
         monkeypatch.setattr(threading, "excepthook", hooked.append)
         timer = make(0, lambda: 1 / 0)

@@ -1,4 +1,4 @@
-"""What the applications for development servers share: sessions, a Socket.IO server, and a note of each end.
+"""The common part of the applications for development servers: sessions, a Socket.IO server, and a note of each end.
 
 The environment: REDIS_URL, empty for sessions in memory, and NOTES, a file with the process and the user of each end.
 """

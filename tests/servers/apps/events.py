@@ -1,4 +1,4 @@
-"""What the guarded applications stream; each generator prints that it was closed."""
+"""The streams of the guarded applications; each generator prints that it was closed."""
 
 import asyncio
 import time

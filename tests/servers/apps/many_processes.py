@@ -1,6 +1,6 @@
 """One process of several on one Redis: `many_processes.py ROLE REDIS_URL PREFIX FACTS [PORT]`.
 
-Roles: `opens` only makes a manager; `listens` has listeners too, and serves nobody; `loop`, `threads`, `queue` are web
+Roles: `opens` only makes a manager; `listens` has listeners too, and does not serve; `loop`, `threads`, `queue` are web
 workers with a Socket.IO server at PORT, the last one with a message queue of the application's own; `memory` is one on
 a loop whose sessions are in memory.
 

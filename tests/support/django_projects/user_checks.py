@@ -186,7 +186,7 @@ for each in [*AT_ONCE, *SILENT]:
         CHECKS.append((name, lambda way=each, view=view, presents=presents: lock_out(way, view, presents)))
 
 
-# What locks no user out
+# Changes that lock no user out
 
 
 def goes_on(change: Callable[[Any], Any], **changes: Any) -> None:
@@ -240,7 +240,7 @@ def inactive_whom_the_backend_lets_in() -> None:
 
 
 class PermissionBackend:
-    """What some packages add to a project: it knows no users."""
+    """A backend as some packages add it to a project: it has no users."""
 
     def authenticate(self, request: Any, **credentials: Any) -> None:
         return None

@@ -1,4 +1,4 @@
-"""What a test of one application must not find of another one; it is copied beside each of them."""
+"""Traces that one test must not leave to another; this file is copied beside each application."""
 
 
 def assert_no_trace(manager):

@@ -1,4 +1,4 @@
-"""What has ended."""
+"""A list of the ends."""
 
 ends = []
 
