@@ -1,4 +1,4 @@
-"""Who a user is to this library: the user id, the name that is shown, and the stamp of the password."""
+"""A user of Django for this library: the user id, the name that is shown, and the stamp of the password."""
 
 from __future__ import annotations
 
