@@ -50,14 +50,16 @@ _NEW_WARNING: Final = (
 )
 
 GET: Final = f"SELECT {COLUMNS} FROM {{sessions}} WHERE {_FOUND}"
-RESTART: Final = f"""
+_NEW_LOOK: Final = f"{_NEW_DEADLINE} - CASE WHEN warned = {_NEW_DEADLINE} THEN 0 ELSE {_NEW_WARNING} END"
+_RESTART: Final = f"""
     UPDATE {{sessions}} SET
         ends_at = {_NEW_END}, deadline = {_NEW_DEADLINE},
-        warning = {_NEW_WARNING}, warned = CASE WHEN :warning > 0 THEN warned END,
-        look_at = {{least}}(
-            look_at, {_NEW_DEADLINE} - CASE WHEN warned = {_NEW_DEADLINE} THEN 0 ELSE {_NEW_WARNING} END
-        )
-    WHERE {_FOUND} RETURNING {COLUMNS}"""
+        warning = {_NEW_WARNING}, warned = CASE WHEN :warning > 0 THEN warned END%s
+    WHERE {_FOUND}%s RETURNING {COLUMNS}"""
+# A restart that nothing has to be looked at earlier for changes no index. SQLite writes each that has a column of the
+# statement.
+RESTART: Final = _RESTART % ("", f" AND look_at <= {_NEW_LOOK}")
+RESTART_EARLIER: Final = _RESTART % (f", look_at = {{least}}(look_at, {_NEW_LOOK})", "")
 INSERT: Final = """
     INSERT INTO {sessions} (
         digest, key, username, user_id, stamp, created_at, started_at,
@@ -236,7 +238,7 @@ class SQLStore(SharedStore):
         self.serve()
         lifetime = math.inf if policy.lifetime is None else float(policy.lifetime)
         limits = {"timeout": float(timeout), "lifetime": lifetime, "warning": float(policy.warning or 0)}
-        session = self._one("restart", RESTART, key, **limits)
+        session = self._one("restart", RESTART, key, **limits) or self._one("restart", RESTART_EARLIER, key, **limits)
         if session is not None and session._snapshot.left <= 0:
             session = None
         self._restarted(session, policy)

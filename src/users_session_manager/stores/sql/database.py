@@ -139,7 +139,7 @@ class Database:
 
     def _perform(self, operation: str, work: Callable[[Execute], Answer], *, begins: bool) -> Answer:
         notice_fork()
-        until, pause, was_lost = time.monotonic() + self._timeout, _FIRST_PAUSE, False
+        until, was_lost = time.monotonic() + self._timeout, False
         while True:
             try:
                 answer = self._attempt(work, until, begins=begins)
@@ -147,8 +147,7 @@ class Database:
             except _FailedError as failed:
                 failure = failed.failure
                 if failed.is_busy and time.monotonic() < until:
-                    time.sleep(pause * random())  # noqa: S311  # no secret
-                    pause = min(2 * pause, _MAX_PAUSE)
+                    time.sleep(_MAX_PAUSE * random())  # noqa: S311  # no secret
                 elif failed.may_repeat and not was_lost and time.monotonic() < until:
                     was_lost = True
                 else:
@@ -159,18 +158,27 @@ class Database:
 
     def _attempt(self, work: Callable[[Execute], Answer], until: float, *, begins: bool) -> Answer:
         connection, is_new = self._take(until)
-        engine, is_committing = self._engine, False
+        engine, raw, pause, is_committing = self._engine, connection.raw, _FIRST_PAUSE, False
+        execute = partial(self._execute, raw)
+        engine.limit(raw, until)
         try:
-            engine.limit(connection.raw, until)
-            if begins:
-                engine.execute(connection.raw, engine.begin, {})
-            answer = work(partial(self._execute, connection.raw))
-            if begins:
-                is_committing = True
-                engine.execute(connection.raw, _COMMIT, {})
+            while True:
+                try:
+                    if begins:
+                        engine.execute(raw, engine.begin, {})
+                    answer = work(execute)
+                    if begins:
+                        is_committing = True
+                        engine.execute(raw, _COMMIT, {})
+                    break
+                except engine.errors as failure:
+                    is_busy = not is_committing and engine.is_busy(failure)
+                    if not is_busy or self._is_forking or not engine.is_idle(raw) or time.monotonic() > until:
+                        raise
+                time.sleep(pause * random())  # noqa: S311  # no secret
+                pause = min(2 * pause, _MAX_PAUSE)
         except engine.errors as failure:
-            is_busy = not is_committing and engine.is_busy(failure)
-            self._give_back(connection, is_good=is_busy and engine.is_idle(connection.raw))
+            self._give_back(connection, is_good=is_busy and engine.is_idle(raw))
             if not is_busy:
                 self._forget_all()
             is_lost = connection.identity != engine.identity() or (not is_new and engine.is_lost(failure))
@@ -216,12 +224,14 @@ class Database:
         try:
             identity = self._engine.identity()
             while self._idle:
-                with suppress(IndexError):  # another thread was faster
+                try:
                     connection = self._idle.pop()
-                    if connection.identity == identity:
-                        return connection, False
-                    stale.append(connection)
-                    self._database_with_tables = _UNKNOWN
+                except IndexError:  # another thread was faster
+                    break
+                if connection.identity == identity:
+                    return connection, False
+                stale.append(connection)
+                self._database_with_tables = _UNKNOWN
             connection = self._connect(until)
         except Exception as failure:  # also whatever a callable raises
             self._end_turn()
