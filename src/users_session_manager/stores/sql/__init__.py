@@ -55,11 +55,11 @@ _RESTART: Final = f"""
     UPDATE {{sessions}} SET
         ends_at = {_NEW_END}, deadline = {_NEW_DEADLINE},
         warning = {_NEW_WARNING}, warned = CASE WHEN :warning > 0 THEN warned END%s
-    WHERE {_FOUND}%s RETURNING {COLUMNS}"""
-# A restart that nothing has to be looked at earlier for changes no index. SQLite writes each that has a column of the
-# statement.
-RESTART: Final = _RESTART % ("", f" AND look_at <= {_NEW_LOOK}")
-RESTART_EARLIER: Final = _RESTART % (f", look_at = {{least}}(look_at, {_NEW_LOOK})", "")
+    WHERE %s RETURNING {COLUMNS}"""
+# Nearly all: by its present key, and nothing has to look at the session earlier than before. This changes no index;
+# SQLite writes each index that has a column of the statement.
+RESTART: Final = _RESTART % ("", f"digest = :digest AND {_LIVE} AND look_at <= {_NEW_LOOK}")
+RESTART_ANY: Final = _RESTART % (f", look_at = {{least}}(look_at, {_NEW_LOOK})", _FOUND)
 INSERT: Final = """
     INSERT INTO {sessions} (
         digest, key, username, user_id, stamp, created_at, started_at,
@@ -238,7 +238,7 @@ class SQLStore(SharedStore):
         self.serve()
         lifetime = math.inf if policy.lifetime is None else float(policy.lifetime)
         limits = {"timeout": float(timeout), "lifetime": lifetime, "warning": float(policy.warning or 0)}
-        session = self._one("restart", RESTART, key, **limits) or self._one("restart", RESTART_EARLIER, key, **limits)
+        session = self._one("restart", RESTART, key, **limits) or self._one("restart", RESTART_ANY, key, **limits)
         if session is not None and session._snapshot.left <= 0:
             session = None
         self._restarted(session, policy)

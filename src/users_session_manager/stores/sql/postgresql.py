@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
 from ...errors import MissingDependency, SessionError
@@ -18,6 +18,7 @@ try:
 except ImportError as missing:
     raise MissingDependency("psycopg", "postgresql") from missing
 
+_CLOCK: Final = "date_part('epoch', clock_timestamp())"
 _PARAM: Final = re.compile(r"(?<![:\w]):(\w+)")
 
 
@@ -30,8 +31,8 @@ class PostgreSQLEngine(Engine):
     begin = Statement("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit TO DEFAULT", ())
     errors = (psycopg.Error,)
     words: ClassVar[Mapping[str, str]] = {
-        "now": "coalesce(:now::float8, extract(epoch FROM clock_timestamp())::float8)",
-        "unix": "extract(epoch FROM clock_timestamp())::float8",
+        "now": _CLOCK,
+        "unix": _CLOCK,
         "least": "least",
         "good_until": "(former::json -> :digest::text ->> 0)::float8",
         "in_ids": "= ANY(:ids::bigint[])",
@@ -68,6 +69,8 @@ class PostgreSQLEngine(Engine):
             )
         try:
             connection.wait = _BoundedWait(connection.wait, until)
+            # One for all calls: it reads no statement, and knows how the values of each are passed.
+            connection.sessions_cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
             connection.commit()  # the callable may have begun a transaction
             connection.autocommit = True
             backend, is_standby = self._ask(connection, "SELECT pg_backend_pid(), pg_is_in_recovery()")
@@ -92,14 +95,14 @@ class PostgreSQLEngine(Engine):
         connection.wait.until = until
 
     def translate(self, statement: str, tables: Mapping[str, str]) -> Statement:
-        text, _ = super().translate(statement, tables)
+        text, _ = super().translate(statement if self._now is None else statement.replace("{now}", ":now::float8"), tables)
         names = [*dict.fromkeys(_PARAM.findall(text))]
         return Statement(_PARAM.sub(lambda found: f"${names.index(found[1]) + 1}", text), names)
 
     def execute(self, connection: Any, statement: Statement, params: Mapping[str, Any]) -> Rows:
         text, names = statement
-        values = {**params, "now": None if self._now is None else self._now()}
-        cursor = psycopg.RawCursor(connection, row_factory=tuple_row)  # it reads no statement, which takes its time
+        values = params if self._now is None else {**params, "now": self._now()}
+        cursor = connection.sessions_cursor
         if names:
             cursor.execute(text, [values[name] for name in names], binary=True)
         else:  # it may be several
@@ -143,16 +146,6 @@ class _BoundedWait:
         self._wait = wait
         self.until = until
 
-    def __call__(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
-        return self._wait(self._bounded(gen), *args, **options)
-
-    def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted
-                if not ready and time.monotonic() > self.until:
-                    raise psycopg.OperationalError("no answer in time")
-                wanted = gen.send(ready)
-        except StopIteration as done:
-            return done.value
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        left = self.until - time.monotonic()
+        return self._wait(*args, **{**options, "timeout": max(0.0, left)})
