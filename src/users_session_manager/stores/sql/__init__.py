@@ -23,8 +23,8 @@ from ..shared import SharedStore
 from .claims import BATCH_SIZE, Claimer
 from .database import Database, Execute, engine_of
 from .engine import Engine, Rows
-from .notices import REMEMBERED, NoticeLog, send
-from .records import COLUMNS, Row, as_text, encode_text, ended_session, former_keys, live_session
+from .notices import NoticeLog, send
+from .records import ALL_COLUMNS, COLUMNS, Row, as_text, encode_text, ended_session, former_keys, live_session
 from .schema import DEFAULT_PREFIX
 
 # How many sessions one call lists.
@@ -36,11 +36,12 @@ _PREFIX: Final = re.compile("[a-z_][a-z0-9_]{0,39}")
 # asked of the row itself, so that a transaction that had to wait sees what the one before it has changed.
 _FOUND: Final = """
     id = coalesce(
-        (SELECT id FROM {sessions} WHERE digest = :digest),
+        (SELECT id FROM {sessions} WHERE digest = :digest AND reason IS NULL),
         (SELECT session_id FROM {former_keys} WHERE digest = :digest)
     )
     AND reason IS NULL AND deadline > {now} AND (digest = :digest OR {good_until} > {now})"""
 _LIVE: Final = "reason IS NULL AND deadline > {now}"
+_SAME_DEADLINE: Final = "{least}({now} + coalesce(timeout, :timeout), ends_at)"
 _NEW_END: Final = "{least}(ends_at, started_at + :lifetime)"
 _NEW_DEADLINE: Final = "{least}({now} + coalesce(timeout, :timeout), " + _NEW_END + ")"
 
@@ -50,16 +51,21 @@ _NEW_WARNING: Final = (
 )
 
 GET: Final = f"SELECT {COLUMNS} FROM {{sessions}} WHERE {_FOUND}"
-_NEW_LOOK: Final = f"{_NEW_DEADLINE} - CASE WHEN warned = {_NEW_DEADLINE} THEN 0 ELSE {_NEW_WARNING} END"
-_RESTART: Final = f"""
+# Nearly all restarts: by the present key, with the settings of the restart before, and nothing has to look at the
+# session earlier. This changes no index; SQLite writes each index that has a column of the statement.
+RESTART: Final = f"""
+    UPDATE {{sessions}} SET deadline = {_SAME_DEADLINE}
+    WHERE digest = :digest AND {_LIVE} AND ends_at <= started_at + :lifetime AND warning = :warning
+    AND coalesce(warned, 0) < {_SAME_DEADLINE} AND look_at <= {_SAME_DEADLINE} - warning
+    RETURNING {COLUMNS}"""
+RESTART_ANY: Final = f"""
     UPDATE {{sessions}} SET
         ends_at = {_NEW_END}, deadline = {_NEW_DEADLINE},
-        warning = {_NEW_WARNING}, warned = CASE WHEN :warning > 0 THEN warned END%s
-    WHERE %s RETURNING {COLUMNS}"""
-# Nearly all: by its present key, and nothing has to look at the session earlier than before. This changes no index;
-# SQLite writes each index that has a column of the statement.
-RESTART: Final = _RESTART % ("", f"digest = :digest AND {_LIVE} AND look_at <= {_NEW_LOOK}")
-RESTART_ANY: Final = _RESTART % (f", look_at = {{least}}(look_at, {_NEW_LOOK})", _FOUND)
+        warning = {_NEW_WARNING}, warned = CASE WHEN :warning > 0 THEN warned END,
+        look_at = {{least}}(
+            look_at, {_NEW_DEADLINE} - CASE WHEN warned = {_NEW_DEADLINE} THEN 0 ELSE {_NEW_WARNING} END
+        )
+    WHERE {_FOUND} RETURNING {COLUMNS}"""
 INSERT: Final = """
     INSERT INTO {sessions} (
         digest, key, username, user_id, stamp, created_at, started_at,
@@ -253,7 +259,7 @@ class SQLStore(SharedStore):
             found = execute(f"{GET} {{lock}}", digest=digest_of(str(key)))
             if not found:
                 return None
-            row = Row._make(found[0])
+            row = Row(*found[0])
             former, dropped = _renewed_former(row, row.now + overlap)
             execute(
                 "UPDATE {sessions} SET digest = :digest, key = :key, former = :former, authenticated_at = {unix}, "
@@ -297,7 +303,7 @@ class SQLStore(SharedStore):
 
         def remove(execute: Execute, operation: str) -> list[Row]:
             values = {"digest": digest_of(str(key)), "reason": "deleted", "lease": lease, "operation": operation}
-            rows = [Row._make(row) for row in execute(END_ONE, **values)]
+            rows = [Row(*row) for row in execute(END_ONE, **values)]
             send(execute, [Notice(kind, row.id, None, None, "deleted") for row in rows])  # type: ignore[arg-type]
             return rows
 
@@ -347,7 +353,7 @@ class SQLStore(SharedStore):
         if not ids:
             return []
         found = execute(END_SEVERAL, ids=ids, reason=reason, lease=lease, operation=operation)
-        rows = sorted(map(Row._make, found))
+        rows = sorted(Row(*row) for row in found)
         send(execute, [Notice("ended", row.id, None, None, reason) for row in rows])
         return rows
 
@@ -360,7 +366,7 @@ class SQLStore(SharedStore):
         )
         is_over = self._closed
         while not is_over:
-            rows = sorted(Row._make(row) for row in self._durably("clear", delete, most=BATCH_SIZE))
+            rows = sorted(Row(*row) for row in self._durably("clear", delete, most=BATCH_SIZE))
             sessions += self._ended_of([row for row in rows if row.reason is None])
             is_over = len(rows) < BATCH_SIZE
         return sessions
@@ -368,7 +374,7 @@ class SQLStore(SharedStore):
     def find(self, session_ids: Sequence[int]) -> list[Session | None]:
         found: dict[int, Session | None] = {}
         for rows in self._rows_of(session_ids, f"SELECT {COLUMNS} FROM {{sessions}} WHERE id {{in_ids}} AND {_LIVE}"):
-            found |= {row[0]: self._live(Row._make(row)) for row in rows}
+            found |= {row[0]: self._live(Row(*row)) for row in rows}
         return [found.get(each) for each in session_ids]
 
     def pages(self) -> Iterator[Sequence[Session]]:
@@ -377,7 +383,7 @@ class SQLStore(SharedStore):
     def _pages(self, where: str, **values: Any) -> Iterator[list[SharedSession]]:
         statement = f"SELECT {COLUMNS} FROM {{sessions}} WHERE {where} AND id > :after ORDER BY id LIMIT :most"
         for rows in self._listed(statement, **values):
-            yield self._live_of(map(Row._make, rows))
+            yield self._live_of(Row(*row) for row in rows)
 
     def _listed(self, statement: str, **values: Any) -> Iterator[Rows]:
         """Yield the rows of a statement page by page, sorted by the id of a session, with which each begins."""
@@ -422,7 +428,7 @@ class SQLStore(SharedStore):
         if not self._may_ask(key):
             return None
         rows = self._database.run(operation, statement, digest=digest_of(str(key)), **values)
-        return self._live(Row._make(rows[0])) if rows else None
+        return self._live(Row(*rows[0])) if rows else None
 
     def _live(self, row: Row) -> SharedSession | None:
         return live_session(self._start_timer, row)
@@ -478,21 +484,20 @@ class SQLStore(SharedStore):
         yield Claim([], [], next_in)
 
     def _recover(self, operation: str) -> Claim:
-        select = f"SELECT {COLUMNS} FROM {{sessions}} WHERE operation = :operation AND look_at > {{now}}"
-        rows = sorted(map(Row._make, self._database.run("recover", select, operation=operation)))
-        expiring = [row for row in rows if row.reason is None and row.warned == row.deadline]
-        return Claim(
-            self._ended_of([row for row in rows if row.reason is not None and row.announced_at is None]),
-            self._live_of(expiring),
-            0,
+        select = f"SELECT {ALL_COLUMNS} FROM {{sessions}} WHERE operation = :operation AND look_at > {{now}} AND "
+        warned = self._database.run("recover", f"{select} reason IS NULL", operation=operation)
+        ended = self._database.run(
+            "recover",
+            f"{select} reason IS NOT NULL AND announced_at IS NULL AND look_at <= {{now}} + :lease",
+            operation=operation,
+            lease=self._lease,
         )
+        expiring = [row for row in sorted(Row(*row) for row in warned) if row.warned == row.deadline]
+        return Claim(self._ended_of(sorted(Row(*row) for row in ended)), self._live_of(expiring), 0)
 
     def _acknowledge(self, ids: Sequence[int]) -> None:
-        update = (
-            "UPDATE {sessions} SET announced_at = {now}, look_at = {now} + :remembered "
-            "WHERE id {in_ids} AND reason IS NOT NULL"
-        )
-        self._update(ids, update, remembered=REMEMBERED)
+        # This changes no index: the poll that comes when the lease is over deletes the row.
+        self._update(ids, "UPDATE {sessions} SET announced_at = {now} WHERE id {in_ids} AND reason IS NOT NULL")
 
     def _extend(self, ids: Sequence[int], lease: float) -> None:
         update = (

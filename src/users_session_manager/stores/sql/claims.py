@@ -9,13 +9,15 @@ from typing import Final
 
 from ..base import Notice
 from .database import Database, Execute
-from .notices import REMEMBERED, prune, send
-from .records import COLUMNS, Row
+from .notices import GAP_TIMEOUT, prune, send
+from .records import ALL_COLUMNS, Row
 
 # How many sessions one transaction takes out: others wait for that a few milliseconds.
 BATCH_SIZE: Final = 100
 # How long ends are kept for a process with listeners that does not run now, in seconds.
 _GRACE: Final = 2 * 86400.0
+# How long the key of an ended session is kept at least, for notices that are read late, in seconds.
+_KEPT: Final = 2 * GAP_TIMEOUT
 # How often a process deletes old notices, in seconds.
 _PRUNE_INTERVAL: Final = 20.0
 
@@ -23,13 +25,14 @@ _PRUNE_INTERVAL: Final = 20.0
 _MINE: Final = (
     "(reason IS NULL OR announced_at IS NOT NULL OR :takes = 1 OR (SELECT listens_until FROM {state}) < {now})"
 )
+# In an order, so that PostgreSQL takes an index although it has no statistics of the table yet.
 _LOOK: Final = f"""
     SELECT
         (SELECT look_at FROM {{sessions}} WHERE {_MINE} ORDER BY look_at LIMIT 1) - {{now}},
-        (SELECT count(*) FROM (SELECT 1 FROM {{sessions}} WHERE expiring IS NOT NULL LIMIT 1) AS found),
+        (SELECT expiring FROM {{sessions}} WHERE expiring IS NOT NULL ORDER BY expiring LIMIT 1),
         (SELECT listens_until FROM {{state}}) - {{now}}"""
 _DUE: Final = f"""
-    SELECT {COLUMNS} FROM {{sessions}} WHERE look_at <= {{now}} AND {_MINE}
+    SELECT {ALL_COLUMNS} FROM {{sessions}} WHERE look_at <= {{now}} AND {_MINE}
     ORDER BY look_at LIMIT :most {{lock_free}}"""
 _TAKE: Final = """
     UPDATE {sessions} SET
@@ -43,8 +46,9 @@ _WARN: Final = """
 _MOVE: Final = """
     UPDATE {sessions} SET look_at = CASE WHEN warned = deadline THEN deadline ELSE deadline - warning END
     WHERE id {in_ids}"""
+_KEEP: Final = "UPDATE {sessions} SET look_at = announced_at + :seconds WHERE id {in_ids}"
 _EXPIRING: Final = f"""
-    SELECT {COLUMNS} FROM {{sessions}} WHERE expiring IS NOT NULL ORDER BY expiring LIMIT :most {{lock_free}}"""
+    SELECT {ALL_COLUMNS} FROM {{sessions}} WHERE expiring IS NOT NULL ORDER BY expiring LIMIT :most {{lock_free}}"""
 
 
 class Claimer:
@@ -74,7 +78,7 @@ class Claimer:
             update = "UPDATE {state} SET listens_until = {now} + :seconds RETURNING listens_until"
             self._database.run("look", update, seconds=_GRACE)
             self._is_expected = True
-        if warnings and expiring:
+        if warnings and expiring is not None:
             return 0.0
         return math.inf if next_in is None else next_in
 
@@ -86,16 +90,18 @@ class Claimer:
         Return the sessions to announce the end of, those to warn of, and whether there was anything to do that no
         other process does at the same time. With a `lease` of 0 no end is claimed, and without `warnings` no warning.
         """
-        rows = [Row._make(row) for row in execute(_DUE, takes=int(lease > 0), most=BATCH_SIZE)]
-        over = [row for row in rows if row.announced_at is not None]
+        rows = [Row(*row) for row in execute(_DUE, takes=int(lease > 0), most=BATCH_SIZE)]
+        announced = [row for row in rows if row.announced_at is not None]
+        over = [row for row in announced if row.announced_at <= row.now - _KEPT]  # type: ignore[operator]
         ended = [row for row in rows if row.announced_at is None and (row.reason or row.deadline <= row.now)]
         live = [row for row in rows if row.reason is None and row.deadline > row.now]
         warned = [row for row in live if row.warned != row.deadline and row.deadline - row.warning <= row.now]
         forgets = not lease and not self._is_expected
-        seconds = REMEMBERED if forgets else float(lease)
+        seconds = _KEPT if forgets else float(lease)
         _update(execute, _TAKE, ended, operation=operation, seconds=seconds, forgets=int(forgets))
         _update(execute, _WARN, warned, operation=operation, announces=int(warnings))
         _update(execute, _MOVE, live)
+        _update(execute, _KEEP, [row for row in announced if row not in over], seconds=_KEPT)
         _update(execute, "DELETE FROM {former_keys} WHERE session_id {in_ids}", over)
         _update(execute, "DELETE FROM {sessions} WHERE id {in_ids}", over)
         send(
@@ -116,7 +122,7 @@ class Claimer:
 
     def _left_by_others(self, execute: Execute, operation: str) -> tuple[list[Row], bool]:
         """Return the sessions whose warning a process without listeners has left, and whether there were any rows."""
-        rows = [Row._make(row) for row in execute(_EXPIRING, most=BATCH_SIZE)]
+        rows = [Row(*row) for row in execute(_EXPIRING, most=BATCH_SIZE)]
         _update(
             execute,
             "UPDATE {sessions} SET expiring = NULL, operation = :operation WHERE id {in_ids}",

@@ -200,7 +200,8 @@ class Database:
 
     def _wait_for_turn(self, until: float) -> None:
         with self._changed:
-            if not self._changed.wait_for(self._may_take, max(0.0, until - time.monotonic())):
+            left = max(0.0, until - time.monotonic())
+            if not (self._may_take() or self._changed.wait_for(self._may_take, left)):
                 raise _FailedError(
                     TimeoutError(
                         f"all {self._connections} connections of this process are in use; "
@@ -215,7 +216,8 @@ class Database:
     def _end_turn(self) -> None:
         with self._changed:
             self._in_use -= 1
-            self._changed.notify_all()
+            if self._is_forking or self._in_use == self._connections - 1:  # else nothing waits
+                self._changed.notify_all()
 
     def _take(self, until: float) -> tuple[_Connection, bool]:
         """Return a connection that is not in use, and whether it is new."""

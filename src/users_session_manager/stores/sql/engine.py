@@ -15,7 +15,7 @@ Rows = list[tuple[Any, ...]]
 class Statement(NamedTuple):
     """A statement as one kind of database says it."""
 
-    text: str
+    text: Any
     names: Sequence[str]
     """Those of its parameters, in their order, where the driver knows them by their place."""
 

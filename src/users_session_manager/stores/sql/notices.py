@@ -13,10 +13,10 @@ from .records import as_notices, encode_notices
 
 # How often a process looks for notices, in seconds.
 _INTERVAL: Final = 0.2
-REMEMBERED: Final = 60.0
-"""Seconds that notices are kept, and sessions whose end was announced."""
-# How long a process waits for a notice of a transaction that may not have ended, in seconds.
-_GAP_TIMEOUT: Final = 5.0
+# Seconds that notices are kept.
+_REMEMBERED: Final = 60.0
+GAP_TIMEOUT: Final = 5.0
+"""How long a process waits for a notice of a transaction that may not have ended, in seconds."""
 _MAX_GAPS: Final = 1000
 _PAGE_SIZE: Final = 1000
 # How often a process looks whether the numbers have started again, in seconds.
@@ -32,7 +32,7 @@ def send(execute: Execute, notices: Sequence[Notice]) -> None:
 
 def prune(execute: Execute) -> None:
     """Delete the notices that every process has read."""
-    execute("DELETE FROM {notices} WHERE noticed_at < {unix} - :seconds", seconds=REMEMBERED)
+    execute("DELETE FROM {notices} WHERE noticed_at < {unix} - :seconds", seconds=_REMEMBERED)
 
 
 class NoticeLog:
@@ -65,7 +65,7 @@ class NoticeLog:
                 found = self._read()
                 if not found and self._was_replaced():
                     found = [*self._read(), Notice("missed", None, None)]
-                if time.monotonic() - read_at > REMEMBERED / 2:  # the process was suspended
+                if time.monotonic() - read_at > _REMEMBERED / 2:  # the process was suspended
                     found.append(Notice("missed", None, None))
                 read_at = time.monotonic()
                 left = until - read_at
@@ -100,6 +100,6 @@ class NoticeLog:
         for number, _ in rows:
             self._gaps.pop(number, None)
             missing = range(self._last + 1, number) if self._last else range(0)  # the first is any number
-            self._gaps |= dict.fromkeys(missing[-_MAX_GAPS:], now + _GAP_TIMEOUT)
+            self._gaps |= dict.fromkeys(missing[-_MAX_GAPS:], now + GAP_TIMEOUT)
             self._last = max(self._last, number)
         return [notice for _, encoded in rows for notice in as_notices(encoded)]

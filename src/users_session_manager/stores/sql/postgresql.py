@@ -95,9 +95,11 @@ class PostgreSQLEngine(Engine):
         connection.wait.until = until
 
     def translate(self, statement: str, tables: Mapping[str, str]) -> Statement:
-        text, _ = super().translate(statement if self._now is None else statement.replace("{now}", ":now::float8"), tables)
+        now = {} if self._now is None else {"now": ":now::float8"}
+        text, _ = super().translate(statement, {**tables, **now})
         names = [*dict.fromkeys(_PARAM.findall(text))]
-        return Statement(_PARAM.sub(lambda found: f"${names.index(found[1]) + 1}", text), names)
+        # As bytes, which psycopg would make of it in each call.
+        return Statement(_PARAM.sub(lambda found: f"${names.index(found[1]) + 1}", text).encode(), names)
 
     def execute(self, connection: Any, statement: Statement, params: Mapping[str, Any]) -> Rows:
         text, names = statement

@@ -36,17 +36,19 @@ class Row(NamedTuple):
     authenticated_at: float | None
     deadline: float
     timeout: float | None
-    warning: float
-    warned: float | None
-    expiring: float | None
     data: str
     reason: str | None
-    announced_at: float | None
     now: float
     unix: float
+    # What a poll needs in addition.
+    warning: float = 0.0
+    warned: float | None = None
+    expiring: float | None = None
+    announced_at: float | None = None
 
 
-COLUMNS: Final = ", ".join(Row._fields[:-2]) + ", {now}, {unix}"
+ALL_COLUMNS: Final = ", ".join({"now": "{now}", "unix": "{unix}"}.get(name, name) for name in Row._fields)
+COLUMNS: Final = ALL_COLUMNS.partition(", warning")[0]
 
 
 def live_session(start_timer: Callable[[float], SessionTimer], row: Row) -> SharedSession | None:
@@ -93,7 +95,7 @@ def encode_text(text: str) -> str:
 
 def as_text(encoded: str) -> str:
     """Return what `encode_text` has encoded."""
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), encoded)
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), encoded) if "\\" in encoded else encoded
 
 
 def encode_notices(notices: Sequence[Notice]) -> str:

@@ -58,7 +58,7 @@ _VERSIONS: Final[list[list[str]]] = [
 -- reason: why it has ended; announced_at: when its end was announced; operation: what has taken it out
 CREATE TABLE {sessions} (
     id {ID},
-    digest {WORD} NOT NULL UNIQUE,
+    digest {WORD} NOT NULL,
     key {WORD} NOT NULL,
     former {WORD},
     username {WORD} NOT NULL,
@@ -79,10 +79,12 @@ CREATE TABLE {sessions} (
     announced_at {SECONDS},
     operation {WORD}
 ){FILL}""",
-        "CREATE INDEX {sessions}_of_user ON {sessions} (user_id, id)",
+        # Of live sessions alone where that is enough: the end of a session then changes fewer indexes.
+        "CREATE UNIQUE INDEX {sessions}_digest ON {sessions} (digest) WHERE reason IS NULL",
+        "CREATE INDEX {sessions}_of_user ON {sessions} (user_id, id) WHERE reason IS NULL",
         "CREATE INDEX {sessions}_look_at ON {sessions} (look_at, reason)",
         "CREATE INDEX {sessions}_expiring ON {sessions} (expiring) WHERE expiring IS NOT NULL",
-        "CREATE INDEX {sessions}_operation ON {sessions} (operation) WHERE operation IS NOT NULL",
+        "CREATE INDEX {sessions}_operation ON {sessions} (operation) WHERE reason IS NULL AND operation IS NOT NULL",
         """
 -- The sessions of keys that a renewal has replaced.
 CREATE TABLE {former_keys} (digest {WORD} PRIMARY KEY, session_id {INTEGER} NOT NULL)""",
