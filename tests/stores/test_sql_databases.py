@@ -261,6 +261,24 @@ class TestSettings:
         assert [len(manager.getUserSessions(f"user {number}")) for number in range(2)] == [3, 3]
         works(manager)
 
+    def test_no_statistics(self, database):
+        """Polls of a new table take its indexes: PostgreSQL has counted nothing yet, and would read all rows."""
+        select = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'users_session_manager_sessions'"
+        ended, scans = [], []
+        for poll in (False, True):
+            store = SQLStore.from_url(database, thread=False)
+            manager = SessionManager(store=store)
+            manager.on("sessionEnded", lambda session, reason: ended.append(reason))
+            manager.serve()
+            for number in range(0 if poll else 300):
+                manager.loadNewSession(f"user {number}", timeout=2 if number % 2 else 3600)
+            while poll and len(ended) < 150:
+                store.run_due()
+                time.sleep(0.1)
+            manager.close()  # which passes on what was counted
+            scans.append(execute(database, select))
+        assert scans[0] == scans[1]
+
     def test_read_only(self, database):
         """A database that is set to be read only refuses until it is not."""
         manager = SessionManager(store=database)
@@ -575,6 +593,13 @@ class TestAddresses:
         with pytest.raises(ValueError, match="redis, sqlite or postgresql") as wrong:
             SessionManager(store=url)
         assert "hidden" not in str(wrong.value)
+
+    def test_old_psycopg(self, monkeypatch):
+        """A psycopg that cannot end the wait for an answer is refused by name."""
+        monkeypatch.setattr(psycopg.Connection, "wait", lambda self, gen, interval=0.1: None)
+        monkeypatch.setattr(psycopg, "__version__", "3.3.5")
+        with pytest.raises(SessionError, match=r"psycopg 3\.3\.5 is too old.*3\.3\.6"):
+            SQLStore.from_url("postgresql://127.0.0.1/database")
 
     def test_old_sqlite(self, tmp_path, monkeypatch):
         """A SQLite without what the store needs is refused by name."""

@@ -56,7 +56,7 @@ GET: Final = f"SELECT {COLUMNS} FROM {{sessions}} WHERE {_FOUND}"
 RESTART: Final = f"""
     UPDATE {{sessions}} SET deadline = {_SAME_DEADLINE}
     WHERE digest = :digest AND {_LIVE} AND ends_at <= started_at + :lifetime AND warning = :warning
-    AND coalesce(warned, 0) < {_SAME_DEADLINE} AND look_at <= {_SAME_DEADLINE} - warning
+    AND look_at <= {_SAME_DEADLINE} - warning
     RETURNING {COLUMNS}"""
 RESTART_ANY: Final = f"""
     UPDATE {{sessions}} SET

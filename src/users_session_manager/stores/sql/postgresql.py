@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, ClassVar, Final
 
 from ...errors import MissingDependency, SessionError
@@ -39,6 +40,14 @@ class PostgreSQLEngine(Engine):
         "lock": "FOR UPDATE",
         "lock_free": "FOR UPDATE SKIP LOCKED",
     }
+
+    def __init__(self, connect: Callable[[], Any], now: Callable[[], float] | None) -> None:
+        super().__init__(connect, now)
+        if "timeout" not in signature(psycopg.Connection.wait).parameters:
+            raise SessionError(
+                f"psycopg {psycopg.__version__} is too old for sessions: pip install 'psycopg[binary]>=3.3.6', see "
+                "docs/how-to/several-workers.md"
+            )
 
     @classmethod
     def from_url(cls, url: str, now: Callable[[], float] | None, timeout: float) -> PostgreSQLEngine:
