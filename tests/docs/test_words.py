@@ -13,6 +13,7 @@ FOLDERS = ("src", "tests", "examples", "docs", ".github")
 SUFFIXES = {".cjs", ".conf", ".css", ".html", ".js", ".lua", ".md", ".py", ".svg", ".txt", ".yml"}
 # Each with its better word. Nothing here has a second meaning that a file might need.
 PHRASES = {
+    r"whoever|whosoever": "the name of the user, the process or the client",
     r"who is there": "which users are signed in",
     r"at hand": "available",
     r"takes? leave|took leave": "release",

@@ -1,4 +1,4 @@
-"""What the test of docs/guide.md adds to its blocks."""
+"""Cells that the test of docs/guide.md runs beside its blocks."""
 
 # %% before: manager = SessionManager()
 import threading

@@ -1,4 +1,4 @@
-"""What the test of docs/frameworks/django.md adds to its blocks."""
+"""Cells that the test of docs/frameworks/django.md runs beside its blocks."""
 
 # %% before: INSTALLED_APPS = [
 import re

@@ -1,4 +1,4 @@
-"""What the test of docs/frameworks/fastapi.md adds to its blocks."""
+"""Cells that the test of docs/frameworks/fastapi.md runs beside its blocks."""
 
 # %% before: app = FastAPI()
 import warnings

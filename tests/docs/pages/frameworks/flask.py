@@ -1,4 +1,4 @@
-"""What the test of docs/frameworks/flask.md adds to its blocks."""
+"""Cells that the test of docs/frameworks/flask.md runs beside its blocks."""
 
 # %% before: app = Flask(__name__)
 import sys

@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/log-out-everywhere.md adds to its blocks."""
+"""Cells that the test of docs/how-to/log-out-everywhere.md runs beside its blocks."""
 
 # %% after: laptop = manager.loadNewSession("luca", data={"browser": "Firefox on Linux"})
 assert manager.getUserSessions("luca") == []

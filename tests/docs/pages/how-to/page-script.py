@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/page-script.md adds to its blocks."""
+"""Cells that the test of docs/how-to/page-script.md runs beside its blocks."""
 
 # %% after: app = Flask(__name__)
 with app.test_client().get("/user-sessions.js") as answer:

@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/production.md adds to its blocks."""
+"""Cells that the test of docs/how-to/production.md runs beside its blocks."""
 
 # %% before: def post_worker_init(worker):
 import os

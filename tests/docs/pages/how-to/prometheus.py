@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/prometheus.md adds to its blocks."""
+"""Cells that the test of docs/how-to/prometheus.md runs beside its blocks."""
 
 # %% before: undo = instrument(SessionManager())
 import pytest

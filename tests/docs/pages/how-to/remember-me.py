@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/remember-me.md adds to its blocks."""
+"""Cells that the test of docs/how-to/remember-me.md runs beside its blocks."""
 
 # %% after: sessions.sign_in(username, timeout=TWO_WEEKS if "remember" in request.form else None)
 browser = app.test_client()

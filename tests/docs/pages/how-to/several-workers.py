@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/several-workers.md adds to its blocks."""
+"""Cells that the test of docs/how-to/several-workers.md runs beside its blocks."""
 
 # %% after: manager = SessionManager(store="sqlite:///sessions.db")
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/step-up.md adds to its blocks."""
+"""Cells that the test of docs/how-to/step-up.md runs beside its blocks."""
 
 # %% before: def pay():
 import warnings

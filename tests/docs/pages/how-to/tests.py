@@ -1,4 +1,4 @@
-"""What the test of docs/how-to/tests.md adds to its blocks."""
+"""Cells that the test of docs/how-to/tests.md runs beside its blocks."""
 
 # %% before: pytest_plugins = ["users_session_manager.testing.pytest_plugin"]
 import sys
