@@ -91,8 +91,6 @@ class Claimer:
         other process does at the same time. With a `lease` of 0 no end is claimed, and without `warnings` no warning.
         """
         rows = [Row(*row) for row in execute(_DUE, takes=int(lease > 0), most=BATCH_SIZE)]
-        announced = [row for row in rows if row.announced_at is not None]
-        over = [row for row in announced if row.announced_at <= row.now - _KEPT]  # type: ignore[operator]
         ended = [row for row in rows if row.announced_at is None and (row.reason or row.deadline <= row.now)]
         live = [row for row in rows if row.reason is None and row.deadline > row.now]
         warned = [row for row in live if row.warned != row.deadline and row.deadline - row.warning <= row.now]
@@ -101,9 +99,7 @@ class Claimer:
         _update(execute, _TAKE, ended, operation=operation, seconds=seconds, forgets=int(forgets))
         _update(execute, _WARN, warned, operation=operation, announces=int(warnings))
         _update(execute, _MOVE, live)
-        _update(execute, _KEEP, [row for row in announced if row not in over], seconds=_KEPT)
-        _update(execute, "DELETE FROM {former_keys} WHERE session_id {in_ids}", over)
-        _update(execute, "DELETE FROM {sessions} WHERE id {in_ids}", over)
+        _delete(execute, [row for row in rows if row.announced_at is not None])
         send(
             execute,
             [
@@ -130,6 +126,14 @@ class Claimer:
             operation=operation,
         )
         return [row for row in rows if row.reason is None and row.expiring == row.deadline > row.now], bool(rows)
+
+
+def _delete(execute: Execute, announced: Sequence[Row]) -> None:
+    """Delete the sessions whose end was announced, unless that was a moment ago."""
+    over = [row for row in announced if row.announced_at <= row.now - _KEPT]  # type: ignore[operator]
+    _update(execute, _KEEP, [row for row in announced if row not in over], seconds=_KEPT)
+    _update(execute, "DELETE FROM {former_keys} WHERE session_id {in_ids}", over)
+    _update(execute, "DELETE FROM {sessions} WHERE id {in_ids}", over)
 
 
 def _update(execute: Execute, statement: str, rows: Sequence[Row], **values: object) -> None:

@@ -157,37 +157,45 @@ class Database:
         return answer
 
     def _attempt(self, work: Callable[[Execute], Answer], until: float, *, begins: bool) -> Answer:
+        """Work on one connection, again and again while other transactions are in the way."""
         connection, is_new = self._take(until)
-        engine, raw, pause, is_committing = self._engine, connection.raw, _FIRST_PAUSE, False
-        execute = partial(self._execute, raw)
+        engine, raw, pause = self._engine, connection.raw, _FIRST_PAUSE
         engine.limit(raw, until)
         try:
             while True:
                 try:
-                    if begins:
-                        engine.execute(raw, engine.begin, {})
-                    answer = work(execute)
-                    if begins:
-                        is_committing = True
-                        engine.execute(raw, _COMMIT, {})
+                    answer = self._work(raw, work, begins=begins)
                     break
-                except engine.errors as failure:
-                    is_busy = not is_committing and engine.is_busy(failure)
-                    if not is_busy or self._is_forking or not engine.is_idle(raw) or time.monotonic() > until:
+                except _FailedError as failed:
+                    if not failed.is_busy or self._is_forking or not engine.is_idle(raw) or time.monotonic() > until:
                         raise
                 time.sleep(pause * random())  # noqa: S311  # no secret
                 pause = min(2 * pause, _MAX_PAUSE)
-        except engine.errors as failure:
-            self._give_back(connection, is_good=is_busy and engine.is_idle(raw))
-            if not is_busy:
+        except _FailedError as failed:
+            self._give_back(connection, is_good=failed.is_busy and engine.is_idle(raw))
+            if not failed.is_busy:
                 self._forget_all()
-            is_lost = connection.identity != engine.identity() or (not is_new and engine.is_lost(failure))
-            may_repeat = not is_committing and is_lost
-            raise _FailedError(failure, is_busy=is_busy, may_repeat=may_repeat) from failure
+            is_lost = connection.identity != engine.identity() or (not is_new and engine.is_lost(failed.failure))
+            failed.may_repeat = failed.may_repeat and is_lost
+            raise
         except BaseException:
             self._give_back(connection, is_good=False)
             raise
         self._give_back(connection, is_good=True)
+        return answer
+
+    def _work(self, raw: Any, work: Callable[[Execute], Answer], *, begins: bool) -> Answer:
+        engine, is_committing = self._engine, False
+        try:
+            if begins:
+                engine.execute(raw, engine.begin, {})
+            answer = work(partial(self._execute, raw))
+            if begins:
+                is_committing = True
+                engine.execute(raw, _COMMIT, {})
+        except engine.errors as failure:
+            is_busy = not is_committing and engine.is_busy(failure)
+            raise _FailedError(failure, is_busy=is_busy, may_repeat=not is_committing) from failure
         return answer
 
     def _execute(self, raw: Any, statement: str, **params: Any) -> Rows:

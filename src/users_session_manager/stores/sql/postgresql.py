@@ -71,11 +71,6 @@ class PostgreSQLEngine(Engine):
     def open(self, seconds: float, until: float, known: Mapping[int, Any]) -> Any:
         connection = self.open_raw()
         self.check(connection, known)
-        if connection.closed:
-            raise SessionError(
-                "connect has returned a closed connection: it must return a new one each time, see "
-                "docs/how-to/several-workers.md"
-            )
         try:
             connection.wait = _BoundedWait(connection.wait, until)
             # One for all calls: it reads no statement, and knows how the values of each are passed.
@@ -99,6 +94,14 @@ class PostgreSQLEngine(Engine):
             connection.close()
             raise
         return connection
+
+    def check(self, connection: Any, known: Mapping[int, Any]) -> None:
+        super().check(connection, known)
+        if connection.closed:
+            raise SessionError(
+                "connect has returned a closed connection: it must return a new one each time, see "
+                "docs/how-to/several-workers.md"
+            )
 
     def limit(self, connection: Any, until: float) -> None:
         connection.wait.until = until
