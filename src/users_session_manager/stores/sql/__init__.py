@@ -474,13 +474,11 @@ class SQLStore(SharedStore):
 
     def _claim(self, lease: float, *, warnings: bool) -> Iterator[Claim]:
         claim = partial(self._claimer.claim, lease=lease, warnings=warnings)
-        next_in = self._claimer.look(takes=lease > 0, warnings=warnings)
-        while next_in <= 0:
+        while (next_in := self._claimer.look(takes=lease > 0, warnings=warnings)) <= 0:
             ended, expiring, is_done = self._take("claim", claim)
             if not is_done:  # other processes are at what is due: to ask again at once would only hold them up
                 break
-            next_in = self._claimer.look(takes=lease > 0, warnings=warnings)
-            yield Claim(self._ended_of(ended), self._live_of(expiring), next_in)
+            yield Claim(self._ended_of(ended), self._live_of(expiring), math.inf)
         yield Claim([], [], next_in)
 
     def _recover(self, operation: str) -> Claim:
