@@ -22,7 +22,11 @@ luca = {"username": "luca", "password": "lasagne"}
 browser, other = (TestClient(app, headers=HTML) for _ in range(2))
 assert browser.get("/").url == "http://testserver/login?next=%2F"
 assert browser.get("/login").text == LOGIN
-assert browser.post("/login", data=luca | {"password": "focaccia"}).status_code == 403
+assert browser.get("/login?reason=expired").text == REASONS["expired"] + LOGIN
+assert browser.get("/login?reason=<b>").text == LOGIN
+answer = browser.post("/login", data=luca | {"password": "focaccia"})
+assert (answer.status_code, answer.headers["content-type"]) == (403, "text/html; charset=utf-8")
+assert LOGIN in answer.text and answer.text != LOGIN
 for client in (browser, other):
     assert client.post("/login", data=luca, headers=HTML).url == "http://testserver/"
 first = browser.cookies["session_key"]
@@ -69,7 +73,7 @@ manager.setSessionTimeOut(3000)
 with pytest.raises(ValueError, match=r"^timeout: "):
     UserSessions(timeout="soon")
 
-# %% after: from fastapi import Body
+# %% after: from fastapi import Body, HTTPException
 client = TestClient(app)
 assert client.get("/hello").json() == {"hello": "stranger"}
 assert client.post("/api/login", json=luca | {"password": "focaccia"}).status_code == 403
