@@ -59,13 +59,15 @@ import types
 from users_session_manager.testing import fresh_sessions
 
 sys.modules["main"] = types.ModuleType("main")
-sys.modules["main"].app = app
+sys.modules["main"].app, sys.modules["main"].sessions = app, sessions
 
 # %% after: def test_guard(browser):
 del sys.modules["main"]
-for test, wants_clock in ((test_guard, False), (test_idle_timeout, True), (test_log_out_everywhere_else, False)):
-    with fresh_sessions() as clock, TestClient(app) as client:
-        test(client, *[clock] * wants_clock)
+for test in (test_guard, test_log_out_everywhere_else, test_signed_in_users):
+    with fresh_sessions(), TestClient(app) as client:
+        test(client)
+with fresh_sessions() as clock, TestClient(app) as client:
+    test_idle_timeout(client, clock)
 
 # %% after: strict_sessions = UserSessions(timeout=30 * 60, lifetime=12 * 60 * 60, max_sessions_per_user=5, warning=60)
 assert (strict_sessions.manager.getSessionTimeout(), manager.getMaxSessionLifetime()) == (1800, 43200)
