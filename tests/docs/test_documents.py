@@ -74,7 +74,7 @@ def id_of(path: Path) -> str:
 
 # Pages whose blocks go on with the application of another page.
 CONTINUED = {
-    "how-to/log-out-everywhere.md": ["frameworks/flask.md"],
+    "how-to/log-out-everywhere.md": ["frameworks/flask.md", "frameworks/fastapi.md"],
     "how-to/step-up.md": ["frameworks/flask.md", "frameworks/fastapi.md"],
 }
 

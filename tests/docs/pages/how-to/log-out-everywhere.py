@@ -17,6 +17,25 @@ assert browser.post("/logout-elsewhere", **site).json == {"ended": 1}
 assert other.post("/logout-elsewhere", **site).json == {"logout": True}
 manager.deleteAllSessions()
 
+# %% before: def logout_everywhere(request: Request, response: Response):
+exec(python_blocks("frameworks/fastapi.md")[0])
+
+# %% after: def logout_everywhere(request: Request, response: Response):
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+browser, other = TestClient(app), TestClient(app)
+for client in (browser, other):
+    client.post("/login", data={"username": "luca", "password": "lasagne"})
+manager.loadNewSession("fabio")
+assert len(manager.getUserSessions("luca")) == 2
+answer = browser.post("/logout-everywhere", follow_redirects=False)
+assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+assert manager.getLoggedUsers() == ["fabio"] and not browser.cookies
+manager.deleteAllSessions()
+
 # %% before: def own_sessions(request):
 luca, fabio = new_django_users("luca", "fabio")
 
