@@ -38,6 +38,16 @@ assert "fabio" not in page()
 with pytest.raises(SessionError):
     instrument(manager)
 
+# %% after: def metrics():
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+answer = TestClient(app).get("/metrics")
+assert answer.headers["content-type"] == CONTENT_TYPE_LATEST
+assert "users_session_manager_sessions 1.0" in answer.text
+
 # %% after: undo()
 assert "users_session_manager" not in page()
 manager.close()
