@@ -365,7 +365,7 @@ def test_django(run, tmp_path):
         arguments = [sys.executable, "-W", "error", "manage.py", *command.split()]
         subprocess.run(arguments, cwd=tmp_path, env=environment, check=True, timeout=2 * MAX_WAIT)
 
-    [command] = re.findall(r"^(uvicorn shop\.asgi:application) --reload$", page, re.MULTILINE)
+    [command] = re.findall(r"^(uvicorn shop\.asgi:application --lifespan off) --reload$", page, re.MULTILINE)
     client = run("", f"{command} --port 0", file="unused")
     other = Client(client.address, client.verify)
 
@@ -383,3 +383,11 @@ def test_django(run, tmp_path):
     assert other.get("/").headers["Location"] == "/login/?next=/"
     expect_push(client, lambda: submit(client, "/logout/"))
     assert client.get("/").headers["Location"] == "/login/?next=/"
+    assert "lifespan" not in run.output()
+
+    [store] = [block for block in blocks if "IS_TEST" in block]
+    file.write_text(file.read_text() + store)
+    use_sessions = "from users_session_manager import SessionManager; SessionManager().getLoggedUsers()"
+    for arguments, has_file in ((["test"], False), (["shell", "--command", use_sessions], True)):
+        subprocess.run([sys.executable, "manage.py", *arguments], cwd=tmp_path, env=environment, check=True)
+        assert (tmp_path / "sessions.sqlite3").exists() == has_file

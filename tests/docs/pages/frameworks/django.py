@@ -119,7 +119,9 @@ with override_settings(**project):
 assert "session_key" in io.handlers["/"] and SessionManager().getSocketReference() is io
 sys.modules["shop.asgi"] = shop.asgi = types.ModuleType("shop.asgi")
 
-# %% after: USER_SESSIONS = {"STORE": None if "test" in sys.argv else "sqlite:///sessions.sqlite3"}
+# %% after: IS_TEST = "test" in sys.argv or "pytest" in sys.modules
+assert USER_SESSIONS == {"STORE": None}  # as pytest runs this
+USER_SESSIONS = {"STORE": "sqlite:///sessions.sqlite3"}
 from users_session_manager.integrations.django import cookie_name
 
 assert found(USER_SESSIONS={"USERNAME": "nickname"}) == found(USER_SESSIONS={"STORE": "127.0.0.1"}) == ["E001"]

@@ -57,7 +57,13 @@ def has_ended(browser):
     return browser.get("/own").status_code == 401
 
 
-urls = (path("own", own_sessions), path("end", end_own_session), path("admin/", admin.site.urls))
+urls = (
+    path("own", own_sessions),
+    path("end", end_own_session),
+    path("everywhere", log_out_everywhere),
+    path("login", lambda request: None, name="login"),
+    path("admin/", admin.site.urls),
+)
 with override_settings(ROOT_URLCONF=urls):
     browser, other, fabios = browser_of(luca), browser_of(luca), browser_of(fabio)
     listed = browser.get("/own").json()["sessions"]
@@ -72,6 +78,13 @@ with override_settings(ROOT_URLCONF=urls):
     page = administrator.post("/admin/auth/user/", chosen, follow=True)
     assert b"Sessions that have ended: 1." in page.content
     assert has_ended(browser) and not has_ended(fabios) and not has_ended(administrator)
+    browser, other = browser_of(luca), browser_of(luca)
+    assert browser.get("/everywhere").status_code == 405
+    assert manager.deleteUserSessions("luca") == 0
+    assert browser.post("/everywhere")["Location"] == "/login"
+    assert has_ended(browser) and has_ended(other) and not has_ended(fabios)
+    browser = browser_of(luca)
+    assert manager.deleteUserSessions(str(luca.pk)) == 1 and has_ended(browser)
 admin.site.unregister(get_user_model())
 admin.site.register(get_user_model(), UserAdmin)
 connection.close()

@@ -91,7 +91,7 @@ module("django_shop.urls", "expired", "urlpatterns")
 # %% after: class CartTest(TestCase):
 with override_settings(ROOT_URLCONF=sys.modules["django_shop.urls"]):
     result = unittest.defaultTestLoader.loadTestsFromTestCase(CartTest).run(unittest.TestResult())
-assert (result.testsRun, result.errors, result.failures) == (2, [], [])
+assert (result.testsRun, result.errors, result.failures) == (3, [], [])
 from django.db import connection
 
 connection.close()
