@@ -22,8 +22,8 @@ page = login_required(lambda request: JsonResponse({"cart": request.session.get(
 shared = {"ROOT_URLCONF": (path("cart", page),), "SESSION_COOKIE_AGE": SESSION_COOKIE_AGE}
 without_ours = [name for name in MIDDLEWARE if "users_session_manager" not in name]
 browser = Client()
+browser.force_login(luca)
 with override_settings(**shared, MIDDLEWARE=without_ours):
-    browser.force_login(luca)
     visit = browser.session
     visit["cart"] = ["pesto"]
     visit.pop("_user_session_key", None)  # a login from before the library was there has none
