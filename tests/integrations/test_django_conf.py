@@ -73,6 +73,13 @@ def test_wrong_settings():
         assert ":sec" not in error  # nor a part of the password
 
 
+def test_no_middleware():
+    """A login without the middleware is refused: the browser would get no cookie."""
+    others = [name for name in MIDDLEWARE if name != OURS]
+    with override_settings(MIDDLEWARE=others), pytest.raises(ImproperlyConfigured, match="to MIDDLEWARE, directly"):
+        log_in(Client())
+
+
 def test_misspelt_passive():
     """A name of a URL that the project does not have is named; paths and names of other applications pass."""
     known = ["/poll/", "admin:index", "admin:auth_user_change", "django_project.poll"]

@@ -1002,3 +1002,31 @@ class TestScript:
         for wrong in ("user-sessions.js", "//elsewhere.example/", 1, "/", "/<name>.js", "/a.js?v=1", "/a.js#b"):
             with pytest.raises(ValueError, match=r"^USER_SESSIONS_SCRIPT: has to be a path"):
                 make_app(SCRIPT=wrong)
+
+
+class TestGuardAboveRoute:
+    """A guard in the wrong place would leave the view open to all."""
+
+    @pytest.mark.parametrize("guard", [session_required, session_required(passive=True)], ids=["plain", "options"])
+    def test_refused(self, guard):
+        app = make_app()
+
+        @guard
+        @app.get("/secret")
+        def secret() -> str:
+            return "secret"
+
+        with pytest.raises(SessionError, match=r"secret.* put @session_required below"):
+            app.test_client().get("/secret")
+
+    def test_both(self):
+        """A view may have a route with its guard and another one without."""
+        app = make_app()
+
+        def page() -> str:
+            return "page"
+
+        app.add_url_rule("/open", "open", page)
+        app.add_url_rule("/guarded", "guarded", session_required(page))
+        assert app.test_client().get("/open").status_code == 200
+        assert app.test_client().get("/guarded").status_code == 401

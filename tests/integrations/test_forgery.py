@@ -208,6 +208,16 @@ class TestForms:
             assert_refused(site.post("/logout", form | HTML), page=True)
         assert list(manager.sessions) == [key]
 
+    def test_elsewhere(self, site, manager):
+        """A form of another origin ends no other session of the user, and the own form does."""
+        keys = [site.post("/login", name="Luca").json["key"] for _ in range(2)]
+        form = {"Content-Type": FORM, **cookie(keys[0])}
+        for headers in ATTACKS:
+            assert_refused(site.post("/elsewhere", form | headers))
+        assert list(manager.sessions) == keys
+        assert site.post("/elsewhere", form | {"Origin": OWN}).json == {"ended": 1}
+        assert list(manager.sessions) == keys[:1]
+
     def test_login_of_another(self, site, manager):
         """A forged login does not sign its attacker in."""
         assert_refused(site.post("/login", {"Content-Type": FORM, **ATTACKS[0]}, name="Fabio"))

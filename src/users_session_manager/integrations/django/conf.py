@@ -10,6 +10,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLResolver, get_resolver
 from django.utils.module_loading import import_string
 from django.views.debug import get_default_exception_reporter_filter
@@ -97,6 +98,15 @@ def problems(**_: Any) -> list[CheckMessage]:
     if not apps.is_installed(APP):  # then nothing listens to Django's signals
         found.append(Error(f"{APP!r} has to be in INSTALLED_APPS", hint=_HINT, id="users_session_manager.E004"))
     return [*found, *_wrong_order()]
+
+
+def require_middleware() -> None:
+    """Raise `ImproperlyConfigured` without our middleware, which checks the other problems: no cookie would be set."""
+    if _position(MIDDLEWARE) is None:
+        raise ImproperlyConfigured(
+            f"a login needs {MIDDLEWARE!r}: add it to MIDDLEWARE, directly below {SESSIONS!r}, see "
+            "docs/frameworks/django.md"
+        )
 
 
 def unknown_names(**_: Any) -> list[CheckMessage]:

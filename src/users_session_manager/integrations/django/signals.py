@@ -54,6 +54,8 @@ def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
         return  # Channels' login gets its session with its next request, that of an API with tokens has none
     state = _state(request)
     try:
+        if state_of(request) is None:  # a login of Django's test client, or no middleware
+            conf.require_middleware()
         state.require_own_form()
         state.begin(user)
     except Exception as error:

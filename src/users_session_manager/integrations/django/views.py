@@ -136,8 +136,11 @@ def sign_out_elsewhere(request: Any) -> int:
 
     Raises:
         SessionRejected: There is no live session.
+        CrossOriginRequest: As for `sign_in`.
     """
-    return _sync_state(request, "sign_out_elsewhere").sign_out_others()
+    state = _sync_state(request, "sign_out_elsewhere")
+    state.require_own_form()
+    return state.sign_out_others()
 
 
 def get_user_sessions(user: Any) -> list[dict[str, Any]]:

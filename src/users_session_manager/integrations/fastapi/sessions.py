@@ -256,9 +256,11 @@ class UserSessions:
 
         Raises:
             SessionRejected: There is no live session.
-            SessionError: As for `sign_in`.
+            CrossOriginRequest, SessionError: As for `sign_in`.
         """
-        return self._requests.sync_state(request).sign_out_others()
+        state = self._requests.sync_state(request)
+        self._requests.require_own_form(request)
+        return state.sign_out_others()
 
     def sign_out(self, request: HTTPConnection, response: Response) -> bool:
         """End the session of `request` and delete its cookie on `response`; return whether there was a session.

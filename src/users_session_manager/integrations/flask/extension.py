@@ -18,7 +18,7 @@ from .._settings import DEFAULTS, ConfiguredManager, nearest
 from .._streams import Item, stream
 from .._urls import OWN_PATH
 from .answers import answer_ours, refuse
-from .guards import passive
+from .guards import guards, passive
 from .settings import PREFIX, read_settings, settings_of
 from .state import (
     EXTENSION,
@@ -222,7 +222,9 @@ class UserSessions:
 
         Raises:
             SessionRejected: There is no live session.
+            CrossOriginRequest: As for `sign_in`.
         """
+        require_own_form()
         return current_state().sign_out_others()
 
     def sign_out(self) -> bool:
@@ -274,9 +276,27 @@ def _check_once() -> None:
         )
     if installed.bridge is not None:
         installed.bridge.check(app)
+    _require_guards(app)
     # Outside of what extensions such as Flask-RESTful have put in its place.
     app.handle_user_exception = partial(answer_ours, app.handle_user_exception)  # type: ignore[method-assign]
     app.process_response = partial(finish_late, app.process_response)  # type: ignore[method-assign]
     # Another list, since this one is being gone through: no later request pays for the check.
     hooks = app.before_request_funcs[None]
     app.before_request_funcs[None] = [hook for hook in hooks if hook is not _check_once]
+
+
+def _require_guards(app: Flask) -> None:
+    """Raise `SessionError` if a view that has a guard is registered without it, and so open to all."""
+    registered: set[Any] = set()
+    for view in app.view_functions.values():
+        function: Any = view
+        while function is not None:
+            registered.add(function)
+            function = getattr(function, "__wrapped__", None)
+    for guard in [*guards]:
+        view = guard.__wrapped__
+        if view in registered and guard not in registered:
+            raise SessionError(
+                f"the view {view.__qualname__} is registered without its guard: put @session_required below the "
+                "decorator of the route, see docs/frameworks/flask.md"
+            )

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Final, TypeVar, cast, overload
+from weakref import WeakSet
 
 from flask import Response, current_app, request
 
@@ -15,6 +16,9 @@ from ...policy import require_seconds
 from .._refusals import REFUSED
 from .answers import answer_to
 from .state import current_state, state_of_request
+
+guards: Final[WeakSet[Any]] = WeakSet()
+"""All guarded views: `UserSessions` checks that none is registered without its guard."""
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -31,7 +35,8 @@ def session_required(
     Without one the answer is 401 with `{"logout": true}`, or a redirect to the login page; 503 while the store is
     unavailable. It comes from the guard itself, whatever else handles errors, and so does the answer to an exception of
     ours that the view raises. A CORS preflight is answered without a session, and without the view, unless that has
-    `provide_automatic_options = False` or a method `options`. Put the decorator below that of the route:
+    `provide_automatic_options = False` or a method `options`. Put the decorator below that of the route; the first
+    request is refused with a `SessionError` otherwise, since the view would be open to all:
 
         @app.get("/profile")
         @session_required
@@ -98,6 +103,7 @@ def _guard(view: View, passive: bool, max_age: float | None) -> View:
         return None
 
     guarded = _guarded(view, let_in)
+    guards.add(guarded)
     if is_passive:
         guarded.is_passive_for_sessions = True  # type: ignore[attr-defined]
     return guarded

@@ -95,7 +95,7 @@ def presence(
         namespace: That of `attach`.
 
     Raises:
-        TypeError: `io` is no server.
+        TypeError: `manager` is no `SessionManager`, or `io` no server.
         SessionError: The server is not attached, or has presence already.
 
     Only clients whose `session_key` was acknowledged with `True` hear any of it. All of them get `presence` with
@@ -108,6 +108,8 @@ def presence(
     when its first client joins and once its connection was lost, else every ten minutes; that needs no message queue.
     While the store is unavailable, nothing changes in the pages.
     """
+    if not isinstance(manager, SessionManager):
+        raise TypeError(f"presence needs a SessionManager, such as sessions.manager, got a {type(manager).__name__}")
     server = _server_of(io)
     notifiers = [each for each in manager._watchers if isinstance(each, Notifier) and each.serves(server, namespace)]
     if not notifiers:
