@@ -138,7 +138,9 @@ def use_whole_app(client: Client, kept: bool = True) -> None:
     assert client.post("/payment").json() == {"paid": True}
     assert client.post("/password-again", data={"password": "focaccia"}).status_code == 403
     assert client.post("/password-again", data={"password": "lasagne"}).json() == {"proved": True}
-    assert client.post("/logout-elsewhere").json() == {"ended": 1}
+    assert client.submit("/logout-everywhere") == "/login"
+    assert [each.get("/").headers["Location"] for each in (client, other)] == ["/login?next=%2F"] * 2
+    client.submit("/login", **LUCA)
     expect_push(client, lambda: client.submit("/logout"))
     assert client.get("/hello").text == "Hello, stranger"
 

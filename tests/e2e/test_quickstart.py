@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 COMMANDS = {
     "flask": "flask --app quickstart run --port 0",
-    "gunicorn": "gunicorn --workers 4 --threads 20 --bind 127.0.0.1:0 quickstart:app",
+    "gunicorn": "gunicorn --workers 4 --threads 20 --graceful-timeout 3 --bind 127.0.0.1:0 quickstart:app",
 }
 
 

@@ -32,6 +32,15 @@ TASKS = {
     "coming from npm": "how-to/coming-from-npm",
     "tutorial": "tutorial",
     "errors": "reference/errors",
+    "test expiry": "how-to/tests",
+    "insecure cookie http": "frameworks/flask",
+    "secure cookie": "frameworks/flask",
+    "socket.io without CDN": "how-to/page-script",
+    "self host socket.io": "how-to/page-script",
+    "USER_SESSIONS_TIMEOUT": "frameworks/flask",
+    "idle timeout setting": "frameworks/flask",
+    "session expired message": "how-to/page-script",
+    "redirect status 303": "frameworks/flask",
 }
 
 

@@ -53,7 +53,7 @@ for old in (first, second):
 assert SessionManager().getSessionData(key) is None
 assert SessionManager().getSessionTimeLeft(key) > MONTH - 60
 other.post("/login", data=LUCA, **site)
-assert browser.post("/logout-others", **site).location == "/"
+assert browser.post("/logout-elsewhere", **site).location == "/"
 assert other.get("/", **site).status_code == 401
 assert browser.post("/logout", **site).location == "/login"
 answer = browser.get("/", **site)

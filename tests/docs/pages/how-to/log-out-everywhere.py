@@ -3,18 +3,19 @@
 # %% after: laptop = manager.loadNewSession("luca", data={"browser": "Firefox on Linux"})
 assert manager.getUserSessions("luca") == []
 
-# %% before: def log_out_elsewhere():
+# %% before: def log_out_everywhere():
 from documents import new_django_users, python_blocks
 
 exec(python_blocks("frameworks/flask.md")[0])
 
-# %% after: def log_out_elsewhere():
+# %% after: def log_out_everywhere():
 site = {"base_url": "https://localhost"}
 browser, other = app.test_client(), app.test_client()
 for client in (browser, other):
     client.post("/login", data={"username": "luca", "password": "lasagne"}, **site)
-assert browser.post("/logout-elsewhere", **site).json == {"ended": 1}
-assert other.post("/logout-elsewhere", **site).json == {"logout": True}
+assert browser.post("/logout-everywhere", **site).location == "/login"
+for client in (browser, other):
+    assert client.post("/logout-everywhere", **site).json == {"logout": True}
 manager.deleteAllSessions()
 
 # %% before: def logout_everywhere(request: Request, response: Response):

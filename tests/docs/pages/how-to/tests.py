@@ -43,7 +43,7 @@ module("flask_shop", "app", "expired")
 
 # %% after: return app.test_client()
 new_browser = app.test_client
-run(test_login, test_idle_timeout, test_logout_elsewhere, test_forged_login)
+run(test_login, test_redirect, test_idle_timeout, test_logout_elsewhere, test_forged_login)
 SessionManager().close()
 
 # %% after: app = FastAPI()
