@@ -387,11 +387,12 @@ def test_runserver(start_example, tmp_path, new_person, expect):
 
 
 def scripts_of_the_page() -> list[str]:
-    """Return the templates in `docs/frameworks/django.md`: the script for any page, in the admin, and the admin's."""
+    """Return what `docs/frameworks/django.md` has: the two scripts of any page, in the admin, and the admin's template."""
     page = (EXAMPLES.parent / "docs" / "frameworks" / "django.md").read_text()
-    script, template = re.findall(r"^```html\n(.+?)^```$", page, re.DOTALL | re.MULTILINE)
-    extends = '{% extends "admin/base_site.html" %}{% block extrahead %}{{ block.super }}'
-    return [f"{extends}{script}{{% endblock %}}", template]
+    _, home, template = re.findall(r"^```html\n(.+?)^```$", page, re.DOTALL | re.MULTILINE)
+    scripts = "".join(re.findall(r"<script src=.+?</script>", home, re.DOTALL))
+    begin = '{% extends "admin/base_site.html" %}{% load static %}{% block extrahead %}{{ block.super }}'
+    return [f"{begin}{{% if user.is_authenticated %}}{scripts}{{% endif %}}{{% endblock %}}", template]
 
 
 def use_template(folder: Path, template: str) -> None:

@@ -154,13 +154,13 @@ def test_the_page_about_it(tmp_path: Path):
     """The code of `docs/how-to/tests.md` works as files, with pytest and in parallel."""
     page = (ROOT / "docs" / "how-to" / "tests.md").read_text()
     files = re.findall(r"`([\w/]+\.py)`[^\n]*:\n\n```python\n(.*?)```", page, re.DOTALL)
-    assert len(files) == 6
+    assert len(files) == 7
     for name, text in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     [line] = re.findall(r"^pytest_plugins = .*$", page, re.MULTILINE)
     settings = (APPLICATIONS / "django_site" / "shop" / "settings.py").read_text().partition("USER_SESSIONS")[0]
-    [sessions] = re.findall(r'`(\{"TIMEOUT".*?\})`', page)
+    [sessions] = re.findall(r'`USER_SESSIONS = (\{"TIMEOUT".*?\})`', page)
     settings = settings.replace("shop.urls", "django_shop.urls") + f"USER_SESSIONS = {sessions}\n"
     (tmp_path / "django_shop" / "settings.py").write_text(settings)
     conftest = (
@@ -169,4 +169,4 @@ def test_the_page_about_it(tmp_path: Path):
     (tmp_path / "conftest.py").write_text(re.sub("^pytest_plugins = .*$", line, conftest, flags=re.MULTILINE))
     (tmp_path / "shuffle.py").write_text(SHUFFLE)
     tests = ["test_flask_shop.py", "test_fastapi_shop.py", "django_shop/tests.py"]
-    assert run_pytest(tmp_path, *tests, "-p", "shuffle", "--seed", "3", "--rounds", "3") == 3 * 9
+    assert run_pytest(tmp_path, *tests, "-p", "shuffle", "--seed", "3", "--rounds", "3") == 3 * 11

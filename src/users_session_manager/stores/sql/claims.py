@@ -29,7 +29,7 @@ _MINE: Final = (
 _LOOK: Final = f"""
     SELECT
         (SELECT look_at FROM {{sessions}} WHERE {_MINE} ORDER BY look_at LIMIT 1) - {{now}},
-        (SELECT count(*) FROM (SELECT 1 FROM {{sessions}} WHERE expiring IS NOT NULL LIMIT 1) AS found),
+        (SELECT expiring FROM {{sessions}} WHERE expiring IS NOT NULL ORDER BY expiring LIMIT 1),
         (SELECT listens_until FROM {{state}}) - {{now}}"""
 _DUE: Final = f"""
     SELECT {ALL_COLUMNS} FROM {{sessions}} WHERE look_at <= {{now}} AND {_MINE}
