@@ -387,7 +387,7 @@ def test_runserver(start_example, tmp_path, new_person, expect):
 
 
 def scripts_of_the_page() -> list[str]:
-    """Return what `docs/frameworks/django.md` has: the two scripts of any page, in the admin, and the admin's template."""
+    """Return from `docs/frameworks/django.md` the scripts of any page, in the admin, and the admin's template."""
     page = (EXAMPLES.parent / "docs" / "frameworks" / "django.md").read_text()
     _, home, template = re.findall(r"^```html\n(.+?)^```$", page, re.DOTALL | re.MULTILINE)
     scripts = "".join(re.findall(r"<script src=.+?</script>", home, re.DOTALL))
