@@ -515,6 +515,26 @@ class TestConnections:
 
         self.refused(connecting, r"got a builtins\.coroutine", caplog)
 
+    def test_idle(self, path):
+        """A process without clients asks about once per second, also if it waits for warnings."""
+        statements: list[str] = []
+
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(path, check_same_thread=False)
+            connection.set_trace_callback(statements.append)
+            return connection
+
+        manager = SessionManager(store=SQLStore(connect))
+        manager.on("sessionExpiring", lambda key, left: None)
+        manager.on("sessionEnded", lambda session, reason: None)
+        manager.setExpiryWarning(60)
+        manager.loadNewSession("luca")
+        begun = eventually(lambda: [each for each in statements if "look_at" in each] and time.monotonic())
+        statements.clear()
+        time.sleep(4)
+        manager.close()
+        assert 1 <= len(statements) <= 2 * (time.monotonic() - begun) + 2
+
     def test_raises(self, caplog):
         def connect() -> None:
             raise KeyError("no such setting")
