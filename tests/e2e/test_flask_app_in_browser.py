@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import sessions_of
+from waiting import eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -185,13 +186,13 @@ def test_cut_off(new_person, cable, fabio, expect):
 
 def cut(cable: Any, page: Page) -> None:
     cable.cut()
-    page.wait_for_function("!userSessions.socket.connected")
+    eventually(lambda: page.evaluate("!userSessions.socket.connected"))
 
 
 def test_offline(luca, admin, expect):
     """A browser that was offline learns of the end too."""
     luca.context.set_offline(True)
-    luca.wait_for_function("!userSessions.socket.connected")
+    eventually(lambda: luca.evaluate("!userSessions.socket.connected"))
     button(admin, "Log out luca").click()
     expect(online(admin, "luca")).to_have_count(0)
     luca.context.set_offline(False)
@@ -228,16 +229,16 @@ def test_forged_keys(luca, stranger, fabio):
     tries += ["x" * 3000]
     for count, wrong in enumerate(tries, 1):
         assert stranger.evaluate(SEND_KEY, wrong) is False, wrong
-        stranger.wait_for_function("(count) => heard.length >= count", arg=count)
+        eventually(lambda count=count: stranger.evaluate("heard.length") >= count)
 
     # What luca's connection alone hears: that its own wrong key is refused, and who goes.
     button(fabio, "Log out").click()
-    luca.wait_for_function("heard.includes('presence')")
+    eventually(lambda: luca.evaluate("heard.includes('presence')"))
     assert luca.evaluate(SEND_KEY, forged) is False
-    luca.wait_for_function("heard.includes('logout')")
+    eventually(lambda: luca.evaluate("heard.includes('logout')"))
     # Packets of one connection keep their order: had the stranger been sent something, it would be there before this.
     assert stranger.evaluate(SEND_KEY, forged) is False
-    stranger.wait_for_function("(count) => heard.length >= count", arg=len(tries) + 1)
+    eventually(lambda: stranger.evaluate("heard.length") >= len(tries) + 1)
     assert stranger.evaluate("heard") == ["logout"] * (len(tries) + 1)
 
 
@@ -247,7 +248,7 @@ def test_visitor(luca, stranger, new_person, expect):
     expect(online(luca, "fabio")).to_be_visible()
     assert stranger.evaluate("new Promise((done) => raw.emit('presence', done))") is False
     assert stranger.evaluate(SEND_KEY, None) is False
-    stranger.wait_for_function("heard.length > 0")
+    eventually(lambda: stranger.evaluate("heard.length > 0"))
     assert stranger.evaluate("heard") == ["logout"]
 
 

@@ -29,7 +29,7 @@ SERVERS = {
     "django": (
         "developed_django runserver 127.0.0.1:0",
         "django",
-        r"Starting development server at http://127\.0\.0\.1:(\d+)",
+        r"Starting (?:WSGI )?development server at http://127\.0\.0\.1:(\d+)",
     ),
 }
 CLIENTS = 5

@@ -39,7 +39,7 @@ SERVERS = {
     "runserver": (
         "guarded_django runserver --noreload 127.0.0.1:0",
         "django",
-        r"Starting development server at http://127\.0\.0\.1:(\d+)",
+        r"Starting (?:WSGI )?development server at http://127\.0\.0\.1:(\d+)",
     ),
 }
 
