@@ -19,6 +19,9 @@ for package in ("flask_login", "flask_session"):
 
 from users_session_manager import SessionManager  # noqa: E402
 
+# Flask-Login 0.6.3 calls it for its cookie, and Python 3.12 warns of that.
+pytestmark = pytest.mark.filterwarnings(r"ignore:datetime\.datetime\.utcnow:DeprecationWarning")
+
 PROGRAMS = Path(__file__).parent / "migration"
 DIFF = re.compile(r"^```diff\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # The programs before and after, in the order of the diffs of a page.
