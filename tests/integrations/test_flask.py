@@ -41,6 +41,7 @@ from users_session_manager.integrations._script import SCRIPT
 from users_session_manager.integrations.flask import (
     UserSessions,
     current_session,
+    passive,
     session_optional,
     session_required,
 )
@@ -1007,7 +1008,11 @@ class TestScript:
 class TestGuardAboveRoute:
     """A guard in the wrong place would leave the view open to all."""
 
-    @pytest.mark.parametrize("guard", [session_required, session_required(passive=True)], ids=["plain", "options"])
+    @pytest.mark.parametrize(
+        "guard",
+        [session_required, session_required(passive=True), session_optional, passive],
+        ids=["required", "options", "optional", "passive"],
+    )
     def test_refused(self, guard):
         app = make_app()
 
@@ -1016,8 +1021,19 @@ class TestGuardAboveRoute:
         def secret() -> str:
             return "secret"
 
-        with pytest.raises(SessionError, match=r"secret.* put @session_required below"):
+        with pytest.raises(SessionError, match=r"secret is .* below the decorator of the route"):
             app.test_client().get("/secret")
+
+    def test_two_applications(self):
+        """A function that makes applications may guard one view for each."""
+
+        def page() -> str:
+            return "page"
+
+        for app in (apps := [make_app() for _ in range(2)]):
+            app.add_url_rule("/guarded", "guarded", session_required(page))
+        for app in apps:
+            assert app.test_client().get("/guarded").status_code == 401
 
     def test_both(self):
         """A view may have a route with its guard and another one without."""

@@ -286,17 +286,25 @@ def _check_once() -> None:
 
 
 def _require_guards(app: Flask) -> None:
-    """Raise `SessionError` if a view that has a guard is registered without it, and so open to all."""
-    registered: set[Any] = set()
-    for view in app.view_functions.values():
-        function: Any = view
-        while function is not None:
-            registered.add(function)
-            function = getattr(function, "__wrapped__", None)
-    for guard in [*guards]:
-        view = guard.__wrapped__
-        if view in registered and guard not in registered:
+    """Raise `SessionError` if a view that has a guard is registered without one, and so open to all."""
+    # By their ids, since not each callable has a hash.
+    with_guard, bare = {id(guard) for guard in guards}, {id(guard.__wrapped__) for guard in guards}
+    chains = [_chain(view) for view in app.view_functions.values()]
+    guarded = [chain for chain in chains if any(id(function) in with_guard for function in chain)]
+    bare -= {id(function) for chain in guarded for function in chain}  # a view may have another route without it
+    for function in (function for chain in chains if chain not in guarded for function in chain):
+        if id(function) in bare:
             raise SessionError(
-                f"the view {view.__qualname__} is registered without its guard: put @session_required below the "
-                "decorator of the route, see docs/frameworks/flask.md"
+                f"the view {getattr(function, '__name__', function)} is registered without its guard: put "
+                "session_required, session_optional and passive below the decorator of the route, see "
+                "docs/frameworks/flask.md"
             )
+
+
+def _chain(view: Any) -> list[Any]:
+    """Return a view and the functions that its decorators have wrapped."""
+    chain = []
+    while view is not None:
+        chain.append(view)
+        view = getattr(view, "__wrapped__", None)
+    return chain

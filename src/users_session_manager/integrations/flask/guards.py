@@ -87,6 +87,7 @@ def passive(view: View) -> View:
             return view(*args, **kwargs)
 
     marked.is_passive_for_sessions = True  # type: ignore[attr-defined]
+    guards.add(marked)
     return cast(View, marked)
 
 
@@ -103,7 +104,6 @@ def _guard(view: View, passive: bool, max_age: float | None) -> View:
         return None
 
     guarded = _guarded(view, let_in)
-    guards.add(guarded)
     if is_passive:
         guarded.is_passive_for_sessions = True  # type: ignore[attr-defined]
     return guarded
@@ -123,6 +123,7 @@ def _guarded(view: View, let_in: Callable[[], Response | None]) -> View:
         except REFUSED as error:
             return answer_to(error)
 
+    guards.add(guarded)
     return cast(View, guarded)
 
 

@@ -238,13 +238,13 @@ class SQLStore(SharedStore):
         return [session_id for (session_id,) in found[: max(0, len(found) - policy.max_sessions + 1)]]
 
     def get(self, key: object) -> SharedSession | None:
-        return self._one("get", GET, key)
+        return self._one("get", key, [GET])
 
     def restart(self, key: object, timeout: float, policy: Policy = NO_LIMITS) -> SharedSession | None:
         self.serve()
         lifetime = math.inf if policy.lifetime is None else float(policy.lifetime)
         limits = {"timeout": float(timeout), "lifetime": lifetime, "warning": float(policy.warning or 0)}
-        session = self._one("restart", RESTART, key, **limits) or self._one("restart", RESTART_ANY, key, **limits)
+        session = self._one("restart", key, [RESTART, RESTART_ANY], **limits)
         if session is not None and session._snapshot.left <= 0:
             session = None
         self._restarted(session, policy)
@@ -424,11 +424,16 @@ class SQLStore(SharedStore):
         """Execute one statement in a transaction: it is not lost, and not repeated once it was committed."""
         return self._database.transaction(operation, lambda execute: execute(statement, **values))
 
-    def _one(self, operation: str, statement: str, key: object, **values: Any) -> SharedSession | None:
+    def _one(self, operation: str, key: object, statements: Sequence[str], **values: Any) -> SharedSession | None:
+        """Return the session of the first of these statements that finds a row."""
         if not self._may_ask(key):
             return None
-        rows = self._database.run(operation, statement, digest=digest_of(str(key)), **values)
-        return self._live(Row(*rows[0])) if rows else None
+        digest = digest_of(str(key))
+        for statement in statements:
+            rows = self._database.run(operation, statement, digest=digest, **values)
+            if rows:
+                return self._live(Row(*rows[0]))
+        return None
 
     def _live(self, row: Row) -> SharedSession | None:
         return live_session(self._start_timer, row)
