@@ -29,6 +29,10 @@ _SCHEME: Final = "sqlite:///"
 _OLDEST: Final = (3, 35)
 # The text of a failure that another connection causes; before Python 3.11 there is no code.
 _BUSY: Final = ("database is locked", "database table is locked", "database schema is locked", "locking protocol")
+# The size of a page, in bytes. A restart changes one row and writes one page; a new file is given small ones.
+_PAGE_SIZE: Final = 1024
+# How many pages the write-ahead log has before they are copied to the file, which waits for the disk.
+_LOG_PAGES: Final = 4000
 # The size to which an empty write-ahead log is cut, in bytes.
 _MAX_LOG: Final = 64 * 1024 * 1024
 # In place of what identifies a file that is there no more: a new one may have its number.
@@ -124,6 +128,7 @@ class SQLiteEngine(Engine):
                     "docs/how-to/several-workers.md"
                 )
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_MAX_LOG}")
 
     def _make_file(self, path: Path) -> None:
@@ -145,6 +150,7 @@ class SQLiteEngine(Engine):
             try:
                 # Not at its place, where another process would find it before it is in WAL mode.
                 with closing(sqlite3.connect(new)) as connection:
+                    connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
                     connection.execute("PRAGMA journal_mode = WAL")
                 new.rename(path)
             finally:
