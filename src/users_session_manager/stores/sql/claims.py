@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..base import Notice
+from ..expiry import MIN_PAUSE
 from .database import Database, Execute
 from .notices import GAP_TIMEOUT, prune, send
 from .records import ALL_COLUMNS, Row
@@ -19,7 +20,7 @@ _GRACE: Final = 2 * 86400.0
 # How long the key of an ended session is kept at least, for notices that are read late, in seconds.
 _KEPT: Final = 2 * GAP_TIMEOUT
 # How often a process deletes old notices, in seconds.
-_PRUNE_INTERVAL: Final = 20.0
+_PRUNE_INTERVAL: Final = 5.0
 
 # A process without listeners for ends leaves those that are to be announced to others, if there are any.
 _MINE: Final = (
@@ -66,7 +67,7 @@ class Claimer:
         self._is_expected = False  # whether a process with listeners for ends runs, or has in the last days
 
     def look(self, *, takes: bool, warnings: bool) -> float:
-        """Return in how many seconds a claim has something to do, 0 or less for now; this changes nothing.
+        """Return in how many seconds a claim has something to do, 0 or less for now; this changes no session.
 
         Args:
             takes: Whether this process has listeners for ends.
@@ -79,8 +80,17 @@ class Claimer:
             self._database.run("look", update, seconds=_GRACE)
             self._is_expected = True
         if warnings and expiring is not None:
-            return 0.0
-        return math.inf if next_in is None else next_in
+            next_in = 0.0
+        return min(math.inf if next_in is None else next_in, self._prune())
+
+    def _prune(self) -> float:
+        """Delete some old notices, if it is time for that; return in how many seconds to look for more of them."""
+        if self._prune_at <= time.monotonic():
+            self._prune_at = time.monotonic() + _PRUNE_INTERVAL  # whether or not it succeeds: a claim comes first
+            if self._database.transaction("prune", prune):
+                self._prune_at = 0.0
+                return MIN_PAUSE
+        return math.inf
 
     def claim(
         self, execute: Execute, operation: str, lease: float, *, warnings: bool
@@ -107,9 +117,6 @@ class Claimer:
                 *(Notice("expiring", row.id, None, row.deadline - row.now) for row in warned),
             ],
         )
-        if self._prune_at <= time.monotonic():
-            self._prune_at = time.monotonic() + _PRUNE_INTERVAL
-            prune(execute)
         claimed = ended if lease else []
         if not warnings:
             return claimed, [], bool(rows)

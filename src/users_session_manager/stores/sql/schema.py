@@ -92,7 +92,6 @@ CREATE TABLE {former_keys} (digest {WORD} PRIMARY KEY, session_id {INTEGER} NOT 
         """
 -- What has happened, kept for a minute, for every process: JSON of lists of kind, session, seconds left, and reason.
 CREATE TABLE {notices} (id {ID}, noticed_at {SECONDS} NOT NULL, notices {WORD} NOT NULL)""",
-        "CREATE INDEX {notices}_noticed_at ON {notices} (noticed_at)",
         """
 -- listens_until: until when a process with listeners for ends is expected; without one no end is kept.
 CREATE TABLE {state} (listens_until {SECONDS} NOT NULL)""",

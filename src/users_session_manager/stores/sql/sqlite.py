@@ -32,7 +32,7 @@ _BUSY: Final = ("database is locked", "database table is locked", "database sche
 # The size of a page, in bytes. A restart changes one row and writes one page; a new file is given small ones.
 _PAGE_SIZE: Final = 1024
 # How many pages the write-ahead log has before they are copied to the file, which waits for the disk.
-_LOG_PAGES: Final = 4000
+_LOG_PAGES: Final = 16_000
 # The size to which an empty write-ahead log is cut, in bytes.
 _MAX_LOG: Final = 64 * 1024 * 1024
 # In place of what identifies a file that is there no more: a new one may have its number.
