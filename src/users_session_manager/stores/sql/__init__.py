@@ -401,7 +401,10 @@ class SQLStore(SharedStore):
         if self._closed:
             return 0
         # All that are not due are live, which the index alone says.
-        parts = (f"reason IS NULL AND look_at {due}" for due in ("> {now}", "<= {now} AND deadline > {now}"))
+        parts = (
+            f"reason IS NULL AND look_at {due}"
+            for due in ("> (SELECT {now})", "<= (SELECT {now}) AND deadline > {now}")
+        )
         select = " + ".join(f"(SELECT count(*) FROM {{sessions}} WHERE {part})" for part in parts)
         return int(self._database.run("list", f"SELECT {select}")[0][0])
 

@@ -32,8 +32,9 @@ _LOOK: Final = f"""
         (SELECT look_at FROM {{sessions}} WHERE {_MINE} ORDER BY look_at LIMIT 1) - {{now}},
         (SELECT expiring FROM {{sessions}} WHERE expiring IS NOT NULL ORDER BY expiring LIMIT 1),
         (SELECT listens_until FROM {{state}}) - {{now}}"""
+# The time is asked once: PostgreSQL would compare that of each row with all that are not due yet.
 _DUE: Final = f"""
-    SELECT {ALL_COLUMNS} FROM {{sessions}} WHERE look_at <= {{now}} AND {_MINE}
+    SELECT {ALL_COLUMNS} FROM {{sessions}} WHERE look_at <= (SELECT {{now}}) AND {_MINE}
     ORDER BY look_at LIMIT :most {{lock_free}}"""
 _TAKE: Final = """
     UPDATE {sessions} SET
