@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import django
 from django.conf import settings
 from django.contrib.auth.middleware import RemoteUserMiddleware
 from django.test import override_settings
@@ -43,7 +44,7 @@ class OfProxy(RemoteUserMiddleware):
 
 
 class OfProxyOverAsgi(RemoteUserMiddleware):
-    header = "PROXY_USER"  # Django adds the rest there
+    header = "HTTP_PROXY_USER" if django.VERSION >= (6, 1) else "PROXY_USER"  # earlier ones add the rest
 
 
 def of_proxy(handler: str) -> str:
