@@ -51,6 +51,24 @@ def test_out_of_order(address):
     assert clients.heard[2:] == [("logout", luca)]
 
 
+@pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"])
+def test_old(address):
+    """Old notices are deleted, so many at a time that no call waits long for it, and also while no session ends."""
+    store = address.open(thread=False)
+    manager = SessionManager(store=store)
+    assert len(manager.sessions) == 0  # the tables are there
+    with contextlib.closing(address.connect()) as connection:
+        rows = ", ".join(["(0, '[]')"] * 1200)
+        connection.execute(f"INSERT INTO {address.prefix}notices (noticed_at, notices) VALUES {rows}")
+    manager.loadNewSession("Luca")
+    left = []
+    for _ in range(4):
+        store.run_due()
+        left += address.query("SELECT count(*) FROM {notices}")
+    assert left == [(701,), (201,), (1,), (1,)]
+    manager.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"])
 def test_missed(processes, address):
