@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 MAX_WAIT = 60
@@ -52,9 +53,7 @@ class ServerProcess:
             self.port = int(self._wait_for(printed))
             self._wait_until_listening()
         except BaseException:
-            self._process.kill()
-            self._process.wait(MAX_WAIT)
-            self._output.close()
+            self.kill()
             raise
         self.address = f"{scheme}://127.0.0.1:{self.port}"
 
@@ -78,7 +77,8 @@ class ServerProcess:
     def kill(self) -> None:
         """End the process, and those that it has started, as `kill -9` does."""
         if self._starts_others:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # all of them have ended
+                os.killpg(self._process.pid, signal.SIGKILL)
         else:
             self._process.kill()
         self._process.wait(MAX_WAIT)
