@@ -103,6 +103,7 @@ class Worker:
         # Each end takes this long before and after its note, so that a kill may come there.
         self.work = 0.005
         self.manager.setMaxSessionsPerUser(5)
+        self.manager.serve()  # those that start last may have nothing to do but to announce
         threads = [threading.Thread(target=self._torture, args=(int(total), float(pause))) for _ in range(2)]
         for thread in threads:
             thread.start()

@@ -35,6 +35,11 @@ _PAGE_SIZE: Final = 1024
 _LOG_PAGES: Final = 16_000
 # The size to which an empty write-ahead log is cut, in bytes.
 _MAX_LOG: Final = 64 * 1024 * 1024
+_SETTINGS: Final = (
+    "synchronous = NORMAL",
+    f"wal_autocheckpoint = {_LOG_PAGES}",
+    f"journal_size_limit = {_MAX_LOG}",
+)
 # In place of what identifies a file that is there no more: a new one may have its number.
 _REMOVED: Final = (-1, -1)
 
@@ -127,9 +132,8 @@ class SQLiteEngine(Engine):
                     f"processes cannot share {path}, which has to be on a disk of this machine: move it there, see "
                     "docs/how-to/several-workers.md"
                 )
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-        connection.execute(f"PRAGMA journal_size_limit = {_MAX_LOG}")
+        for setting in _SETTINGS:
+            connection.execute(f"PRAGMA {setting}")
 
     def _make_file(self, path: Path) -> None:
         """Make the file if it is not there; only its owner can read the keys in it.
