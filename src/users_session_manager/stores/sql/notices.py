@@ -34,7 +34,7 @@ def send(execute: Execute, notices: Sequence[Notice]) -> None:
 
 def prune(execute: Execute) -> bool:
     """Delete notices that every process has read; return whether there may be more of them."""
-    oldest = "SELECT id, noticed_at < {unix} - :seconds FROM {notices} ORDER BY id LIMIT :most {lock_free}"
+    oldest = "SELECT id, noticed_at < {unix} - :seconds FROM {notices} ORDER BY id LIMIT :most"
     ids = [each for each, is_old in execute(oldest, seconds=_REMEMBERED, most=_PRUNED) if is_old]
     if ids:
         execute("DELETE FROM {notices} WHERE id {in_ids}", ids=ids)
