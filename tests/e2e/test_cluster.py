@@ -157,7 +157,7 @@ def log_in(context: BrowserContext, url: str) -> Page:
 
 
 def wait_until_joined(page: Page) -> None:
-    page.wait_for_function("userSessions.socket.connected")
+    page.wait_for_function("() => window.userSessions?.socket?.connected")
     assert page.evaluate("new Promise((done) => userSessions.socket.emit('session_key', null, done))") is True
 
 

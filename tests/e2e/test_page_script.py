@@ -36,13 +36,13 @@ def sign_in(new_person: Callable[..., Any], example: Example) -> Callable[..., A
 
 
 def wait_until_joined(page: Any) -> None:
-    page.wait_for_function("() => userSessions.socket.connected")
+    page.wait_for_function("() => window.userSessions?.socket?.connected")
     page.evaluate("() => new Promise((done) => userSessions.socket.emit('session_key', null, done))")
 
 
 def refuse(page: Any) -> Any:
     """Present the key that a page does not have once more; return what the logout carries."""
-    page.wait_for_function("() => userSessions.socket.connected")
+    page.wait_for_function("() => window.userSessions?.socket?.connected")
     return page.evaluate(
         "new Promise((done) => userSessions.socket.on('logout', done).emit('session_key', null, () => {}))"
     )

@@ -82,7 +82,7 @@ def test_logout_in_every_tab(url, visitor, expect):
     for tab in tabs[1:]:
         tab.goto(url)
     for tab in tabs:
-        tab.wait_for_function("userSessions.socket.connected")
+        tab.wait_for_function("() => window.userSessions?.socket?.connected")
     tabs[0].get_by_role("button", name="Log out").click()
     for tab in tabs:
         expect(tab.get_by_role("button", name="Log in")).to_be_visible()

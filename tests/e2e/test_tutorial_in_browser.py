@@ -103,7 +103,7 @@ def test_live(start: Any, new_browser: Any, expect: Any, command_of: int) -> Non
     log_in(visitor, server.address, "luca", "lasagne")
     tabs = [open_tab(visitor, server.address) for _ in range(4)]
     for tab in tabs:
-        tab.wait_for_function("userSessions.socket.connected")
+        tab.wait_for_function("() => window.userSessions?.socket?.connected")
     tabs[0].get_by_role("button", name="Log out", exact=True).click()
     for tab in tabs:
         expect(tab.get_by_role("button", name="Log in")).to_be_visible()
@@ -123,7 +123,7 @@ def test_live(start: Any, new_browser: Any, expect: Any, command_of: int) -> Non
     here = open_tab(visitor, server.address)
     there = log_in(new_browser(), server.address, "luca", "lasagne")
     for page in (here, there):
-        page.wait_for_function("userSessions.socket.connected")
+        page.wait_for_function("() => window.userSessions?.socket?.connected")
     here.get_by_role("button", name="Log out everywhere").click()
     for page in (here, there):
         expect(page.get_by_role("button", name="Log in")).to_be_visible()

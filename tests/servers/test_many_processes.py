@@ -208,7 +208,7 @@ def check(site: Site, clients: dict[str, str]) -> None:
 
 def torture(site: Site, sessions: int, seconds: float, kill_every: float) -> None:
     chance, count = site.chance, len(site.workers)
-    start = time.time() + 5 + sessions / 100  # until then the clients have joined
+    start = time.time() + 15 + sessions / 100  # until then the clients have joined
     keys: list[list[str]] = [[] for _ in range(count)]
     for number in range(sessions):
         timeout = start + chance.uniform(0, seconds) - time.time()
