@@ -15,8 +15,8 @@ from .records import as_notices, encode_notices
 _INTERVAL: Final = 0.2
 # Seconds that notices are kept.
 _REMEMBERED: Final = 60.0
-# How many of them one transaction deletes: more than a batch of sessions has caused.
-_PRUNED: Final = 500
+# How many old notices one transaction deletes at most.
+_PRUNE_SIZE: Final = 500
 GAP_TIMEOUT: Final = 5.0
 """How long a process waits for a notice of a transaction that may not have ended, in seconds."""
 _MAX_GAPS: Final = 1000
@@ -35,10 +35,10 @@ def send(execute: Execute, notices: Sequence[Notice]) -> None:
 def prune(execute: Execute) -> bool:
     """Delete notices that every process has read; return whether there may be more of them."""
     oldest = "SELECT id, noticed_at < {unix} - :seconds FROM {notices} ORDER BY id LIMIT :most"
-    ids = [each for each, is_old in execute(oldest, seconds=_REMEMBERED, most=_PRUNED) if is_old]
+    ids = [each for each, is_old in execute(oldest, seconds=_REMEMBERED, most=_PRUNE_SIZE) if is_old]
     if ids:
         execute("DELETE FROM {notices} WHERE id {in_ids}", ids=ids)
-    return len(ids) == _PRUNED
+    return len(ids) == _PRUNE_SIZE
 
 
 class NoticeLog:

@@ -18,7 +18,7 @@ _TYPES: Final = {
         "SECONDS": "REAL",
         "WORD": "TEXT",
         "FILL": "",
-        # It writes an index only if what that says of the row changes: the end of a session then changes neither.
+        # SQLite writes an index if its columns or its condition change: without one, an end writes none of these.
         "OF_LIVE": "",
     },
     "postgresql": {
@@ -28,7 +28,7 @@ _TYPES: Final = {
         "WORD": 'text COLLATE "C"',
         # Room in each page, so that a new deadline stays there and changes no index.
         "FILL": " WITH (fillfactor = 70)",
-        # It writes each index that has the row, when any of them changes: the end of a session then leaves them out.
+        # PostgreSQL writes each index whose condition the new row meets: with this one, an end writes none of these.
         "OF_LIVE": " WHERE reason IS NULL",
     },
 }
