@@ -102,6 +102,7 @@ class Scripts:
         """Return what `operation` answers: texts as `bytes`, and `None` for none. The call may be repeated."""
         now = b"" if self._now is None else encode_number(self._now())
         rest = (len(groups), *(self._due[group] for group in groups), now, *args)
+        asked_at = time.monotonic()
         try:
             try:
                 answer = self._execute(operation, rest)
@@ -110,11 +111,11 @@ class Scripts:
                     raise
                 answer = self._execute(operation, rest)
         except FAILURES as failure:
-            raise self.reachability.failed(failure, "" if _is_of_node(failure) else operation) from failure
+            raise self.reachability.failed(failure, asked_at, "" if _is_of_node(failure) else operation) from failure
         except BaseException:  # of a signal handler: an answer that was not read is not that of the next call
             self.client.close()
             raise
-        self.reachability.answered(operation)
+        self.reachability.answered(operation, asked_at)
         return answer
 
     def _execute(self, operation: str, rest: Sequence[Any]) -> Any:

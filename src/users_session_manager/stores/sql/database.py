@@ -139,7 +139,8 @@ class Database:
 
     def _perform(self, operation: str, work: Callable[[Execute], Answer], *, begins: bool) -> Answer:
         notice_fork()
-        until, was_lost = time.monotonic() + self._timeout, False
+        asked_at, was_lost = time.monotonic(), False
+        until = asked_at + self._timeout
         while True:
             try:
                 answer = self._attempt(work, until, begins=begins)
@@ -152,8 +153,8 @@ class Database:
                     was_lost = True
                 else:
                     refused = operation if failed.refused is None else failed.refused
-                    raise self.reachability.failed(failure, refused) from failure
-        self.reachability.answered(operation)
+                    raise self.reachability.failed(failure, asked_at, refused) from failure
+        self.reachability.answered(operation, asked_at)
         return answer
 
     def _attempt(self, work: Callable[[Execute], Answer], until: float, *, begins: bool) -> Answer:
@@ -254,7 +255,7 @@ class Database:
         finally:  # not earlier: a new file would have the number of the one that is closed
             for each in stale:
                 self._close(each)
-        self.reachability.answered(_CONNECTING)
+        self.reachability.answered(_CONNECTING, until - self._timeout)
         return connection, True
 
     def _connect(self, until: float) -> _Connection:
