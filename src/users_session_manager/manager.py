@@ -654,20 +654,20 @@ class SessionManager(PolicySettings, IsolatedEmitter, metaclass=_Singleton):
             self._noticed(Notice("renewed", session_id, key))
 
     def _announce_all(self, ended: Sequence[Session], reason: Reason, kind: Literal["ended", "deleted"]) -> None:
-        interrupt, announced = None, []
+        store, interrupt, announced = self._store, None, []
         for session in ended:
             pending = []
             try:
-                if self._store.has_to_announce(session):
+                if store.has_to_announce(session):
                     pending = self._announce_end(session, reason)
                 self._notify(Notice(kind, session._id, session.key, reason=reason))
             except BaseException as raised:  # noqa: BLE001  # the rest have ended all the same
                 interrupt = interrupt or raised
             if pending:
-                self._store.acknowledge([session], pending)
+                store.acknowledge([session], pending)
             else:
                 announced.append(session)
-        self._store.acknowledge(announced)
+        store.acknowledge(announced)
         if interrupt is not None:
             raise interrupt
 
