@@ -24,6 +24,7 @@ redis = pytest.importorskip("redis")
 
 from users_session_manager.stores.encoding import digest_of  # noqa: E402
 from users_session_manager.stores.redis import RedisStore  # noqa: E402  # the extra may be missing
+from users_session_manager.stores.redis.client import ProcessClient  # noqa: E402
 
 
 def test_announcer_started_later(redis_url, prefix, monkeypatch):
@@ -458,6 +459,28 @@ class TestClients:
         manager.close()
         assert not client.closed
         client.close()
+
+    def test_cluster_options(self, redis_cluster_port):
+        """The client that a process makes for a cluster has the options of the one that was passed in."""
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        def options_of(client: Any) -> list[Any]:
+            nodes = client.nodes_manager
+            return [
+                client.retry.get_retries(),
+                *(client.reinitialize_steps, nodes._require_full_coverage, nodes._dynamic_startup_nodes),
+                nodes.connection_kwargs["socket_timeout"],
+            ]
+
+        options = {"require_full_coverage": False, "dynamic_startup_nodes": False, "reinitialize_steps": 7}
+        retry = Retry(NoBackoff(), 6)
+        with (
+            redis.RedisCluster("127.0.0.1", redis_cluster_port, retry=retry, socket_timeout=3, **options) as template,
+            contextlib.closing(ProcessClient(template)) as made,
+        ):
+            assert made.get() is not template
+            assert options_of(made.get()) == options_of(template) == [6, 7, False, False, 3]
 
     def test_bad_client(self, client):
         """A wrong client, prefix or lease is refused and named."""

@@ -120,10 +120,15 @@ def _copy_cluster(template: Any) -> Any:
         options.pop(name, None)
     if template.read_from_replicas:  # newer versions warn of it
         options["read_from_replicas"] = True
+    for name in ("cluster_error_retry_attempts", "retry"):  # up to redis-py 5, and from 6 on
+        if hasattr(template, name):
+            options[name] = getattr(template, name)
     return type(template)(
         startup_nodes=[type(node)(node.host, node.port) for node in manager.startup_nodes.values()],
         address_remap=manager.address_remap,
         reinitialize_steps=template.reinitialize_steps,
+        require_full_coverage=manager._require_full_coverage,
+        dynamic_startup_nodes=manager._dynamic_startup_nodes,
         **options,
     )
 
