@@ -4,11 +4,12 @@
 #   integrations/   what each framework needs, imported by name: they call the manager and listen
 #                   _request.py is what the web frameworks share of a request, _cookies.py where its key travels
 #   manager.py      SessionManager: the npm API, the policy methods and the events; keeps nothing, reads no clock
-#   events.py       the emitter that isolates listeners
 #   stores/         base.py describes what a store must do; a store owns time
 #                   memory.py keeps sessions in a dictionary
 #                   redis/ keeps them in Redis: script.lua runs there, script.py calls it, records.py reads the answers
+#                   sql/ keeps them in a SQLite file or in PostgreSQL: database.py asks it, schema.py has the tables
 #                   expiry.py claims, announces and acknowledges the ends that processes share
+#   events.py       the emitter that isolates listeners
 #   policy.py       how long a session may last, how many a user may have
 #   timers.py       SessionTimer, the threading.Timer of a session
 #   clock.py        the one lock, the thread that rings alarms, and all about forks and exit

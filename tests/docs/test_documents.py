@@ -274,6 +274,14 @@ def test_every_block_names_its_language(path: Path) -> None:
     assert all(FENCED.findall(path.read_text()))
 
 
+@every_document
+def test_each_paragraph_appears_once(path: Path) -> None:
+    """A merge may leave a part of a page there twice."""
+    parts = [" ".join(part.split()) for part in re.split(r"\n\n|\n(?=- )", FENCED.sub("", path.read_text()))]
+    long = [part for part in parts if len(part) > 60 or part.startswith("#")]
+    assert [part for part in {*long} if long.count(part) > 1] == []
+
+
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if path not in PAGES], ids=id_of)
 def test_links_resolve(path: Path) -> None:
     """Those of the pages are checked when the site is built."""

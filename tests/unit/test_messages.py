@@ -109,7 +109,7 @@ def read(node: ast.expr | None, names: dict[str, str]) -> tuple[str, list[str]]:
     for part in node.values:
         inner = part.value if isinstance(part, ast.FormattedValue) else part
         text, _ = read(inner, names)
-        parts.append(text or "…")
+        parts.append((repr(text) if getattr(part, "conversion", -1) == ord("r") else text) if text else "…")
         values += [] if text else [ast.unparse(inner)]
     return "".join(parts), values
 
