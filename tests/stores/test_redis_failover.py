@@ -46,7 +46,7 @@ WORKER = Path(__file__).with_name("failover_worker.py")
 # How soon a store has to be well again once Redis is.
 SOON = bound(1.0)
 # How long a call waits for an answer.
-TIMEOUT = 0.5
+TIMEOUT = 4.0
 
 
 @pytest.fixture
@@ -237,6 +237,25 @@ class TestDemoted:
         assert log_lines(caplog) == ONCE
         assert len(elsewhere.log.read_text().splitlines()) == 2, elsewhere.log.read_text()
 
+    def test_subscription_left_behind(self, servers, open_manager, listening):
+        """A subscription stays with the old master, while all other connections are to the new one: it is made anew."""
+        old, new = servers.start(), servers.start()
+        name = servers.proxy(old.port)
+        manager, elsewhere = open_manager(name.url), listening(name.url)
+        manager.loadNewSession("logged out")
+        manager.deleteUserSessions("logged out")
+        eventually(lambda: len(elsewhere.heard) == 2)
+        name.target = new.port
+        servers.client(old.port).client_kill_filter(_type="normal")
+        assert servers.client(old.port).pubsub_numsub("users-session-manager:2:notices")[0][1] == 1
+        start = time.monotonic()
+        while len(elsewhere.heard) == 2:
+            manager.loadNewSession("logged out")
+            manager.deleteUserSessions("logged out")
+            assert time.monotonic() - start < WAIT
+            time.sleep(0.1)
+        print(f"it hears of ends after {time.monotonic() - start:.1f} s")
+
     def test_moved_at_once(self, servers, open_manager, caplog):
         """A name that moves as the old master is demoted: the next request opens connections to the new one."""
         old, new = servers.master_and_replica()
@@ -322,7 +341,7 @@ class TestRestarted:
         client.save()
         server.stop()
         assert refused(lambda: manager.checkSessionStatus(key))
-        servers.start_loading(server, "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+        servers.start_loading(server, "--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024")
         eventually(lambda: is_loading(client))
         calls = [*passive_calls(manager, key, "Luca"), lambda: manager.restartSessionTimer(key)]
         for call in itertools.cycle(calls):
@@ -338,7 +357,7 @@ class TestRestarted:
         check_ends(manager, ended)
         last = manager.loadNewSession("logged out")
         manager.deleteUserSessions("logged out")
-        eventually(lambda: last in elsewhere.heard, 10)
+        eventually(lambda: last in elsewhere.heard)
         assert log_lines(caplog) == ONCE
 
 
@@ -542,13 +561,12 @@ def fail_over(
     probes = [manager.loadNewSession(f"probe {number}") for number in range(32)]
     with Stalls() as stalls, load:
         acknowledged, until = 0.0, time.monotonic() + 1
-        while time.monotonic() < until:
+        while time.monotonic() < until or not acknowledged:
             now = time.monotonic()
             old.set(witness, now)
             if old.wait(1, 1000) >= 1:
                 acknowledged = now
             time.sleep(0.02)
-        assert acknowledged
         if way == "ask":
             new.execute_command("CLUSTER FAILOVER")
         else:

@@ -31,7 +31,7 @@ INTERNAL = {
     "a step waits where there is no event loop",
     "this is not the key of the session",
     "this is no time",
-    "no answer to a ping of the subscription",
+    "the subscription receives nothing that is published",
     "no answer in time",
     "the connections have been closed",
     "the file was replaced",

@@ -66,8 +66,8 @@ _SHAS: Final = {name: sha1(text, usedforsecurity=False).hexdigest() for name, te
 ALL_GROUPS: Final = range(GROUPS)
 # How many notices are passed on at once.
 _NOTICES_AT_ONCE: Final = 100
-# After how many waits without a notice a subscription asks whether Redis is there.
-_READS_PER_PING: Final = 4
+# After how many waits without a message a subscription is checked: an empty message has to arrive.
+_READS_PER_CHECK: Final = 2
 
 
 class Scripts:
@@ -159,10 +159,11 @@ class Scripts:
             while self.client.is_present(client):  # else it was closed after a failure
                 message = subscription.get_message(timeout=0 if notices else timeout)
                 silent_for = 0 if message or notices else silent_for + 1
-                if silent_for == 2 * _READS_PER_PING:
-                    raise RedisConnectionError("no answer to a ping of the subscription")
-                if silent_for == _READS_PER_PING:
-                    subscription.ping()
+                if silent_for == 2 * _READS_PER_CHECK:
+                    raise RedisConnectionError("the subscription receives nothing that is published")
+                if silent_for == _READS_PER_CHECK:
+                    # On a connection of its own, as notices are: after a failover this one may be with the old master.
+                    client.publish(self.channel, b"")
                 kind = message and message["type"]
                 found = notice(message["data"]) if kind == "message" else None
                 if found is not None:
