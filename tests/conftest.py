@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import logging
 import os
 import re
@@ -55,6 +56,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     report = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and report is not None and report.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True, scope="session")
+def patient_stores() -> Iterator[None]:
+    """A store waits half a minute where a test says nothing else; a busy machine may need more than the default."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (("redis", "RedisStore"), ("sql", "SQLStore")):
+            with contextlib.suppress(ImportError):  # the extra may be missing
+                kind = getattr(importlib.import_module(f"users_session_manager.stores.{module}"), name)
+                for method in (kind.from_url.__func__, kind.__init__):
+                    if "timeout" in method.__kwdefaults__:
+                        patch.setitem(method.__kwdefaults__, "timeout", 30.0)
+        yield
 
 
 @pytest.fixture(scope="session")

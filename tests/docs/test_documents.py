@@ -180,8 +180,8 @@ def test_the_redis_user_of_the_documents_may_do_what_sessions_take(tmp_path: Pat
     assert manager.findSessions([manager.getSession(key)._id for key in manager.sessions])
     assert len(manager.sessions) == 1
     manager.deleteAllSessions()
-    manager.setExpiryWarning(1)
-    manager.loadNewSession("luca", timeout=2)
+    manager.setExpiryWarning(5)
+    manager.loadNewSession("luca", timeout=6)
     assert all_over.wait(60)
     assert notified.wait(60)
     assert (followed[0], {*followed}) == ("missed", {"missed", "created", "ended"})

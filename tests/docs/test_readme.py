@@ -97,7 +97,7 @@ def test_logout_of_a_page(application, url):
     key = manager.loadNewSession("luca")
     page, logged_out = new_client(), threading.Event()
     page.on("logout", lambda _data: logged_out.set())
-    page.connect(url, headers={"Cookie": f"session_key={key}"}, transports=["polling"])
+    page.connect(url, headers={"Cookie": f"session_key={key}"}, transports=["polling"], wait_timeout=30)
     assert page.call("session_key") is True
     assert not logged_out.is_set()
     manager.deleteSession(key)

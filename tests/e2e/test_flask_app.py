@@ -220,8 +220,9 @@ def test_python_client(example):
         stack.callback(insider.disconnect)
         stack.callback(outsider.disconnect)
         inside, outside = heard(insider), heard(outsider)
-        insider.connect(example.url, headers={"Cookie": f"session_key={cookie.value}"}, transports=["polling"])
-        outsider.connect(example.url, transports=["polling"])
+        polling: dict[str, Any] = {"transports": ["polling"], "wait_timeout": 30}
+        insider.connect(example.url, headers={"Cookie": f"session_key={cookie.value}"}, **polling)
+        outsider.connect(example.url, **polling)
         assert insider.call("session_key") is True
         assert outsider.call("session_key") is False
         assert outside.get(timeout=30) == ("logout", ({"reason": None},))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import shutil
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from npm_client import client_script
 from server_process import ServerProcess
+
+from users_session_manager import SessionManager
 
 pytest.importorskip("flask_socketio")
 
@@ -117,6 +120,13 @@ class Workers:
     def kill(self) -> None:
         self._server.kill()
 
+    def expire_soon(self, key: str) -> float:
+        """Let a session expire, in four seconds; return its deadline, Unix time."""
+        with contextlib.closing(SessionManager(store=f"sqlite:///{self._folder}/instance/sessions.db")) as manager:
+            manager.setSessionTimeOut(4)
+            assert manager.restartSessionTimer(key)
+            return time.time() + manager.getSessionTimeLeft(key)
+
     def stop(self) -> None:
         output = self._server.stop()
         assert "Traceback" not in output, output
@@ -152,10 +162,11 @@ def late(tabs: list[Any], since: float) -> list[float]:
 def test_four_workers(workers, visitor, expect):
     """Each tab hears of an expiry and of a logout everywhere, and a kill of all workers ends no session."""
     visitor.add_init_script(NOTE_LOGOUT)
-    visitor.new_page().goto(f"{workers.url}/short-login")
+    log_in(visitor, workers.url, "lasagne")
     tabs = tabs_of_two_workers(visitor, workers.url)
-    left = visitor.request.get(f"{workers.url}/left").json()["left"]
-    print("after the expiry:", late(tabs, time.time() + left))
+    (key,) = (each["value"] for each in visitor.cookies() if each["name"] == "session_key")
+    deadline = workers.expire_soon(key)
+    print("after the expiry:", late(tabs, deadline))
 
     log_in(visitor, workers.url, "lasagne")
     tabs = tabs_of_two_workers(visitor, workers.url)

@@ -1131,7 +1131,7 @@ class TestTwoLifespans:
                 while (message := messages.get(timeout=30)) != (io, short):
                     assert is_shared
                     assert message == (io, late)
-                late = manager.loadNewSession("gino", timeout=2)
+                late = manager.loadNewSession("gino", timeout=6)
             for thread in our_threads():
                 thread.join(30)  # it may have been stopped a moment ago
             assert our_threads() == []

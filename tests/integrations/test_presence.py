@@ -31,7 +31,7 @@ from users_session_manager import SessionManager
 from users_session_manager.stores.redis import RedisStore
 
 url, prefix, *keys = sys.argv[1:]
-manager = SessionManager(store=RedisStore.from_url(url, prefix=prefix))
+manager = SessionManager(store=RedisStore.from_url(url, prefix=prefix, timeout=30))
 """
 """How a program of another process begins."""
 
@@ -86,7 +86,7 @@ def attached(manager: SessionManager, server: Any) -> Iterator[Callable[[], None
     detach = server.attach(manager)
     yield detach
     detach()
-    assert THREAD not in {thread.name for thread in threading.enumerate()}
+    eventually(lambda: THREAD not in {thread.name for thread in threading.enumerate()})
 
 
 @pytest.fixture
@@ -294,7 +294,7 @@ class TestSettingUp:
         assert THREAD in {thread.name for thread in threading.enumerate()}
         present()
         present()
-        assert THREAD not in {thread.name for thread in threading.enumerate()}
+        eventually(lambda: THREAD not in {thread.name for thread in threading.enumerate()})
 
     def test_detach(self, manager, server, present, sign_in):
         """Detached, it sends and answers nothing; it can be started again, for clients that have joined before."""

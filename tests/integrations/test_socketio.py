@@ -142,7 +142,7 @@ from users_session_manager import SessionManager, SessionRejected
 from users_session_manager.stores.redis import RedisStore
 
 url, prefix, key = sys.argv[1:]
-manager = SessionManager(store=RedisStore.from_url(url, prefix=prefix))
+manager = SessionManager(store=RedisStore.from_url(url, prefix=prefix, timeout=30))
 """
 """How a program of another process begins."""
 

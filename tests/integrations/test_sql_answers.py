@@ -36,7 +36,7 @@ def make_app(url: str, **options: Any) -> Any:
     """Return an application whose sessions are at an address, with a view for users alone."""
     app = Flask(__name__)
     app.config.update(TESTING=True)
-    SessionManager(store=SQLStore.from_url(url, timeout=1.0, **options))
+    SessionManager(store=SQLStore.from_url(url, timeout=4.0, **options))
     sessions = UserSessions(app)
 
     @app.post("/login")

@@ -25,7 +25,7 @@ on_each_store = pytest.mark.parametrize("store_kind", SHARED_STORES)
 
 WORKERS = 2
 CLIENTS = 4
-HANG = 20
+HANG = 60
 """The seconds after which a request, or a forked child, counts as hung."""
 
 RUN_GUNICORN = f"-m gunicorn --workers {WORKERS} --threads 4 -b 127.0.0.1:0 noting_wsgi:app"
@@ -196,9 +196,9 @@ def test_quiet(notes):
         assert status == 200
         return {first, second}
 
-    with running("uwsgi", notes, LEASE="1") as server:
+    with running("uwsgi", notes, LEASE="6") as server:
         ask_all_workers(sign_out, server.port)
-        time.sleep(2)
+        time.sleep(8)
         ask_all_workers(sign_out, server.port)
     assert notes.of("deleted") == Counter([*notes.of("created")])
 

@@ -163,7 +163,10 @@ def test_on_redis(site_on_redis):
             read_to_the_end(each)
         closed += len(streams)
         site_on_redis.wait_until_closed(closed)
-    expiring = [site_on_redis.open(manager.loadNewSession("Luca", timeout=2)) for _ in range(2)]
+    keys = [manager.loadNewSession("Luca") for _ in range(2)]
+    expiring = [site_on_redis.open(key) for key in keys]
+    manager.setSessionTimeOut(2)
+    assert all(manager.restartSessionTimer(key) for key in keys)
     for each in expiring:
         read_to_the_end(each)
 

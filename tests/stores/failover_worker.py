@@ -10,7 +10,7 @@ from users_session_manager.stores.redis import RedisStore
 
 
 def main():
-    manager = SessionManager(store=RedisStore.from_url(sys.argv[1], timeout=0.5))
+    manager = SessionManager(store=RedisStore.from_url(sys.argv[1], timeout=4.0))
     manager.initSocketReference(object())
     manager.on("notifyClientToLogout", lambda io, key: print(key, flush=True))
     manager.serve()

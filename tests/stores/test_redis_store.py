@@ -594,11 +594,12 @@ class TestAsyncListeners:
     @pytest.mark.parametrize("end", ["expires", "deleted"])
     def test_acknowledged_once_done(self, redis_url, prefix, client, end):
         """An end is acknowledged once its async listener has run, and not while it waits."""
-        begun, done = [], []
+        begun, done, looked = [], [], asyncio.Event()
 
         async def listener(session, reason):
             begun.append(session.key)
-            await asyncio.sleep(3 if end == "expires" else 0.2)  # longer than the lease, which is kept
+            await asyncio.sleep(3 if end == "expires" else 0)  # longer than the lease, which is kept
+            await looked.wait()
             done.append(session.key)
 
         async def body(manager):
@@ -610,6 +611,7 @@ class TestAsyncListeners:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
             assert kept_sessions(client, prefix), "it is not acknowledged yet"
+            looked.set()
             while kept_sessions(client, prefix):
                 await asyncio.sleep(0.01)
             assert begun == done == [key]
@@ -697,11 +699,11 @@ class TestUnusualEnds:
     def test_longer_than_the_lease(self, redis_url, prefix, call):
         """A process that does not serve and announces for longer than its lease keeps it."""
         ended, elsewhere = [], []
-        other = RedisStore.from_url(redis_url, prefix=prefix, lease=1)
+        other = RedisStore.from_url(redis_url, prefix=prefix, lease=8)
         other.open(Callbacks(on_ended=lambda session, reason: elsewhere.append(session.key)))
         keys = [other.add("Luca", 600)[0] for _ in range(60)]
-        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix, lease=1))
-        manager.on("sessionEnded", lambda session, reason: ended.append(session.key) or time.sleep(0.06))
+        manager = SessionManager(store=RedisStore.from_url(redis_url, prefix=prefix, lease=8))
+        manager.on("sessionEnded", lambda session, reason: ended.append(session.key) or time.sleep(0.14))
         getattr(manager, call)(*(["Luca"] if call == "deleteUserSessions" else []))
         assert sorted(ended) == sorted(keys)
         eventually(lambda: kept_sessions(other._scripts.client.get(), prefix) == [])

@@ -536,6 +536,7 @@ class TestConnections:
         begun = eventually(lambda: [each for each in statements if "look_at" in each] and time.monotonic())
         statements.clear()
         time.sleep(4)
+        eventually(lambda: statements)
         manager.close()
         assert 1 <= len(statements) <= 2 * (time.monotonic() - begun) + 2
 

@@ -28,8 +28,9 @@ class Clients:
 
 
 @pytest.mark.parametrize("store_kind", ["postgresql"])
-def test_out_of_order(address):
+def test_out_of_order(address, monkeypatch):
     """A notice of a transaction that ends after later ones is read once that has ended."""
+    monkeypatch.setattr("users_session_manager.stores.sql.notices.GAP_TIMEOUT", 60.0)
     manager = SessionManager(store=address.open())
     keys = [manager.loadNewSession(name) for name in ("Luca", "Marco", "Fabio")]
     luca, marco, fabio = (manager.getSession(key)._id for key in keys)

@@ -95,7 +95,7 @@ OPENED = """
     from users_session_manager import SessionManager
 
     address = StoreAddress(*sys.argv[1:])
-    store = address.open(lease=2)
+    store = address.open(lease=20, timeout=30)
     manager = SessionManager(store=store)
 
     def write(session, reason):  # at once, also in a child and at the exit

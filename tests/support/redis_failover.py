@@ -220,7 +220,7 @@ class Servers:
         with server.log.open("w") as log:
             server.process = subprocess.Popen([*server.command, *options], stdout=log, stderr=subprocess.STDOUT)
 
-    def sentinels(self, master: RedisServer, down_after: int = 500) -> list[int]:
+    def sentinels(self, master: RedisServer, down_after: int = 3000) -> list[int]:
         """Start three sentinels that watch the master under the name `sessions`; return their ports."""
         ports = []
         for _ in range(3):
@@ -253,7 +253,7 @@ class Servers:
         replicas = self.client(port).sentinel_slaves("sessions")
         return any(one["flags"] == "slave" and one["master-link-status"] == "ok" for one in replicas)
 
-    def cluster(self, node_timeout: int = 1000) -> list[tuple[RedisServer, RedisServer]]:
+    def cluster(self, node_timeout: int = 5000) -> list[tuple[RedisServer, RedisServer]]:
         """Start a cluster of three masters with a replica each; return the pairs."""
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout))
         servers = [self.start(*options) for _ in range(6)]

@@ -176,10 +176,12 @@ class TestClock:
 
     def test_stop(self):
         """Stopped, it runs nothing; to stop it twice is harmless."""
-        clock = Clock()
+        seconds = [0.0]
+        clock = Clock(lambda: seconds[0])
         SessionTimer(0.05, pytest.fail, clock=clock).start()
         clock.close()
         clock.close()
+        seconds[0] = 1.0
         assert clock.run_due() == 0
         SessionTimer(0, pytest.fail, clock=clock).start()
         assert not any(thread.name == "users-session-manager clock" for thread in threading.enumerate())

@@ -46,7 +46,7 @@ class TestStore:
             seen.append(reason)
 
         store.open(Callbacks(on_ended=announce))
-        key, _ = store.add("Luca", 0.05)
+        key, _ = store.add("Luca", 1)
         timer = store.sessions[key].timer
         assert started.wait(30)
         assert timer.is_alive()

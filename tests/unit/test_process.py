@@ -277,7 +277,7 @@ class TestFork:
         if child == 0:
             announced = threading.Event()
             manager.on("sessionDeleted", lambda key: announced.set() if key == short else None)
-            short = expires_in(0.1, "short")
+            short = expires_in(1, "short")
             ok = manager.checkSessionStatus(before) and announced.wait(30)
             ok = ok and manager.deleteSession(manager.loadNewSession("child"))
             os._exit(0 if ok else 1)

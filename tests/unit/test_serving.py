@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 from users_session_manager import SessionManager, SessionRejected
 from users_session_manager.stores.base import Notice
@@ -27,7 +28,7 @@ class TestStop:
         assert len(own_threads()) == 1
         for _ in range(2):
             manager.stop()
-            assert own_threads() == []
+            eventually(lambda: own_threads() == [])
         assert manager.getSession(key).username == "Marco"
         assert manager.getSessionTimeout() == 77
         manager.resumeSession(key)
@@ -45,7 +46,7 @@ class TestStop:
         manager.close()
         manager.serve()
         manager.stop()
-        assert own_threads() == []
+        eventually(lambda: own_threads() == [])
 
     def test_many_times(self):
         """However often it is stopped and started, one thread runs, and alarms ring."""

@@ -76,7 +76,7 @@ class TestLikeTheStandardLibrary:
 
     def test_finished(self, make):
         """To set `finished` by hand cancels it."""
-        timer = make(0.05, pytest.fail)
+        timer = make(1, pytest.fail)
         timer.start()
         timer.finished.set()
         timer.join(30)

@@ -11,6 +11,9 @@ from functools import partial
 from users_session_manager import SessionManager
 from users_session_manager.stores import store_class
 
+TIMEOUT = 30.0
+"""How long a call may take, in seconds; a busy machine may need more than the default."""
+
 
 def note(what: str, key: str) -> None:
     line = f"{what} {key} {os.getpid()}\n".encode()
@@ -24,7 +27,7 @@ def make_store():
     options = {"prefix": os.environ["PREFIX"], "lease": float(os.environ.get("LEASE", 30))}
     kind = store_class(url)
     if before_fork != "client":
-        return kind.from_url(url, **options)
+        return kind.from_url(url, timeout=TIMEOUT, **options)
     if url.startswith("redis"):
         import redis
 
@@ -38,7 +41,7 @@ def make_store():
         import psycopg
 
         client = partial(psycopg.connect, url)
-    store = kind(client, **options)
+    store = kind(client, **options, **({} if url.startswith("redis") else {"timeout": TIMEOUT}))
     len(store.sessions)
     return store
 

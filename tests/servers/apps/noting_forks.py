@@ -13,7 +13,7 @@ import time
 
 faulthandler.enable()
 COUNT, KIND = int(sys.argv[1]), sys.argv[2]
-HANG = 20
+HANG = 60
 AT_ONCE = 5
 
 if KIND != "memory":

@@ -9,22 +9,13 @@
   // A page that is refused every time is requested once.
   let signedIn = "signedIn" in tag && !sessionStorage.userSessions;
   let leftAt = 0;
-  let dialog, timer, unanswered;
+  let dialog, timer;
 
-  socket.on("connect", present);
+  socket.on("connect", () => socket.emit("session_key", page.key?.() ?? null, join));
   socket.on("session_expiring", (left) => (page.onwarning ?? warn)(left));
   socket.on("logout", signOut);
 
-  function present() {
-    const hint = "user-sessions.js has no answer to session_key: call attach() with the Socket.IO server";
-    const warnAboutServer = () => socket.connected && console.warn(`${hint}, see docs/how-to/page-script.md`);
-    clearTimeout(unanswered);
-    unanswered = setTimeout(warnAboutServer, 10000);
-    socket.emit("session_key", page.key?.() ?? null, join);
-  }
-
   function join(alive) {
-    clearTimeout(unanswered);
     if (!alive) return;
     signedIn = true;
     delete sessionStorage.userSessions;
