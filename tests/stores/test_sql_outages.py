@@ -587,7 +587,7 @@ class TestSQLiteReplaced:
     def test_broken(self, path, open_store, caplog, broken):
         """A damaged file lets no old key in, and all is well once it is removed."""
         url = f"sqlite:///{path}"
-        stores = [open_store(url), open_store(url)]
+        stores = [open_store(url, timeout=2.0), open_store(url, timeout=2.0)]
         manager = SessionManager(store=stores[0])
         ended = []
         manager.on("sessionDeleted", ended.append)
