@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -27,9 +29,21 @@ from django_project import COOKIE, HTML, new_client, user_named
 from users_session_manager import SessionManager
 from users_session_manager.integrations.django import session_required
 
+# Over ASGI Django makes the page of an error in a thread that closes no connection, of which Python 3.13 warns.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <sqlite3.Connection:pytest.PytestUnraisableExceptionWarning"
+)
+
 MESSAGE = "You are signed in as often as you may be."
 numbers = count()
 PAGES = {"user.html": "{{ user.username }}", "hello.html": "hello", "404.html": "{{ user.username }}"}
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What a test leaves is collected here, and not in a later one of another module."""
+    yield
+    gc.collect()
 
 
 def templates(**more: str) -> Any:
@@ -204,8 +218,6 @@ ASKERS = {
 }
 
 
-# Over ASGI Django makes the page of an error in a thread that closes no connection, of which Python 3.13 warns.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <sqlite3.Connection:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("asker", ASKERS)
 def test_unavailable(unreachable, handler, asker):
     """A request for the user is answered 503 while the store is unavailable, and the session goes on afterwards."""

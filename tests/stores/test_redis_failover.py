@@ -242,12 +242,14 @@ class TestDemoted:
         old, new = servers.start(), servers.start()
         name = servers.proxy(old.port)
         manager, elsewhere = open_manager(name.url), listening(name.url)
+        looker = servers.client(old.port)
+        eventually(lambda: looker.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1)
         manager.loadNewSession("logged out")
         manager.deleteUserSessions("logged out")
         eventually(lambda: len(elsewhere.heard) == 2)
         name.target = new.port
-        servers.client(old.port).client_kill_filter(_type="normal")
-        assert servers.client(old.port).pubsub_numsub("users-session-manager:2:notices")[0][1] == 1
+        looker.client_kill_filter(_type="normal")
+        assert looker.pubsub_numsub("users-session-manager:2:notices")[0][1] == 1
         start = time.monotonic()
         while len(elsewhere.heard) == 2:
             manager.loadNewSession("logged out")

@@ -66,7 +66,8 @@ _SHAS: Final = {name: sha1(text, usedforsecurity=False).hexdigest() for name, te
 ALL_GROUPS: Final = range(GROUPS)
 # How many notices are passed on at once.
 _NOTICES_AT_ONCE: Final = 100
-# After how many waits without a message a subscription is checked: an empty message has to arrive.
+# After how many waits without a message a subscription is checked: an empty message, published on another connection
+# as notices are, has to arrive. After a failover the subscription may be left with the old master.
 _READS_PER_CHECK: Final = 2
 
 
@@ -162,7 +163,6 @@ class Scripts:
                 if silent_for == 2 * _READS_PER_CHECK:
                     raise RedisConnectionError("the subscription receives nothing that is published")
                 if silent_for == _READS_PER_CHECK:
-                    # On a connection of its own, as notices are: after a failover this one may be with the old master.
                     client.publish(self.channel, b"")
                 kind = message and message["type"]
                 found = notice(message["data"]) if kind == "message" else None
