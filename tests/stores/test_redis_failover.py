@@ -258,6 +258,22 @@ class TestDemoted:
             time.sleep(0.1)
         print(f"it hears of ends after {time.monotonic() - start:.1f} s")
 
+    def test_full_pool(self, servers):
+        """While no connection is left for the check of a subscription, it goes on, and hears what comes."""
+        url = servers.start().url
+        pool = redis.ConnectionPool.from_url(url, max_connections=3)
+        with contextlib.closing(RedisStore(redis.Redis(connection_pool=pool), thread=False)) as store:
+            batches = store._scripts.subscribe(0.05)
+            assert next(batches) == []
+            with contextlib.ExitStack() as stack:
+                own = store._scripts.client.get().connection_pool
+                for _ in range(2):
+                    stack.callback(own.release, own.get_connection())
+                assert [next(batches) for _ in range(20)] == [[]] * 20
+                with contextlib.closing(RedisStore.from_url(url)) as other:
+                    other.remove(other.add("Luca", 60)[0])
+                assert any(next(batches) for _ in range(20))
+
     def test_moved_at_once(self, servers, open_manager, caplog):
         """A name that moves as the old master is demoted: the next request opens connections to the new one."""
         old, new = servers.master_and_replica()

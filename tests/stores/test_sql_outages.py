@@ -629,6 +629,34 @@ class TestSQLiteReplaced:
             assert look.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_connects_and_refuses(path, caplog):
+    """A database that can be connected to again, and still refuses each change, is not called reachable."""
+    connects, writes = [True], [True]
+
+    def connect() -> sqlite3.Connection:
+        if not connects:
+            raise sqlite3.OperationalError("unable to open database file")
+        connection = sqlite3.connect(path, check_same_thread=False)
+        if not writes:
+            connection.execute("PRAGMA query_only = 1")
+        return connection
+
+    with contextlib.closing(SQLStore(connect, thread=False)) as store:
+        key, _ = store.add("Luca", 60)
+        store._disconnect()
+        caplog.clear()
+        connects.clear()
+        refused(lambda: store.restart(key, 60))
+        connects.append(True)
+        writes.clear()
+        for _ in range(2):
+            refused(lambda: store.restart(key, 60))
+        assert lines_of(caplog) == OUTAGE[:1]
+        writes.append(True)
+        assert store.restart(key, 60) is not None
+        assert lines_of(caplog) == OUTAGE
+
+
 _READ_ONLY = """
 import itertools, logging, os, pathlib, sys
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable

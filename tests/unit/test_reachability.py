@@ -38,6 +38,16 @@ def test_late_answer(reachability, caplog):
     assert lines(caplog) == ["Redis is unreachable, every session is refused"]
 
 
+def test_older_failure(reachability, caplog):
+    """A failure of a call that began earlier changes nothing of what a later call has found."""
+    now = time.monotonic()
+    reachability.failed(LOST, now)
+    reachability.failed(LOST, now - 2, "create")
+    assert reachability.is_unreachable
+    reachability.answered("read", now - 1)
+    assert lines(caplog) == ["Redis is unreachable, every session is refused"]
+
+
 def test_second_failure(reachability, caplog):
     """A call that began after the store had answered again begins a second failure."""
     reachability.failed(LOST, time.monotonic())

@@ -45,9 +45,9 @@ class Reachability:
             refused: The operation that the store has refused, while it may do others; empty, the default, if it does
                 not answer at all.
         """
-        is_over = asked_at <= self._recovered_at
-        is_new = self._failed_operation is None and not is_over
-        if not is_over:
+        is_late = asked_at <= max(self._recovered_at, self._failed_asked_at)
+        is_new = self._failed_operation is None and not is_late
+        if not is_late:
             self._failed_operation, self._failed_at = refused, time.monotonic()
             self._failed_asked_at = asked_at
         if isinstance(failure, SessionError):  # its text says what to do

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
+from random import random
 from typing import Any, Final
 
 from ...clock import LOCK
@@ -67,7 +68,8 @@ ALL_GROUPS: Final = range(GROUPS)
 # How many notices are passed on at once.
 _NOTICES_AT_ONCE: Final = 100
 # After how many waits without a message a subscription is checked: an empty message, published on another connection
-# as notices are, has to arrive. After a failover the subscription may be left with the old master.
+# as notices are, has to arrive. After a failover the subscription may be left with the old master. The waits are
+# random: the first process to check publishes to all others, which are silent no longer.
 _READS_PER_CHECK: Final = 2
 
 
@@ -158,12 +160,12 @@ class Scripts:
             silent_for = subscribed = 0
             notices: list[Notice] = []
             while self.client.is_present(client):  # else it was closed after a failure
-                message = subscription.get_message(timeout=0 if notices else timeout)
+                message = subscription.get_message(timeout=0 if notices else timeout * (1 + random()) / 2)  # noqa: S311
                 silent_for = 0 if message or notices else silent_for + 1
                 if silent_for == 2 * _READS_PER_CHECK:
                     raise RedisConnectionError("the subscription receives nothing that is published")
-                if silent_for == _READS_PER_CHECK:
-                    client.publish(self.channel, b"")
+                if silent_for == _READS_PER_CHECK and not self._check(client):
+                    silent_for -= 1
                 kind = message and message["type"]
                 found = notice(message["data"]) if kind == "message" else None
                 if found is not None:
@@ -179,6 +181,13 @@ class Scripts:
             if self._subscription is subscription:  # else this is a forked child
                 self._subscription = None
                 subscription.close()
+
+    def _check(self, client: Any) -> bool:
+        """Return whether the message that checks a subscription could be sent: a pool may have no connection left."""
+        with suppress(*FAILURES):
+            client.publish(self.channel, b"")
+            return True
+        return False
 
     def interrupt(self) -> None:
         """Let a subscription of this process that waits for a notice yield."""

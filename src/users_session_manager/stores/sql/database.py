@@ -183,6 +183,8 @@ class Database:
             self._give_back(connection, is_good=False)
             raise
         self._give_back(connection, is_good=True)
+        if is_new:
+            self.reachability.answered(_CONNECTING, until - self._timeout)
         return answer
 
     def _work(self, raw: Any, work: Callable[[Execute], Answer], *, begins: bool) -> Answer:
@@ -255,7 +257,6 @@ class Database:
         finally:  # not earlier: a new file would have the number of the one that is closed
             for each in stale:
                 self._close(each)
-        self.reachability.answered(_CONNECTING, until - self._timeout)
         return connection, True
 
     def _connect(self, until: float) -> _Connection:
