@@ -17,8 +17,8 @@ _FORGET_AFTER: Final = 5.0
 class Reachability:
     """Notes whether a store answers; the log has one line when a failure begins and one when it is over.
 
-    Several threads ask at once, and calls end in another order than they begin: a failure of one that began before an
-    answer came says nothing new, nor does an answer to one that began before another which failed.
+    Several threads ask at once, and calls end in another order than they begin. The failure of a call that began before
+    the store answered again says nothing new.
 
     Args:
         name: What the log calls the store.
@@ -28,8 +28,7 @@ class Reachability:
         self._name = name
         # The operation that the store has refused, empty if it did not answer at all, None without a failure.
         self._failed_operation: str | None = None
-        self._failed_at = 0.0
-        self._failed_asked_at = self._recovered_at = float("-inf")
+        self._failed_at = self._recovered_at = float("-inf")
 
     @property
     def is_unreachable(self) -> bool:
@@ -45,11 +44,10 @@ class Reachability:
             refused: The operation that the store has refused, while it may do others; empty, the default, if it does
                 not answer at all.
         """
-        is_late = asked_at <= max(self._recovered_at, self._failed_asked_at)
-        is_new = self._failed_operation is None and not is_late
-        if not is_late:
+        is_over = asked_at <= self._recovered_at
+        is_new = self._failed_operation is None and not is_over
+        if not is_over:
             self._failed_operation, self._failed_at = refused, time.monotonic()
-            self._failed_asked_at = asked_at
         if isinstance(failure, SessionError):  # its text says what to do
             if is_new:
                 log.error("%s cannot be used, every session is refused: %s", self._name, failure)
@@ -64,12 +62,12 @@ class Reachability:
             "of the store, see docs/how-to/production.md)"
         )
 
-    def answered(self, operation: str, asked_at: float) -> None:
-        """Note that an operation, which was asked for at that time, has had its answer.
+    def answered(self, operation: str) -> None:
+        """Note that an operation has had its answer.
 
         With a full memory or disk a store refuses some operations and not others: that is one line, not many.
         """
-        if self._failed_operation is None or asked_at < self._failed_asked_at:
+        if self._failed_operation is None:
             return
         now = time.monotonic()
         if self._failed_operation in ("", operation) or now - self._failed_at > _FORGET_AFTER:

@@ -118,7 +118,7 @@ class Scripts:
         except BaseException:  # of a signal handler: an answer that was not read is not that of the next call
             self.client.close()
             raise
-        self.reachability.answered(operation, asked_at)
+        self.reachability.answered(operation)
         return answer
 
     def _execute(self, operation: str, rest: Sequence[Any]) -> Any:
@@ -160,7 +160,7 @@ class Scripts:
             silent_for = subscribed = 0
             notices: list[Notice] = []
             while self.client.is_present(client):  # else it was closed after a failure
-                message = subscription.get_message(timeout=0 if notices else timeout * (1 + random()) / 2)  # noqa: S311
+                message = subscription.get_message(timeout=0 if notices else timeout * (1 + random() / 2))  # noqa: S311
                 silent_for = 0 if message or notices else silent_for + 1
                 if silent_for == 2 * _READS_PER_CHECK:
                     raise RedisConnectionError("the subscription receives nothing that is published")

@@ -154,7 +154,7 @@ class Database:
                 else:
                     refused = operation if failed.refused is None else failed.refused
                     raise self.reachability.failed(failure, asked_at, refused) from failure
-        self.reachability.answered(operation, asked_at)
+        self.reachability.answered(operation)
         return answer
 
     def _attempt(self, work: Callable[[Execute], Answer], until: float, *, begins: bool) -> Answer:
@@ -184,7 +184,7 @@ class Database:
             raise
         self._give_back(connection, is_good=True)
         if is_new:
-            self.reachability.answered(_CONNECTING, until - self._timeout)
+            self.reachability.answered(_CONNECTING)
         return answer
 
     def _work(self, raw: Any, work: Callable[[Execute], Answer], *, begins: bool) -> Answer:
