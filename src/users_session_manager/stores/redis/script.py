@@ -157,11 +157,11 @@ class Scripts:
             subscription.subscribe(*channels)
             # It yields at once when this comes back, and the scripts must be allowed to do it, too.
             client.publish(self.channel, b"")
-            silent_for = subscribed = 0
+            silent_for = subscribed = is_awake = 0
             notices: list[Notice] = []
             while self.client.is_present(client):  # else it was closed after a failure
-                message = subscription.get_message(timeout=0 if notices else timeout * (1 + random() / 2))  # noqa: S311
-                silent_for = 0 if message or notices else silent_for + 1
+                message = subscription.get_message(timeout=0 if is_awake else timeout * (1 + random() / 2))  # noqa: S311
+                silent_for = 0 if message or is_awake else silent_for + 1
                 if silent_for == 2 * _READS_PER_CHECK:
                     raise RedisConnectionError("the subscription receives nothing that is published")
                 if silent_for == _READS_PER_CHECK and not self._check(client):
@@ -170,12 +170,12 @@ class Scripts:
                 found = notice(message["data"]) if kind == "message" else None
                 if found is not None:
                     notices.append(found)
-                is_over = kind in (None, "message")  # a timeout, or an empty message
                 if kind == "subscribe" and (subscribed := subscribed + 1) > len(channels):  # connected again
                     notices.append(Notice("missed", None, None))
-                if len(notices) >= _NOTICES_AT_ONCE or (found is None and (notices or is_over)):
+                if len(notices) >= _NOTICES_AT_ONCE or kind is None:
                     yield notices
                     notices = []
+                is_awake = bool(kind == "message" or notices)  # then whatever else has come is read at once
             raise RedisConnectionError("the connections have been closed")
         finally:
             if self._subscription is subscription:  # else this is a forked child
