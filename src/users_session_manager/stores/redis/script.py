@@ -157,7 +157,7 @@ class Scripts:
             subscription.subscribe(*channels)
             # It yields at once when this comes back, and the scripts must be allowed to do it, too.
             client.publish(self.channel, b"")
-            silent_for = subscribed = is_awake = 0
+            silent_for = begun = is_awake = 0
             notices: list[Notice] = []
             while self.client.is_present(client):  # else it was closed after a failure
                 message = subscription.get_message(timeout=0 if is_awake else timeout * (1 + random() / 2))  # noqa: S311
@@ -170,7 +170,7 @@ class Scripts:
                 found = notice(message["data"]) if kind == "message" else None
                 if found is not None:
                     notices.append(found)
-                if kind == "subscribe" and (subscribed := subscribed + 1) > len(channels):  # connected again
+                if kind == "subscribe" and message["data"] == 1 and (begun := begun + 1) > 1:  # connected again
                     notices.append(Notice("missed", None, None))
                 if len(notices) >= _NOTICES_AT_ONCE or kind is None:
                     yield notices
@@ -183,7 +183,7 @@ class Scripts:
                 subscription.close()
 
     def _check(self, client: Any) -> bool:
-        """Return whether the message that checks a subscription could be sent: a pool may have no connection left."""
+        """Send the message that checks a subscription; return whether a connection was left for that."""
         with suppress(*FAILURES):
             client.publish(self.channel, b"")
             return True
