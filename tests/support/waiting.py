@@ -17,3 +17,15 @@ def eventually(condition: Callable[[], Any], timeout: float = WAIT) -> Any:
         assert time.monotonic() < deadline, "the condition has not become true"
         time.sleep(0.01)
     return answer
+
+
+def at_rest(count: Callable[[], int], most: float, seconds: float = 3) -> float:
+    """Return by how many a count grows per second, once that is at most `most`: what has started may not be ready."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        before, begun = count(), time.monotonic()
+        time.sleep(seconds)
+        rate = (count() - before) / (time.monotonic() - begun)
+        if rate <= most:
+            return rate
+        assert time.monotonic() < deadline, f"there are {rate:.2f} per second, and not {most}"
