@@ -12,6 +12,7 @@ import pytest
 from postgresql_server import own_postgresql_server
 from sql_checks import (
     check_connections,
+    copy_log,
     folder_in_its_place,
     folder_missing,
     locked,
@@ -76,7 +77,7 @@ def test_sqlite(tmp_path, broken):
     path.parent.mkdir()
     app = make_app(f"sqlite:///{path}")
     client = logged_in(app)
-    SessionManager()._store._disconnect()  # which writes all into the file
+    copy_log(path)
     with broken(path):
         found = statuses(app, client, 1.5)
         if broken is removed:  # a call on the way when that is noticed may be refused

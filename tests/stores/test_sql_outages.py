@@ -24,6 +24,7 @@ from sql_checks import (
     Watcher,
     answer,
     check_connections,
+    copy_log,
     folder_in_its_place,
     folder_missing,
     lines_of,
@@ -594,10 +595,7 @@ class TestSQLiteReplaced:
         keys = [manager.loadNewSession(f"user {number}") for number in range(100)]
         assert stores[1].get(keys[0]) is not None
         threads, let_in = own_threads(), 0
-        with contextlib.closing(
-            sqlite3.connect(path)
-        ) as look:  # else all of it may still be in the log beside the file
-            assert look.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        copy_log(path)
         with broken(path):
             answers = set()
             start = time.monotonic()

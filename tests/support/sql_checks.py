@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -37,6 +38,12 @@ def check_connections(store: SQLStore) -> None:
     database = store._database
     eventually(lambda: not database._in_use)
     assert len(database._open) == len(database._idle) <= database._connections
+
+
+def copy_log(path: Path) -> None:
+    """Copy all of the log beside a SQLite file into it: SQLite would find the sessions there, whatever the file is."""
+    with contextlib.closing(sqlite3.connect(path, timeout=WAIT)) as connection:
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
 
 
 class Watcher:
