@@ -71,6 +71,18 @@ def execute(url: str, *statements: str) -> list[Any]:
         return found.fetchall() if found.description else []
 
 
+def traced(path: Path, statements: list[str]) -> sqlite3.Connection:
+    """Return a connection that notes its statements."""
+    connection = sqlite3.connect(path, check_same_thread=False)
+    connection.set_trace_callback(statements.append)
+    return connection
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "sessions.db"
+
+
 @pytest.fixture
 def prefix() -> str:
     return f"t{secrets.token_hex(8)}_"
@@ -433,10 +445,6 @@ def test_refused_row(any_store, caplog):
 class TestConnections:
     """The connections that a given callable may return."""
 
-    @pytest.fixture
-    def path(self, tmp_path) -> Path:
-        return tmp_path / "sessions.db"
-
     OPTIONS: tuple[dict[str, Any], ...] = (
         {"isolation_level": None},
         {"isolation_level": "EXCLUSIVE"},
@@ -522,13 +530,7 @@ class TestConnections:
     def test_idle(self, path):
         """A process without clients asks about once per second, also if it waits for warnings."""
         statements: list[str] = []
-
-        def connect() -> sqlite3.Connection:
-            connection = sqlite3.connect(path, check_same_thread=False)
-            connection.set_trace_callback(statements.append)
-            return connection
-
-        manager = SessionManager(store=SQLStore(connect))
+        manager = SessionManager(store=SQLStore(lambda: traced(path, statements)))
         manager.on("sessionExpiring", lambda key, left: None)
         manager.on("sessionEnded", lambda session, reason: None)
         manager.setExpiryWarning(60)
@@ -597,6 +599,43 @@ class TestConnections:
         assert store.get(key).username == "Luca", "the connection that was in use was left alone"
         check_connections(store)
         store.close()
+
+
+class TestLog:
+    """The log that SQLite writes beside the file."""
+
+    @pytest.fixture
+    def log(self, path, monkeypatch):
+        monkeypatch.setattr(sqlite_engine, "_LONG_LOG", 100_000)
+        return path.with_name(f"{path.name}-wal")
+
+    def test_copied(self, path, log):
+        """A poller copies a long log, and begins a new one."""
+        manager = SessionManager(store=f"sqlite:///{path}")
+        keys = list[str]()
+        while not keys or log.stat().st_size < 200_000:  # unless the poller was faster
+            keys.append(manager.loadNewSession("Luca", data="x" * 1000))
+        eventually(lambda: log.stat().st_size < 100_000)
+        assert all(manager.checkSessionStatus(key) for key in keys)
+        manager.close()
+        assert execute(f"sqlite:///{path}", "PRAGMA integrity_check") == [("ok",)]
+
+    def test_long_read(self, path, log):
+        """While somebody reads for long, the log is kept, and nothing waits for a new one."""
+        statements: list[str] = []
+        store, reader = SQLStore(lambda: traced(path, statements), thread=False), sqlite3.connect(path)
+        with contextlib.closing(store), contextlib.closing(reader):
+            store.add("Luca", 60)
+            reader.execute("BEGIN")
+            reader.execute("SELECT 1 FROM sqlite_master").fetchall()
+            for _ in range(200):
+                store.add("Luca", 60, data="x" * 1000)
+            store._database.tidy()
+            assert log.stat().st_size > 200_000
+            assert [each for each in statements if "checkpoint(" in each] == ["PRAGMA wal_checkpoint(PASSIVE)"]
+            reader.execute("ROLLBACK")
+            store._database.tidy()
+            assert log.stat().st_size == 0
 
 
 class TestAddresses:

@@ -19,7 +19,9 @@ BATCH_SIZE: Final = 100
 _GRACE: Final = 2 * 86400.0
 # How long the key of an ended session is kept at least, for notices that are read late, in seconds.
 _KEPT: Final = 2 * GAP_TIMEOUT
-# How often a process deletes old notices, in seconds.
+# How often a process looks whether the log of the database is long, in seconds.
+_TIDY_INTERVAL: Final = 1.0
+# How often it deletes old notices, in seconds.
 _PRUNE_INTERVAL: Final = 5.0
 
 # A process without listeners for ends leaves those that are to be announced to others, if there are any.
@@ -64,7 +66,7 @@ class Claimer:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._prune_at = 0.0
+        self._prune_at = self._tidy_at = 0.0
         self._is_expected = False  # whether a process with listeners for ends runs, or has in the last days
 
     def look(self, *, takes: bool, warnings: bool) -> float:
@@ -82,12 +84,18 @@ class Claimer:
             self._is_expected = True
         if warnings and expiring is not None:
             next_in = 0.0
-        return min(math.inf if next_in is None else next_in, self._prune())
+        return min(math.inf if next_in is None else next_in, self._tidy())
 
-    def _prune(self) -> float:
-        """Delete some old notices, if it is time for that; return in how many seconds to look for more of them."""
+    def _tidy(self) -> float:
+        """Copy a long log, and delete some old notices, if it is time for that.
+
+        Return in how many seconds to look for more notices.
+        """
+        if self._tidy_at <= time.monotonic():
+            self._tidy_at = time.monotonic() + _TIDY_INTERVAL  # whether or not it succeeds: a claim comes first
+            self._database.tidy()
         if self._prune_at <= time.monotonic():
-            self._prune_at = time.monotonic() + _PRUNE_INTERVAL  # whether or not it succeeds: a claim comes first
+            self._prune_at = time.monotonic() + _PRUNE_INTERVAL
             if self._database.transaction("prune", prune):
                 self._prune_at = 0.0
                 return MIN_PAUSE

@@ -21,9 +21,11 @@ from .schema import missing_statements, table_names
 Answer = TypeVar("Answer")
 Execute = Callable[..., Rows]
 
-# How long a call that another transaction is in the way of waits before it asks again: at first, and at most, in
-# seconds.
-_FIRST_PAUSE: Final = 0.0002
+# How often a call that another transaction is in the way of asks again after it has let other processes run. Most
+# transactions are over by then, and a sleep would take longer.
+_YIELDS: Final = 10
+# By how much longer it waits each time after that, and how long at most, in seconds.
+_PAUSE: Final = 0.0002
 _MAX_PAUSE: Final = 0.01
 # How long a fork waits for the calls that are under way, in seconds.
 _FORK_TIMEOUT: Final = 2.0
@@ -36,6 +38,7 @@ _kept: Final[list[Any]] = []
 _CONNECTING: Final = "connect"
 
 _UNKNOWN: Final = object()
+_let_others_run: Final = getattr(os, "sched_yield", partial(time.sleep, 0))  # Windows has the second one alone
 _COMMIT: Final = Statement("COMMIT", ())
 
 
@@ -129,6 +132,11 @@ class Database:
         """Let no other process sign that user in until the end of this transaction."""
         self._engine.lock_user(execute.args[0], user_id)  # type: ignore[attr-defined]
 
+    def tidy(self) -> None:
+        """Copy a long log, which a request would have to do otherwise."""
+        if self._engine.has_long_log():
+            self._perform("tidy", lambda execute: self._engine.copy_log(execute.args[0]), begins=False)  # type: ignore[attr-defined]
+
     def close(self) -> None:
         """Close all connections, those in use later; the next call opens new ones."""
         with LOCK:
@@ -160,7 +168,7 @@ class Database:
     def _attempt(self, work: Callable[[Execute], Answer], until: float, *, begins: bool) -> Answer:
         """Work on one connection, again and again while other transactions are in the way."""
         connection, is_new = self._take(until)
-        engine, raw, pause = self._engine, connection.raw, _FIRST_PAUSE
+        engine, raw, tries = self._engine, connection.raw, 0
         engine.limit(raw, until)
         try:
             while True:
@@ -170,8 +178,8 @@ class Database:
                 except _FailedError as failed:
                     if not failed.is_busy or self._is_forking or not engine.is_idle(raw) or time.monotonic() > until:
                         raise
-                time.sleep(pause * random())  # noqa: S311  # no secret
-                pause = min(2 * pause, _MAX_PAUSE)
+                tries += 1
+                _wait_after(tries)
         except _FailedError as failed:
             self._give_back(connection, is_good=failed.is_busy and engine.is_idle(raw))
             if not failed.is_busy:
@@ -330,6 +338,14 @@ class Database:
         with self._changed:
             self._is_forking = False
             self._changed.notify_all()
+
+
+def _wait_after(tries: int) -> None:
+    """Let the transaction end that was in the way so many times."""
+    if tries <= _YIELDS:
+        _let_others_run()
+    else:
+        time.sleep(min(_PAUSE * (tries - _YIELDS), _MAX_PAUSE) * random())  # noqa: S311  # no secret
 
 
 _databases: Final[weakref.WeakSet[Database]] = weakref.WeakSet()

@@ -115,6 +115,13 @@ class Engine(ABC):
         """Return whether the user of the database may not do that."""
         return False
 
+    def has_long_log(self) -> bool:
+        """Return whether it is time to copy the log of what was written; a server does that by itself."""
+        return False
+
+    def copy_log(self, connection: Any) -> None:  # noqa: B027  # a default, not a gap
+        """Copy the log of what was written to where it belongs, and begin a new one if nothing is in the way."""
+
     @abstractmethod
     def has_tables(self, connection: Any, prefix: str) -> bool:
         """Return whether the tables of a prefix are there, in any version."""

@@ -31,8 +31,12 @@ _OLDEST: Final = (3, 35)
 _BUSY: Final = ("database is locked", "database table is locked", "database schema is locked", "locking protocol")
 # The size of a page, in bytes. A restart changes one row and writes one page; a new file is given small ones.
 _PAGE_SIZE: Final = 1024
-# How many pages the write-ahead log has before they are copied to the file, which waits for the disk.
-_LOG_PAGES: Final = 16_000
+# How many bytes the write-ahead log has before a poller copies it to the file, which waits for the disk.
+_LONG_LOG: Final = 32 * 1024 * 1024
+# How many pages it has before whoever writes does that, since no poller could.
+_LOG_PAGES: Final = 64_000
+# How long writes may have to wait so that a new log can begin, in milliseconds.
+_LOG_TIMEOUT: Final = 50
 # The size to which an empty write-ahead log is cut, in bytes.
 _MAX_LOG: Final = 64 * 1024 * 1024
 _SETTINGS: Final = (
@@ -202,6 +206,22 @@ class SQLiteEngine(Engine):
 
     def is_lost(self, failure: Exception) -> bool:  # noqa: ARG002  # a new connection would find the same file
         return False
+
+    def has_long_log(self) -> bool:
+        try:
+            return os.stat(f"{self._path}-wal").st_size > _LONG_LOG
+        except OSError:  # there is none
+            return False
+
+    def copy_log(self, connection: Any) -> None:
+        _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # while others write
+        if copied < 0.9 * pages:  # a long read needs the rest, and a new log would have to wait for it
+            return
+        connection.execute(f"PRAGMA busy_timeout = {_LOG_TIMEOUT}")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            connection.execute("PRAGMA busy_timeout = 0")
 
     def has_tables(self, connection: Any, prefix: str) -> bool:
         select = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
