@@ -33,7 +33,7 @@ _BUSY: Final = ("database is locked", "database table is locked", "database sche
 _PAGE_SIZE: Final = 1024
 # How many bytes the write-ahead log has before a poller copies it to the file, which waits for the disk.
 _LONG_LOG: Final = 32 * 1024 * 1024
-# How many pages it has before whoever writes does that, since no poller could.
+# How many pages it has before the process that writes does that, since no poller could.
 _LOG_PAGES: Final = 64_000
 # How long writes may have to wait so that a new log can begin, in milliseconds.
 _LOG_TIMEOUT: Final = 50
