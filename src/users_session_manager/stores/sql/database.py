@@ -97,6 +97,9 @@ class Database:
         # Guards the two below. Re-entrant, since a signal handler or a finalizer may call at any moment.
         self._changed = threading.Condition()
         self._in_use = 0  # connections
+        # Held by the thread that waits for other transactions. Many of them would keep that of this process that is
+        # writing from the interpreter, which it needs to commit.
+        self._waiting = threading.RLock()
         self._is_forking = False
         self._idle: list[_Connection] = []
         self._open: dict[int, Any] = {}  # all connections of this process, by their `id`
@@ -168,18 +171,15 @@ class Database:
     def _attempt(self, work: Callable[[Execute], Answer], until: float, *, begins: bool) -> Answer:
         """Work on one connection, again and again while other transactions are in the way."""
         connection, is_new = self._take(until)
-        engine, raw, tries = self._engine, connection.raw, 0
+        engine, raw = self._engine, connection.raw
         engine.limit(raw, until)
         try:
-            while True:
-                try:
-                    answer = self._work(raw, work, begins=begins)
-                    break
-                except _FailedError as failed:
-                    if not failed.is_busy or self._is_forking or not engine.is_idle(raw) or time.monotonic() > until:
-                        raise
-                tries += 1
-                _wait_after(tries)
+            try:
+                answer = self._work(raw, work, begins=begins)
+            except _FailedError as failed:
+                if not self._may_repeat(raw, failed, until):
+                    raise
+                answer = self._work_later(raw, work, until, begins=begins)
         except _FailedError as failed:
             self._give_back(connection, is_good=failed.is_busy and engine.is_idle(raw))
             if not failed.is_busy:
@@ -194,6 +194,25 @@ class Database:
         if is_new:
             self.reachability.answered(_CONNECTING)
         return answer
+
+    def _work_later(self, raw: Any, work: Callable[[Execute], Answer], until: float, *, begins: bool) -> Answer:
+        tries, is_held = 0, self._waiting.acquire(timeout=max(0.0, until - time.monotonic()))
+        try:
+            while True:
+                tries += 1
+                _wait_after(tries)
+                try:
+                    return self._work(raw, work, begins=begins)
+                except _FailedError as failed:
+                    if not self._may_repeat(raw, failed, until):
+                        raise
+        finally:
+            if is_held:
+                self._waiting.release()
+
+    def _may_repeat(self, raw: Any, failed: _FailedError, until: float) -> bool:
+        """Return whether another transaction was in the way, and this call may ask again on its connection."""
+        return failed.is_busy and not self._is_forking and self._engine.is_idle(raw) and time.monotonic() <= until
 
     def _work(self, raw: Any, work: Callable[[Execute], Answer], *, begins: bool) -> Answer:
         engine, is_committing = self._engine, False
@@ -341,7 +360,7 @@ class Database:
 
 
 def _wait_after(tries: int) -> None:
-    """Let the transaction end that was in the way so many times."""
+    """Give a transaction that was in the way so many times the time to end."""
     if tries <= _YIELDS:
         _let_others_run()
     else:
