@@ -41,7 +41,7 @@ from waiting import WAIT, eventually
 from users_session_manager import SessionManager, SessionRejected, StoreUnavailable
 from users_session_manager.keys import new_key
 from users_session_manager.stores import notices as reader
-from users_session_manager.stores.sql import SQLStore
+from users_session_manager.stores.sql import SQLStore, database
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -419,6 +419,28 @@ class TestSQLiteLocked:
         manager.loadNewSession("Luca")
         eventually(lambda: answer(manager.getLoggedUsers) and lines_of(caplog)[-1] == OUTAGE[1])
         assert lines_of(caplog)[:2] == OUTAGE
+
+    def test_many_threads(self, path, open_store, monkeypatch):
+        """Of the threads of a process one asks again and again, and the others wait for that."""
+        wait_after, asked = database._wait_after, list[int]()
+
+        def noted(tries: int) -> None:
+            asked.append(threading.get_ident())
+            wait_after(tries)
+
+        monkeypatch.setattr(database, "_wait_after", noted)
+        store = open_store(f"sqlite:///{path}", timeout=WAIT, thread=False)
+        keys, restarted = [store.add("Luca", 60)[0] for _ in range(4)], list[Any]()
+        threads = [threading.Thread(target=lambda key=key: restarted.append(store.restart(key, 60))) for key in keys]
+        with locked(path):
+            for thread in threads:
+                thread.start()
+            eventually(lambda: store._database._in_use == len(threads) and len(asked) > 100)
+            assert len({*asked}) == 1
+            assert store.get(keys[0]) is not None, "a read waits for nothing"
+        for thread in threads:
+            thread.join(WAIT)
+        assert {session.key for session in restarted} == {*keys}
 
     def test_new_process(self, path, open_store):
         """A process that starts meanwhile can read."""
