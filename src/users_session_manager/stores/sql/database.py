@@ -97,10 +97,10 @@ class Database:
         # Guards the two below. Re-entrant, since a signal handler or a finalizer may call at any moment.
         self._changed = threading.Condition()
         self._in_use = 0  # connections
-        # Held by the thread that waits for other transactions. Many of them would keep that of this process that is
-        # writing from the interpreter, which it needs to commit.
-        self._waiting = threading.RLock()
         self._is_forking = False
+        # Held by the thread that asks again while another transaction is in the way. Many such threads would keep the
+        # interpreter from the one that is writing, which needs it to commit.
+        self._waiting = threading.RLock()
         self._idle: list[_Connection] = []
         self._open: dict[int, Any] = {}  # all connections of this process, by their `id`
         self._database_with_tables: object = _UNKNOWN  # the identity of that in which they were seen
@@ -196,6 +196,7 @@ class Database:
         return answer
 
     def _work_later(self, raw: Any, work: Callable[[Execute], Answer], until: float, *, begins: bool) -> Answer:
+        """Ask again until nothing is in the way, one thread at a time."""
         tries, is_held = 0, self._waiting.acquire(timeout=max(0.0, until - time.monotonic()))
         try:
             while True:
